@@ -1,0 +1,406 @@
+// The operators' C++ kernels: look the problem's plan up, ask Python for it where it is new, run it.
+// Built once with FASTCONV1D_CUDA and once without, for the CPU.
+#include <ATen/Context.h>
+#include <ATen/Parallel.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <ATen/ops/bmm.h>
+#include <ATen/ops/convolution_native.h>
+#include <ATen/ops/empty.h>
+#include <torch/library.h>
+
+#include <array>
+#include <atomic>
+#include <cstdlib>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <unordered_map>
+
+#ifdef FASTCONV1D_CUDA
+#include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAStream.h>
+#endif
+
+#include "args.h"
+#include "im2col_cpu.h"
+
+namespace {
+
+using at::Tensor;
+using c10::IntArrayRef;
+using MaybeTensor = std::optional<Tensor>;
+
+#ifdef FASTCONV1D_CUDA
+constexpr auto kKey = c10::DispatchKey::CUDA;
+#define FASTCONV1D_NAME(name) name "_cuda"
+#define FASTCONV1D_KEY CUDA
+#define FASTCONV1D_AUTOGRAD_KEY AutogradCUDA
+#else
+constexpr auto kKey = c10::DispatchKey::CPU;
+#define FASTCONV1D_NAME(name) name "_cpu"
+#define FASTCONV1D_KEY CPU
+#define FASTCONV1D_AUTOGRAD_KEY AutogradCPU
+#endif
+
+using Launch = int (*)(int64_t, const fastconv1d::ConvArgs*, void*);
+using Workspace = int64_t (*)(int64_t, const fastconv1d::ConvArgs*);
+
+enum Kind : int64_t { kAten = 0, kKernel = 1, kIm2col = 2 };
+
+// A plan as `fastconv1d::_select` describes it, and how often it ran.
+struct Entry {
+  int64_t kind, plan;
+  Launch launch;
+  Workspace workspace;
+  int64_t variant;
+  std::atomic<int64_t> calls{0};
+};
+
+struct Key {
+  std::array<int64_t, 16> numbers;
+  std::string algorithm;
+  bool operator==(const Key& other) const {
+    return numbers == other.numbers && algorithm == other.algorithm;
+  }
+};
+
+struct Hash {
+  size_t operator()(const Key& key) const {
+    size_t hash = std::hash<std::string>{}(key.algorithm);
+    for (const int64_t n : key.numbers)
+      hash = (hash ^ static_cast<size_t>(n)) * 0x9E3779B97F4A7C15ull;
+    return hash ^ hash >> 32;
+  }
+};
+
+// Grows with layers, not with lengths: batch and length count up to the next power of two, as in
+// `Problem.bucketed`.
+struct PlanCache {
+  std::mutex mutex;
+  std::unordered_map<Key, std::unique_ptr<Entry>, Hash> entries;
+};
+PlanCache& plan_cache() {
+  static auto* const cache = new PlanCache;  // never destroyed: calls may outlive static objects
+  return *cache;
+}
+
+int64_t bucket(int64_t n) {
+  int64_t power = 0;
+  for (--n; n > 0; n >>= 1) ++power;
+  return power;
+}
+
+std::string environment(const char* name) {
+  const char* const value = std::getenv(name);
+  return value ? value : "";
+}
+
+#ifdef FASTCONV1D_CUDA
+struct Device {
+  int multiprocessors = 0, major = 0;
+};
+const Device& current_device() {
+  static const auto devices = [] {
+    std::vector<Device> all(c10::cuda::device_count());
+    for (size_t i = 0; i < all.size(); ++i) {
+      const int index = static_cast<int>(i);
+      cudaDeviceGetAttribute(&all[i].multiprocessors, cudaDevAttrMultiProcessorCount, index);
+      cudaDeviceGetAttribute(&all[i].major, cudaDevAttrComputeCapabilityMajor, index);
+    }
+    return all;
+  }();
+  return devices.at(c10::cuda::current_device());
+}
+#endif
+
+// The mode, or -1 for a dtype that has no kernel of ours.
+int64_t mode_of(c10::ScalarType dtype) {
+  switch (dtype) {
+    case c10::ScalarType::Float:
+#ifdef FASTCONV1D_CUDA
+      if (at::globalContext().allowTF32CuDNN(at::Float32Op::CONV) && current_device().major >= 8)
+        return fastconv1d::kTf32;
+#endif
+      return fastconv1d::kIeee;
+    case c10::ScalarType::BFloat16:
+      return fastconv1d::kBf16;
+    case c10::ScalarType::Half:
+      return fastconv1d::kFp16;
+    case c10::ScalarType::Double:
+      return fastconv1d::kFp64;
+    default:
+      return -1;
+  }
+}
+
+constexpr const char* kModes[] = {"tf32", "ieee", "bf16", "fp16", "fp64"};
+
+// Whether this is a 1-D convolution that a kernel could compute; all else, errors included, is ATen's.
+bool is_ours(const Tensor& input, const Tensor& weight, const MaybeTensor& bias, IntArrayRef stride,
+             IntArrayRef padding, IntArrayRef dilation, bool transposed, IntArrayRef output_padding,
+             int64_t groups) {
+  if (input.dim() != 3 || weight.dim() != 3 || input.numel() == 0 || weight.numel() == 0)
+    return false;
+  if (stride.size() != 1 || padding.size() != 1 || dilation.size() != 1 ||
+      output_padding.size() != 1)
+    return false;
+  if (stride[0] < 1 || padding[0] < 0 || dilation[0] < 1 || groups < 1 || output_padding[0] < 0)
+    return false;
+  if (input.size(1) % groups != 0 || weight.size(0) % groups != 0) return false;
+  if (input.size(1) != (transposed ? weight.size(0) : weight.size(1) * groups)) return false;
+  if (transposed ? output_padding[0] >= std::max(stride[0], dilation[0]) : output_padding[0] != 0)
+    return false;
+  if (weight.scalar_type() != input.scalar_type() || weight.device() != input.device())
+    return false;
+  if (bias && bias->defined()) {
+    const int64_t channels_out = transposed ? weight.size(1) * groups : weight.size(0);
+    if (bias->dim() != 1 || bias->size(0) != channels_out) return false;
+    if (bias->scalar_type() != input.scalar_type() || bias->device() != input.device())
+      return false;
+  }
+  return true;
+}
+
+fastconv1d::ConvArgs args_of(const Tensor& input, const Tensor& weight, int64_t stride,
+                             int64_t padding, int64_t dilation, bool transposed,
+                             int64_t output_padding, int64_t groups, int64_t mode) {
+  fastconv1d::ConvArgs a{};
+  a.batch = input.size(0);
+  a.channels_in = input.size(1);
+  a.length = input.size(2);
+  a.channels_out = transposed ? weight.size(1) * groups : weight.size(0);
+  a.kernel_size = weight.size(2);
+  a.stride = stride;
+  a.padding = padding;
+  a.dilation = dilation;
+  a.groups = groups;
+  a.transposed = transposed;
+  a.mode = mode;
+  const int64_t reach = dilation * (a.kernel_size - 1) + 1;
+  if (transposed)
+    a.length_out = (a.length - 1) * stride - 2 * padding + reach + output_padding;
+  else if (a.length + 2 * padding >= reach)
+    a.length_out = (a.length + 2 * padding - reach) / stride + 1;
+  return a;
+}
+
+Entry& entry_of(const Tensor& input, const Tensor& weight, bool bias, const fastconv1d::ConvArgs& a,
+                int64_t output_padding, c10::string_view algorithm) {
+  static const char* const kPlan = "FASTCONV1D_PLAN";
+  static const char* const kStrict = "FASTCONV1D_STRICT";
+  Key key{{bucket(a.batch), a.channels_in, a.channels_out, bucket(a.length), a.kernel_size,
+           a.stride, a.padding, a.dilation, a.groups, a.transposed, output_padding, a.mode, bias,
+           input.device().index(), 0, 0},
+          algorithm.empty() ? environment(kPlan) : std::string(algorithm)};
+  key.numbers[14] = algorithm.empty();
+  key.numbers[15] = static_cast<int64_t>(std::hash<std::string>{}(environment(kStrict)));
+  PlanCache& cache = plan_cache();
+  {
+    const std::lock_guard<std::mutex> lock(cache.mutex);
+    const auto found = cache.entries.find(key);
+    if (found != cache.entries.end()) return *found->second;
+  }
+  static const auto select = c10::Dispatcher::singleton()
+                                 .findSchemaOrThrow("fastconv1d::_select", "")
+                                 .typed<std::vector<int64_t>(
+                                     const Tensor&, const Tensor&, bool, int64_t, int64_t, int64_t,
+                                     bool, int64_t, int64_t, c10::string_view, c10::string_view)>();
+  const std::vector<int64_t> chosen =
+      select.call(input, weight, bias, a.stride, a.padding, a.dilation, a.transposed != 0,
+                  output_padding, a.groups, kModes[a.mode], algorithm);
+  TORCH_CHECK(chosen.size() == 5, "fastconv1d::_select returned ", chosen.size(),
+              " numbers, expected 5");
+  auto entry = std::make_unique<Entry>();
+  entry->kind = chosen[0];
+  entry->plan = chosen[1];
+  entry->launch = reinterpret_cast<Launch>(chosen[2]);
+  entry->workspace = reinterpret_cast<Workspace>(chosen[3]);
+  entry->variant = chosen[4];
+  const std::lock_guard<std::mutex> lock(cache.mutex);
+  return *cache.entries.emplace(std::move(key), std::move(entry)).first->second;
+}
+
+Tensor with_contiguous_positions(const Tensor& input) {
+  return input.size(2) == 1 || input.stride(2) == 1 ? input : input.contiguous();
+}
+
+#ifdef FASTCONV1D_CUDA
+void check_launch(int error, const char* what) {
+  TORCH_CHECK(error == 0, "fastconv1d: ", what,
+              " failed to launch: ", cudaGetErrorString(static_cast<cudaError_t>(error)));
+}
+#endif
+
+// Bytes that the explicit algorithm's columns may take; more is done in chunks of the batch.
+constexpr int64_t kColumnsBytes = int64_t{1} << 30;
+
+// The explicit algorithm: columns by our kernel, then one matrix product per group into the output,
+// chunk by chunk over the batch; the weight is read as it is, never copied per sample.
+void run_im2col(const Entry& entry, fastconv1d::ConvArgs a, const Tensor& input,
+                const Tensor& weight, Tensor& output) {
+  const int64_t channels_in = a.channels_in / a.groups, channels_out = a.channels_out / a.groups;
+  const int64_t depth = channels_in * a.kernel_size;
+  const int64_t sample = a.channels_in * a.kernel_size * a.length_out * input.element_size();
+  const int64_t chunk = std::clamp<int64_t>(kColumnsBytes / sample, 1, a.batch);
+  const Tensor columns = at::empty({chunk, a.groups, depth, a.length_out},
+                                   input.options().memory_format(c10::nullopt));
+  const Tensor matrices = weight.view({a.groups, channels_out, depth});
+  const Tensor outputs = output.view({a.batch, a.groups, channels_out, a.length_out});
+  const auto* const bytes = static_cast<const char*>(a.input);
+  for (int64_t first = 0; first < a.batch; first += chunk) {
+    a.batch = std::min(chunk, outputs.size(0) - first);
+    a.input = bytes + first * a.input_batch_stride * input.element_size();
+    a.output = columns.data_ptr();
+#ifdef FASTCONV1D_CUDA
+    check_launch(entry.launch(entry.variant, &a, c10::cuda::getCurrentCUDAStream().stream()),
+                 "im2col");
+#else
+    at::parallel_for(0, a.batch * a.channels_in * a.kernel_size, 1,
+                     [&](int64_t begin, int64_t end) {
+                       switch (input.element_size()) {
+                         case 2:
+                           return fastconv1d::im2col_rows<uint16_t>(a, begin, end);
+                         case 4:
+                           return fastconv1d::im2col_rows<uint32_t>(a, begin, end);
+                         default:
+                           return fastconv1d::im2col_rows<uint64_t>(a, begin, end);
+                       }
+                     });
+#endif
+    for (int64_t group = 0; group < a.groups; ++group) {
+      Tensor out = outputs.narrow(0, first, a.batch).select(1, group);
+      at::bmm_out(out, matrices[group].expand({a.batch, channels_out, depth}),
+                  columns.narrow(0, 0, a.batch).select(1, group));
+    }
+    a.batch = outputs.size(0);
+  }
+}
+
+Tensor convolution(const Tensor& input, const Tensor& weight, const MaybeTensor& bias,
+                   IntArrayRef stride, IntArrayRef padding, IntArrayRef dilation, bool transposed,
+                   IntArrayRef output_padding, int64_t groups, c10::string_view algorithm) {
+  const auto aten = [&] {
+    return at::native::convolution(input, weight, bias, stride, padding, dilation, transposed,
+                                   output_padding, groups);
+  };
+  if (!is_ours(input, weight, bias, stride, padding, dilation, transposed, output_padding, groups))
+    return aten();
+#ifdef FASTCONV1D_CUDA
+  const c10::cuda::CUDAGuard guard(input.device());
+#endif
+  const int64_t mode = mode_of(input.scalar_type());
+  if (mode < 0) {
+    TORCH_CHECK(algorithm.empty() || algorithm == "aten", "algorithm '", algorithm,
+                "' cannot run this: input is ", input.scalar_type(),
+                ", expected Float, Double, Half or BFloat16");
+    return aten();
+  }
+  fastconv1d::ConvArgs a = args_of(input, weight, stride[0], padding[0], dilation[0], transposed,
+                                   output_padding[0], groups, mode);
+  if (a.length_out < 1) return aten();
+  const bool has_bias = bias && bias->defined();
+  Entry& entry = entry_of(input, weight, has_bias, a, output_padding[0], algorithm);
+  entry.calls.fetch_add(1, std::memory_order_relaxed);
+  if (entry.kind == kAten) return aten();
+
+  const Tensor x = with_contiguous_positions(input), w = weight.contiguous();
+  const Tensor b = has_bias ? bias->contiguous() : Tensor();
+  Tensor output = at::empty({a.batch, a.channels_out, a.length_out},
+                            input.options().memory_format(c10::nullopt));
+  a.input = x.const_data_ptr();
+  a.weight = w.const_data_ptr();
+  a.bias = has_bias ? b.const_data_ptr() : nullptr;
+  a.output = output.data_ptr();
+  a.input_batch_stride = x.stride(0);
+  a.input_channel_stride = x.stride(1);
+  if (entry.kind == kIm2col) {
+    run_im2col(entry, a, x, w, output);
+    if (has_bias) output.add_(b.view({-1, 1}));
+    return output;
+  }
+#ifdef FASTCONV1D_CUDA
+  a.multiprocessors = current_device().multiprocessors;
+  Tensor workspace;
+  if (const int64_t bytes = entry.workspace(entry.variant, &a); bytes > 0) {
+    workspace = at::empty({bytes}, input.options().dtype(c10::kByte).memory_format(c10::nullopt));
+    a.workspace = workspace.data_ptr();
+  }
+  check_launch(entry.launch(entry.variant, &a, c10::cuda::getCurrentCUDAStream().stream()),
+               "a kernel");
+#endif
+  return output;
+}
+
+// Stands in for aten::convolution.
+Tensor aten_convolution(const Tensor& input, const Tensor& weight, const MaybeTensor& bias,
+                        IntArrayRef stride, IntArrayRef padding, IntArrayRef dilation,
+                        bool transposed, IntArrayRef output_padding, int64_t groups) {
+  return convolution(input, weight, bias, stride, padding, dilation, transposed, output_padding,
+                     groups, "");
+}
+
+bool needs_derivative(const Tensor& t) {
+  return (c10::GradMode::is_enabled() && t.requires_grad()) || t._fw_grad(0).defined();
+}
+
+// Skips the Python autograd kernel, and its cost, where nothing needs a derivative.
+Tensor autograd_convolution(c10::DispatchKeySet keys, const Tensor& input, const Tensor& weight,
+                            const MaybeTensor& bias, c10::SymIntArrayRef stride,
+                            c10::SymIntArrayRef padding, c10::SymIntArrayRef dilation,
+                            bool transposed, c10::SymIntArrayRef output_padding, c10::SymInt groups,
+                            c10::string_view algorithm) {
+  using Signature = Tensor(const Tensor&, const Tensor&, const MaybeTensor&, c10::SymIntArrayRef,
+                           c10::SymIntArrayRef, c10::SymIntArrayRef, bool, c10::SymIntArrayRef,
+                           c10::SymInt, c10::string_view);
+  static const auto plain = c10::Dispatcher::singleton()
+                                .findSchemaOrThrow("fastconv1d::convolution", "")
+                                .typed<Signature>();
+  static const auto differentiable = c10::Dispatcher::singleton()
+                                         .findSchemaOrThrow("fastconv1d::_differentiable", "")
+                                         .typed<Signature>();
+  if (needs_derivative(input) || needs_derivative(weight) ||
+      (bias && bias->defined() && needs_derivative(*bias)))
+    return differentiable.call(input, weight, bias, stride, padding, dilation, transposed,
+                               output_padding, groups, algorithm);
+  const at::AutoDispatchBelowADInplaceOrView guard;
+  return plain.redispatch(keys & c10::after_autograd_keyset, input, weight, bias, stride, padding,
+                          dilation, transposed, output_padding, groups, algorithm);
+}
+
+std::vector<int64_t> calls() {
+  std::unordered_map<int64_t, int64_t> of_plan;
+  PlanCache& cache = plan_cache();
+  const std::lock_guard<std::mutex> lock(cache.mutex);
+  for (const auto& [key, entry] : cache.entries) of_plan[entry->plan] += entry->calls.load();
+  std::vector<int64_t> flat;
+  for (const auto& [plan, count] : of_plan) flat.insert(flat.end(), {plan, count});
+  return flat;
+}
+
+void enable(bool on) {
+  static std::mutex mutex;
+  static std::unique_ptr<torch::Library> standing_in;
+  const std::lock_guard<std::mutex> lock(mutex);
+  if (on == (standing_in != nullptr)) return;
+  if (!on) {
+    standing_in.reset();
+    return;
+  }
+  standing_in =
+      std::make_unique<torch::Library>(torch::Library::IMPL, "aten", kKey, __FILE__, __LINE__);
+  standing_in->impl("convolution", TORCH_FN(aten_convolution));
+}
+
+}  // namespace
+
+TORCH_LIBRARY_FRAGMENT(fastconv1d, library) {
+  library.def(FASTCONV1D_NAME("_calls") "() -> int[]", calls);
+  library.def(FASTCONV1D_NAME("_enable") "(bool on) -> ()", enable);
+}
+TORCH_LIBRARY_IMPL(fastconv1d, FASTCONV1D_KEY, library) {
+  library.impl("convolution", TORCH_FN(convolution));
+}
+TORCH_LIBRARY_IMPL(fastconv1d, FASTCONV1D_AUTOGRAD_KEY, library) {
+  library.impl("convolution", TORCH_FN(autograd_convolution));
+}

@@ -1,0 +1,805 @@
+// The dense convolution on tensor cores, NCL to NCL, from sm_80 on.
+//
+// One block computes a tile of CHANNELS output channels by POSITIONS output positions of one phase,
+// and then the tiles that follow it in the same output row (a run).
+//
+//   output tile = sum over slices of  weights (channels x slice)  *  window (slice x positions)
+//
+// A slice is some words of input channels times a group of taps (see schedule.h). The input is kept
+// as 32-bit words [channel word][column]: one fp32 value, or two neighbouring channels of a 16-bit
+// type. So a tap is the same window read some columns further on, whatever shift, dilation or
+// alignment, and m16n8k8 (TF32) and m16n8k16 (16-bit) share one fragment pattern. fp32-accurate mode
+// splits each value in a high and a low TF32 part, kept in two planes, and adds three products.
+//
+// Shared memory: 2 windows of planes x slice_words x pitch words;  the weights, fragment-major, ready
+// for LDS.128, of all slices where they fit, else of 2. While a slice is multiplied, the next one
+// travels: its window through registers, its weights by cp.async.
+//
+// Roofline: what the kernel reads and writes once is what DRAM sees (windows overlap in L1/L2 only).
+// Output rows are rarely 32-byte aligned, and stores that fill part of a sector cost up to three
+// times as much. An mma tile holds 8 positions of a row in 4 lanes: just a sector of fp32, if only it
+// begins at one. So each warp takes channels whose rows are aligned alike and computes positions that
+// begin at a boundary (see schedule.h): sums go straight from registers to whole sectors.
+#pragma once
+#include "device.cuh"
+#include "schedule.h"
+
+namespace fastconv1d {
+
+struct Tf32 {
+  using Element = float;
+  static constexpr int planes = 1, products = 1, turns = 8, values_per_word = 1, chain = 0;
+  static constexpr bool keeps_places = true;
+  static __device__ __forceinline__ void split(const Element (&v)[1], uint32_t (&word)[1]) {
+    word[0] = round_tf32(v[0]);
+  }
+  static __device__ __forceinline__ uint32_t pack(const Element (&v)[1]) {
+    return round_tf32(v[0]);
+  }
+  static __device__ __forceinline__ void unpack(uint32_t weight, uint32_t (&word)[1]) {
+    word[0] = weight;
+  }
+  static __device__ __forceinline__ void multiply(int, float (&d)[4], const uint32_t (&a)[1][4],
+                                                  const uint32_t (&b)[1][2]) {
+    mma_tf32(d, a[0], b[0][0], b[0][1]);
+  }
+  static __device__ __forceinline__ float from(Element x) { return x; }
+  static __device__ __forceinline__ Element to(float x) { return x; }
+  // Stores the sums that 4 neighbouring lanes hold of two mma tiles, 16 positions of a row, if that
+  // `exists`; `to` is where the lane's own pair of the first tile belongs. All lanes call it.
+  static __device__ __forceinline__ void store(Element* to, const float (&sum)[4], bool exists) {
+    if (!exists) return;
+    *reinterpret_cast<float2*>(to) = make_float2(sum[0], sum[1]);
+    *reinterpret_cast<float2*>(to + 8) = make_float2(sum[2], sum[3]);
+  }
+};
+
+// fp32-accurate. The tensor cores truncate where they accumulate, so chains are cut after 6 steps
+// (48 products) and added up in ordinary fp32 registers.
+struct Ieee {
+  using Element = float;
+  static constexpr int planes = 2, products = 3, turns = 4, values_per_word = 1, chain = 6;
+  static constexpr bool keeps_places = false;
+  static __device__ __forceinline__ void split(const Element (&v)[1], uint32_t (&word)[2]) {
+    // To nearest by integers, where cvt.rna takes four instructions. A NaN that this wraps round
+    // survives in the low part, which the tensor cores truncate.
+    uint32_t bits;
+    memcpy(&bits, &v[0], 4);
+    word[0] = (bits + 0x1000u) & 0xffffe000u;
+    float high;
+    memcpy(&high, &word[0], 4);
+    const float low = v[0] - high;
+    memcpy(&word[1], &low, 4);
+  }
+  // Weights are split where they are used: their way through L2 and shared memory is the longer one.
+  static __device__ __forceinline__ uint32_t pack(const Element (&v)[1]) {
+    uint32_t bits;
+    memcpy(&bits, &v[0], 4);
+    return bits;
+  }
+  static __device__ __forceinline__ void unpack(uint32_t weight, uint32_t (&word)[2]) {
+    Element value[1];
+    memcpy(value, &weight, 4);
+    split(value, word);
+  }
+  // Products low x high, high x low, high x high: small ones first.
+  static __device__ __forceinline__ void multiply(int product, float (&d)[4],
+                                                  const uint32_t (&a)[2][4],
+                                                  const uint32_t (&b)[2][2]) {
+    mma_tf32(d, a[product == 0], b[product == 1][0], b[product == 1][1]);
+  }
+  static __device__ __forceinline__ float from(Element x) { return x; }
+  static __device__ __forceinline__ Element to(float x) { return x; }
+  // Stores the sums that 4 neighbouring lanes hold of two mma tiles, 16 positions of a row, if that
+  // `exists`; `to` is where the lane's own pair of the first tile belongs. All lanes call it.
+  static __device__ __forceinline__ void store(Element* to, const float (&sum)[4], bool exists) {
+    if (!exists) return;
+    *reinterpret_cast<float2*>(to) = make_float2(sum[0], sum[1]);
+    *reinterpret_cast<float2*>(to + 8) = make_float2(sum[2], sum[3]);
+  }
+};
+
+struct Half16 {
+  using Element = uint16_t;
+  static constexpr int planes = 1, products = 1, turns = 4, values_per_word = 2, chain = 0;
+  static constexpr bool keeps_places = false;
+  static __device__ __forceinline__ void split(const Element (&v)[2], uint32_t (&word)[1]) {
+    word[0] = pack(v);
+  }
+  static __device__ __forceinline__ uint32_t pack(const Element (&v)[2]) {
+    return v[0] | static_cast<uint32_t>(v[1]) << 16;
+  }
+  static __device__ __forceinline__ void unpack(uint32_t weight, uint32_t (&word)[1]) {
+    word[0] = weight;
+  }
+  // As `store` of the fp32 modes. Even lanes give their word of the second tile for their neighbour's
+  // of the first, so that each lane writes 8 bytes and all four 32 neighbouring ones.
+  static __device__ __forceinline__ void store_words(Element* to, uint32_t first, uint32_t second,
+                                                     bool exists) {
+    const bool odd = threadIdx.x % 2 != 0;
+    const uint32_t other = __shfl_xor_sync(0xffffffffu, odd ? first : second, 1);
+    if (exists)
+      *reinterpret_cast<uint2*>(to + (odd ? 6 : 0)) =
+          make_uint2(odd ? other : first, odd ? second : other);
+  }
+};
+
+struct Bf16 : Half16 {
+  static __device__ __forceinline__ void multiply(int, float (&d)[4], const uint32_t (&a)[1][4],
+                                                  const uint32_t (&b)[1][2]) {
+    mma_bf16(d, a[0], b[0][0], b[0][1]);
+  }
+  static __device__ __forceinline__ float from(Element x) { return bf16_to_float(x); }
+  static __device__ __forceinline__ Element to(float x) { return float_to_bf16(x); }
+  static __device__ __forceinline__ void store(Element* to, const float (&sum)[4], bool exists) {
+    store_words(to, pack({float_to_bf16(sum[0]), float_to_bf16(sum[1])}),
+                pack({float_to_bf16(sum[2]), float_to_bf16(sum[3])}), exists);
+  }
+};
+
+struct Fp16 : Half16 {
+  static __device__ __forceinline__ void multiply(int, float (&d)[4], const uint32_t (&a)[1][4],
+                                                  const uint32_t (&b)[1][2]) {
+    mma_fp16(d, a[0], b[0][0], b[0][1]);
+  }
+  static __device__ __forceinline__ float from(Element x) { return fp16_to_float(x); }
+  static __device__ __forceinline__ Element to(float x) { return float_to_fp16(x); }
+  static __device__ __forceinline__ void store(Element* to, const float (&sum)[4], bool exists) {
+    store_words(to, pack({float_to_fp16(sum[0]), float_to_fp16(sum[1])}),
+                pack({float_to_fp16(sum[2]), float_to_fp16(sum[3])}), exists);
+  }
+};
+
+// WARPS_M x WARPS_N warps of M_TILES x N_TILES mma tiles of 16 channels by 8 positions each.
+template <int WARPS_M, int WARPS_N, int M_TILES, int N_TILES>
+struct Tile {
+  static constexpr int warps_m = WARPS_M, warps_n = WARPS_N, m_tiles = M_TILES, n_tiles = N_TILES;
+  static constexpr int warps = WARPS_M * WARPS_N, threads = 32 * warps;
+  static constexpr int channels = 16 * WARPS_M * M_TILES, positions = 8 * WARPS_N * N_TILES;
+  static constexpr int channels_log2 = log2_of(channels);
+  static_assert(n_tiles % 2 == 0, "stores and products take two tiles at a time");
+  static_assert(channels == 1 << channels_log2 && warps_m == 1 << log2_of(warps_m),
+                "powers of two");
+};
+
+// What follows from a mode and a tile together.
+template <class M, class T>
+struct Layout {
+  using Element = typename M::Element;
+  // Blocks that share a multiprocessor: one writes while another multiplies.
+  static constexpr int sums = 4 * T::m_tiles * T::n_tiles * (M::chain ? 2 : 1);
+  static constexpr int blocks =
+      static_cast<int>(larger(1, smaller(2, 65536 / (T::threads * (sums + 64)))));
+
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
+  // For sm_100 the compiler would spill some registers of the 16-bit kernels.
+  static constexpr int launch_blocks = sizeof(Element) == 2 ? 1 : blocks;
+#else
+  static constexpr int launch_blocks = blocks;
+#endif
+
+  // Vectors of 4 columns of the next window that a thread, and all of them, hold on their way in:
+  // enough for 32 rows of a short window of fp32, for 24 of a 16-bit type.
+  static constexpr int rows = sizeof(Element) == 4 ? 32 : 24;
+  static constexpr int items =
+      static_cast<int>(ceil_div(rows * (T::positions + 24), 4 * T::threads));
+  static constexpr int window_vectors = items * T::threads;
+};
+
+struct DenseParams {
+  const void* input;
+  const uint32_t* weights;  // packed
+  const void* bias;
+  void* output;
+  Phase phase;
+  Schedule schedule;
+  int64_t length, length_out, input_batch_stride, input_channel_stride;
+  int64_t channels_in, channels_out, groups;  // channels of one group, less than 2^31
+  int64_t channel_blocks, runs, run;          // `runs` runs of `run` tiles cover an output row
+  int classes_log2, most_shift;               // of the alignment of rows, see schedule.h
+  int aligned;                                // every row's part of a tile, to 8 bytes
+};
+
+struct PackParams {
+  const void* weight;
+  uint32_t* packed;
+  Phase phase;
+  Schedule schedule;
+  int64_t channels_in, channels_out, groups, kernel_size, transposed, channel_blocks, fragments;
+  int classes_log2;
+};
+
+// Rewrites the weight in the order in which the dense kernel reads it:
+// [group][channel block][slice][tap][step of 8 words][16 channels][lane][4 words].
+// One thread makes one lane's fragment.
+template <class M, class T>
+__global__ void __launch_bounds__(128) pack_kernel(const PackParams p) {
+  const int64_t index = static_cast<int64_t>(blockIdx.x) * 128 + threadIdx.x;
+  if (index >= p.fragments) return;
+  const Schedule& s = p.schedule;
+  constexpr int rows16 = T::channels / 16;
+  int64_t rest = index;
+  const int64_t lane = rest % 32;
+  rest /= 32;
+  const int64_t block16 = rest % rows16;
+  rest /= rows16;
+  const int64_t step = rest % (s.slice_words / 8);
+  rest /= s.slice_words / 8;
+  const int64_t j = rest % s.taps_per_group;
+  rest /= s.taps_per_group;
+  const int64_t tap_group_index = rest % s.groups;
+  rest /= s.groups;
+  const int64_t channel_slice = rest % s.channel_slices;
+  rest /= s.channel_slices;
+  const int64_t channel_block = rest % p.channel_blocks;
+  const int64_t group = rest / p.channel_blocks;
+
+  const TapGroup taps = tap_group(s, p.phase.taps, static_cast<int>(tap_group_index));
+  const int64_t tap = p.phase.first_tap + (taps.first + j * s.classes) * p.phase.tap_step;
+  const auto* weight = static_cast<const typename M::Element*>(p.weight);
+
+  uint32_t fragment[4];
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const int row = static_cast<int>(block16 * 16 + lane / 4 + (i % 2) * 8);
+    const int64_t out =
+        channel_block * T::channels + channel_of_row(row, T::channels_log2, p.classes_log2);
+    const int64_t word = channel_slice * s.slice_words + step * 8 + lane % 4 + (i / 2) * 4;
+    typename M::Element value[M::values_per_word];
+#pragma unroll
+    for (int v = 0; v < M::values_per_word; ++v) {
+      const int64_t in = word * M::values_per_word + v;
+      value[v] = 0;
+      if (j < taps.count && out < p.channels_out && in < p.channels_in) {
+        const int64_t row = p.transposed ? (group * p.channels_in + in) * p.channels_out + out
+                                         : (group * p.channels_out + out) * p.channels_in + in;
+        value[v] = weight[row * p.kernel_size + tap];
+      }
+    }
+    fragment[i] = M::pack(value);
+  }
+  *reinterpret_cast<uint4*>(p.packed + 4 * index) =
+      make_uint4(fragment[0], fragment[1], fragment[2], fragment[3]);
+}
+
+// Where a slice comes from.
+template <class Element>
+struct Source {
+  const Element* window;    // first channel, first column
+  const uint32_t* weights;  // packed
+  int64_t position;         // of the first column
+  int channels, taps;       // left in the group, this slice's included; in the slice
+  int lead;                 // columns before the one that the tile's first output reads
+  bool whole;               // inside the input, aligned, columns one position apart
+};
+
+// The next slice's window on its way through registers, 4 columns of a row at a time. Threads take
+// such vectors in the order in which they lie in shared memory.
+template <class M, class T>
+struct Incoming {
+  using L = Layout<M, T>;
+  using Element = typename M::Element;
+  static constexpr int words = 4 * M::values_per_word * sizeof(Element) / 4;
+  uint32_t word[L::items][words];  // for each channel of the row in turn, 4 neighbouring columns
+  // Row << 16 | column of each vector or, where registers are too scarce, of the first.
+  int place[M::keeps_places ? L::items : 1];
+
+  __device__ __forceinline__ explicit Incoming(const Schedule& s) {
+    const int vectors = s.pitch / 4;
+#pragma unroll
+    for (int i = 0; i < (M::keeps_places ? L::items : 1); ++i) {
+      const int index = threadIdx.x + i * T::threads;
+      place[i] = index / vectors << 16 | index % vectors * 4;
+    }
+  }
+
+  // Calls visit(item, row, column) for the thread's vectors.
+  template <class Visit>
+  __device__ __forceinline__ void for_each(const Schedule& s, Visit visit) const {
+    const int vectors = s.pitch / 4, step = T::threads / vectors << 16 | T::threads % vectors * 4;
+    int at = place[0];
+#pragma unroll
+    for (int i = 0; i < L::items; ++i) {
+      if constexpr (M::keeps_places) at = place[i];
+      // What lies between the last column and the pitch is never read: any input does.
+      const int column = (at & 0xffff) < s.columns ? at & 0xffff : 0;
+      if (at >> 16 < s.slice_words) visit(i, at >> 16, column);
+      at += step;
+      if ((at & 0xffff) >= s.pitch) at += (1 << 16) - s.pitch;
+    }
+  }
+
+  __device__ __forceinline__ void fetch(const Schedule& s, const Source<Element>& from,
+                                        int64_t channel_stride, int64_t length) {
+    if (from.whole) {
+      const auto row_stride = static_cast<uint32_t>(channel_stride) * M::values_per_word;
+      for_each(s, [&](int i, int row, int column) {
+        const uint32_t offset = row * row_stride + column;
+        if constexpr (M::values_per_word == 1) {
+          const uint4 v = __ldg(reinterpret_cast<const uint4*>(from.window + offset));
+          word[i][0] = v.x;
+          word[i][1] = v.y;
+          word[i][2] = v.z;
+          word[i][3] = v.w;
+        } else {
+          const uint2 low = __ldg(reinterpret_cast<const uint2*>(from.window + offset));
+          const uint2 high =
+              __ldg(reinterpret_cast<const uint2*>(from.window + channel_stride + offset));
+          word[i][0] = low.x;
+          word[i][1] = low.y;
+          word[i][2] = high.x;
+          word[i][3] = high.y;
+        }
+      });
+      return;
+    }
+    for_each(s, [&](int i, int row, int column) {
+#pragma unroll
+      for (int v = 0; v < M::values_per_word; ++v) {
+        const int channel = row * M::values_per_word + v;
+        const int64_t first = static_cast<int64_t>(column) * s.load_step;
+        const Element* const begin = from.window + channel * channel_stride + first;
+        Element value[4];
+#pragma unroll
+        for (int e = 0; e < 4; ++e) {
+          const int64_t position = from.position + first + e * s.load_step;
+          const bool inside = position >= 0 && position < length && channel < from.channels;
+          value[e] = inside ? __ldg(begin + e * s.load_step) : Element{0};
+        }
+        memcpy(&word[i][v * words / M::values_per_word], value, sizeof value);
+      }
+    });
+  }
+
+  __device__ __forceinline__ void store(const Schedule& s, uint32_t* window) const {
+    const int vectors = s.slice_words * (s.pitch / 4) - threadIdx.x;
+#pragma unroll
+    for (int i = 0; i < L::items; ++i) {
+      if (i * T::threads >= vectors) break;
+      Element value[M::values_per_word][4];
+      memcpy(value, word[i], sizeof value);
+      uint32_t split[M::planes][4];
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        Element of_column[M::values_per_word];
+#pragma unroll
+        for (int v = 0; v < M::values_per_word; ++v) of_column[v] = value[v][e];
+        uint32_t of_plane[M::planes];
+        M::split(of_column, of_plane);
+#pragma unroll
+        for (int p = 0; p < M::planes; ++p) split[p][e] = of_plane[p];
+      }
+#pragma unroll
+      for (int p = 0; p < M::planes; ++p)
+        *reinterpret_cast<uint4*>(window + p * s.slice_words * s.pitch +
+                                  4 * (threadIdx.x + i * T::threads)) =
+            make_uint4(split[p][0], split[p][1], split[p][2], split[p][3]);
+    }
+  }
+};
+
+// The sums of one thread: for each mma tile, channels lane/4 and lane/4 + 8 by two positions.
+template <class M, class T>
+struct Sums {
+  int column, fragment;  // this thread's first words in a window and in the weights
+  float chain[T::m_tiles][T::n_tiles][4];
+  float total[M::chain ? T::m_tiles : 1][M::chain ? T::n_tiles : 1][4];
+  int steps;
+
+  // The warp's part of the tile begins `shift` positions early.
+  __device__ __forceinline__ Sums(const Schedule& s, int most_shift, int shift) {
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    const int warp_m = warp % T::warps_m, warp_n = warp / T::warps_m;
+    column = lane % 4 * s.pitch +
+             (most_shift - shift + warp_n * T::n_tiles * 8 + lane / 4) * s.read_step;
+    fragment = (warp_m * T::m_tiles * 32 + lane) * 4;
+  }
+
+  __device__ __forceinline__ void clear() {
+    steps = 0;
+#pragma unroll
+    for (int m = 0; m < T::m_tiles; ++m)
+#pragma unroll
+      for (int n = 0; n < T::n_tiles; ++n)
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          chain[m][n][i] = 0;
+          if constexpr (M::chain > 0) total[m][n][i] = 0;
+        }
+  }
+
+  __device__ __forceinline__ void end_chain() {
+#pragma unroll
+    for (int m = 0; m < T::m_tiles; ++m)
+#pragma unroll
+      for (int n = 0; n < T::n_tiles; ++n)
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          total[m][n][i] += chain[m][n][i];
+          chain[m][n][i] = 0;
+        }
+    steps = 0;
+  }
+
+  __device__ __forceinline__ float value(int m, int n, int i) const {
+    if constexpr (M::chain > 0) return total[m][n][i] + chain[m][n][i];
+    return chain[m][n][i];
+  }
+
+  // Adds one slice.
+  template <bool UNIT_STEP>
+  __device__ __forceinline__ void add(const Schedule& s, const uint32_t* window,
+                                      const uint32_t* weights, int taps, int steps_used) {
+    const int read_step = UNIT_STEP ? 1 : s.read_step;
+    constexpr int step_words = T::channels * 8;
+    const int plane_words = s.slice_words * s.pitch;
+    const uint32_t* column_of_tap = window + column;
+    const uint32_t* fragment_of_tap = weights + fragment;
+
+    for (int tap = 0; tap < taps; ++tap) {
+      const uint32_t* column = column_of_tap;
+      const uint32_t* fragment = fragment_of_tap;
+#pragma unroll(UNIT_STEP ? 2 : 1)
+      for (int step = 0; step < steps_used; ++step) {
+        uint32_t a[T::m_tiles][M::planes][4];
+#pragma unroll
+        for (int m = 0; m < T::m_tiles; ++m) {
+          const uint4 v = *reinterpret_cast<const uint4*>(fragment + m * 128);
+          const uint32_t word[4] = {v.x, v.y, v.z, v.w};
+#pragma unroll
+          for (int i = 0; i < 4; ++i) {
+            uint32_t of_plane[M::planes];
+            M::unpack(word[i], of_plane);
+#pragma unroll
+            for (int plane = 0; plane < M::planes; ++plane) a[m][plane][i] = of_plane[plane];
+          }
+        }
+        // Where there are several products, some mma tiles take turns, so that neighbouring
+        // instructions do not wait for each other's sums.
+        constexpr int turns = static_cast<int>(smaller(UNIT_STEP ? M::turns : 2, T::n_tiles));
+        static_assert(T::n_tiles % turns == 0, "mma tiles take turns in equal groups");
+        const uint32_t* at = column;
+#pragma unroll
+        for (int n0 = 0; n0 < T::n_tiles; n0 += turns) {
+          uint32_t b[turns][M::planes][2];
+#pragma unroll
+          for (int n = 0; n < turns; ++n) {
+#pragma unroll
+            for (int half = 0; half < 2; ++half)
+#pragma unroll
+              for (int plane = 0; plane < M::planes; ++plane)
+                b[n][plane][half] = at[plane * plane_words + half * 4 * s.pitch];
+            at += 8 * read_step;
+          }
+#pragma unroll
+          for (int product = 0; product < M::products; ++product)
+#pragma unroll
+            for (int n = 0; n < turns; ++n)
+#pragma unroll
+              for (int m = 0; m < T::m_tiles; ++m)
+                M::multiply(product, chain[m][n0 + n], a[m], b[n]);
+        }
+        if constexpr (M::chain > 0)
+          if (++steps == M::chain) end_chain();
+        column += 8 * s.pitch;
+        fragment += step_words;
+      }
+      column_of_tap += s.column_step;
+      fragment_of_tap += s.slice_words / 8 * step_words;
+    }
+  }
+};
+
+// The channels of the output that a block computes.
+template <class Element>
+struct Block {
+  Element* output;      // the first channel's first position
+  const Element* bias;  // the first channel's, or null
+  int channels;         // that exist
+};
+
+// Writes a thread's sums, bias added, rounded once, as pairs of neighbouring positions, from
+// `position` on.
+template <class M, class T>
+__device__ __forceinline__ void write_sums(const DenseParams& p, const Sums<M, T>& sums,
+                                           const Block<typename M::Element>& block,
+                                           int64_t position) {
+  using Element = typename M::Element;
+  const int64_t first = position - threadIdx.x % 4 * 2;  // of the warp
+  const bool whole = p.aligned && first >= 0 && first + T::n_tiles * 8 <= p.phase.positions;
+  // Eight rows of the tile further on, the channel has grown by 8 << classes_log2.
+  int channel =
+      channel_of_row(threadIdx.x / 32 % T::warps_m * T::m_tiles * 16 + threadIdx.x % 32 / 4,
+                     T::channels_log2, p.classes_log2);
+  Element* out = block.output + channel * p.length_out + position * p.phase.out_step;
+#pragma unroll
+  for (int i = 0; i < 2 * T::m_tiles; ++i) {
+    const bool exists = channel < block.channels;
+    const float bias = block.bias == nullptr || !exists ? 0 : M::from(block.bias[channel]);
+    const auto sum = [&](int n, int e) { return sums.value(i / 2, n, i % 2 * 2 + e) + bias; };
+    if (whole) {
+#pragma unroll
+      for (int n = 0; n < T::n_tiles; n += 2)
+        M::store(out + n * 8, {sum(n, 0), sum(n, 1), sum(n + 1, 0), sum(n + 1, 1)}, exists);
+    } else if (exists) {
+#pragma unroll
+      for (int n = 0; n < T::n_tiles; ++n)
+#pragma unroll
+        for (int e = 0; e < 2; ++e)
+          if (position + n * 8 + e >= 0 && position + n * 8 + e < p.phase.positions)
+            out[(n * 8 + e) * p.phase.out_step] = M::to(sum(n, e));
+    }
+    channel += 8 << p.classes_log2;
+    out += (p.length_out * 8) << p.classes_log2;
+  }
+}
+
+// Starts copying `words` words, a multiple of 4, by all threads.
+template <int THREADS>
+__device__ __forceinline__ void copy_words(uint32_t* to, const uint32_t* from, int words) {
+  constexpr int step = 4 * THREADS;
+  int i = 4 * threadIdx.x;
+  to += i;
+  from += i;
+#pragma unroll 1
+  for (; i + 3 * step < words; i += 4 * step) {
+    copy_async_16(to, from);
+    copy_async_16<4 * step>(to, from);
+    copy_async_16<8 * step>(to, from);
+    copy_async_16<12 * step>(to, from);
+    to += 4 * step;
+    from += 4 * step;
+  }
+#pragma unroll 1
+  for (; i < words; i += step) {
+    copy_async_16(to, from);
+    to += step;
+    from += step;
+  }
+}
+
+// UNIT_STEP: the schedule's read_step is 1.
+template <class M, class T, bool UNIT_STEP>
+__global__ void __launch_bounds__(T::threads, (Layout<M, T>::launch_blocks))
+    dense_kernel(const DenseParams p) {
+  using Element = typename M::Element;
+  FASTCONV1D_SHARED(shared);
+  const Schedule& s = p.schedule;
+
+  int64_t block = blockIdx.x;
+  const int64_t channel_block = block % p.channel_blocks;
+  block /= p.channel_blocks;
+  const int64_t first_tile = block % p.runs * p.run;
+  block /= p.runs;
+  const int64_t group = block % p.groups, batch = block / p.groups;
+
+  const int window_words = M::planes * s.slice_words * s.pitch;
+  const int slice_weights = s.taps_per_group * s.slice_words * T::channels;
+  uint32_t* const shared_weights = shared + 2 * window_words;
+
+  const int64_t tiles = ceil_div(p.phase.positions + p.most_shift, T::positions);
+  const int64_t last_tile = smaller(first_tile + p.run, tiles);
+  const Element* const input = static_cast<const Element*>(p.input) + batch * p.input_batch_stride +
+                               group * p.channels_in * p.input_channel_stride;
+  const uint32_t* const weights = p.weights + (group * p.channel_blocks + channel_block) *
+                                                  s.channel_slices * s.groups * slice_weights;
+
+  const int64_t channel_stride = p.input_channel_stride;
+  const int slice_channels = s.slice_words * M::values_per_word;
+  const bool aligned = reinterpret_cast<uintptr_t>(input) % (4 * sizeof(Element)) == 0 &&
+                       s.load_step == 1 && channel_stride % 4 == 0 &&
+                       slice_channels * channel_stride < int64_t{1} << 31;
+  const auto locate = [&](int64_t tile, int channel_slice, int group) {
+    const TapGroup taps = tap_group(s, p.phase.taps, group);
+    const int64_t position = (tile * T::positions - p.most_shift) * p.phase.in_step +
+                             p.phase.first_shift + taps.first * p.phase.shift_step;
+    Source<Element> from;
+    from.lead = s.load_step == 1 ? static_cast<int>(position) & 3 : 0;
+    from.position = position - from.lead;
+    from.window = input + channel_slice * slice_channels * channel_stride + from.position;
+    from.weights =
+        weights + (channel_slice * s.groups + group) * static_cast<int64_t>(slice_weights);
+    from.channels = static_cast<int>(p.channels_in) - channel_slice * slice_channels;
+    from.taps = taps.count;
+    from.whole = aligned && from.position >= 0 && from.position + s.columns <= p.length &&
+                 from.channels >= slice_channels;
+    return from;
+  };
+
+  Incoming<M, T> incoming(s);
+  // Starts the journey of a slice; its window ends it in `incoming.store`.
+  const auto fetch = [&](const Source<Element>& from, int buffer) {
+    incoming.fetch(s, from, channel_stride, p.length);
+    if (s.resident) return;
+    copy_words<T::threads>(shared_weights + buffer * slice_weights, from.weights, slice_weights);
+    copy_async_commit();
+  };
+  if (s.resident) {
+    copy_words<T::threads>(shared_weights, weights, s.channel_slices * s.groups * slice_weights);
+    copy_async_commit();
+  }
+
+  Source<Element> next = locate(first_tile, 0, 0);
+  fetch(next, 0);
+  incoming.store(s, shared);
+  copy_async_wait<0>();
+  __syncthreads();
+  const int64_t first_channel = group * p.channels_out + channel_block * T::channels;
+  Block<Element> output;
+  output.output = static_cast<Element*>(p.output) +
+                  (batch * p.groups * p.channels_out + first_channel) * p.length_out +
+                  p.phase.out_offset;
+  output.bias = p.bias == nullptr ? nullptr : static_cast<const Element*>(p.bias) + first_channel;
+  output.channels =
+      static_cast<int>(smaller(T::channels, p.channels_out - channel_block * T::channels));
+  // How far the warp's rows, which are aligned alike, begin behind a boundary.
+  const int warp = threadIdx.x / 32;
+  const Element* const warp_begin =
+      output.output +
+      channel_of_row(warp % T::warps_m * T::m_tiles * 16, T::channels_log2, p.classes_log2) *
+          p.length_out;
+  const int shift = p.most_shift == 0 ? 0
+                                      : static_cast<int>(reinterpret_cast<uintptr_t>(warp_begin) /
+                                                         sizeof(Element) % kAlignedOutputs);
+  const int thread_position = warp / T::warps_m * T::n_tiles * 8 + threadIdx.x % 4 * 2 - shift;
+  Sums<M, T> sums(s, p.most_shift, shift);
+  int buffer = 0;
+  for (int64_t tile = first_tile; tile < last_tile; ++tile) {
+    sums.clear();
+    for (int channel_slice = 0, group = 0; channel_slice < s.channel_slices;) {
+      const Source<Element> here = next;
+      if (++group == s.groups) {
+        group = 0;
+        ++channel_slice;
+      }
+      const bool tile_ends = channel_slice == s.channel_slices,
+                 more = !tile_ends || tile + 1 < last_tile;
+      const uint32_t* const window = shared + buffer * window_words + here.lead;
+      const uint32_t* const slice =
+          shared_weights + (s.resident ? here.weights - weights : buffer * slice_weights);
+      buffer ^= 1;
+      if (more) {
+        if (tile_ends || s.groups > 1) {
+          next = tile_ends ? locate(tile + 1, 0, 0) : locate(tile, channel_slice, group);
+        } else {
+          next.window += slice_channels * channel_stride;
+          next.weights += slice_weights;
+          next.channels -= slice_channels;
+          next.whole = next.whole && next.channels >= slice_channels;
+        }
+        fetch(next, buffer);
+      }
+      const int words = (here.channels + M::values_per_word - 1) / M::values_per_word;
+      sums.template add<UNIT_STEP>(s, window, slice, here.taps,
+                                   (words < s.slice_words ? words + 7 : s.slice_words) / 8);
+      if (more) incoming.store(s, shared + buffer * window_words);
+      copy_async_wait<0>();
+      __syncthreads();
+    }
+
+    write_sums<M, T>(p, sums, output, tile * T::positions + thread_position);
+  }
+}
+
+constexpr int64_t kLongestRun = 32;
+
+template <class M, class T>
+struct Dense {
+  using L = Layout<M, T>;
+
+  // A phase of a convolution, cut for this tile.
+  struct Cut {
+    Phase phase;
+    TileLimits limits;
+    Schedule schedule;
+    int64_t channels_in, channels_out, channel_blocks;  // of one group
+    int64_t rows, runs, run;  // `runs` runs of `run` tiles for each of `rows` output rows
+    int64_t packed_words;
+  };
+
+  static Cut cut(const ConvArgs& a, int64_t r) {
+    Cut c{};
+    c.phase = phase_of(a, r);
+    c.channels_in = a.channels_in / a.groups;
+    c.channels_out = a.channels_out / a.groups;
+    c.channel_blocks = ceil_div(c.channels_out, T::channels);
+    c.rows = a.batch * a.groups * c.channel_blocks;
+    const int64_t most_shift =
+        c.phase.out_step == 1 ? kAlignedOutputs - kAlignedOutputs / row_classes(a.length_out) : 0;
+    const int64_t tiles = ceil_div(c.phase.positions + most_shift, T::positions);
+    // Runs: long, so that few tiles wait for their first slice, unless the last wave of blocks would
+    // leave more of the GPU idle. A block's start costs about half a tile.
+    int64_t least = INT64_MAX;
+    for (int64_t run = smaller(kLongestRun, tiles); run >= 1; --run) {
+      const int64_t waves = ceil_div(c.rows * ceil_div(tiles, run), a.multiprocessors * L::blocks);
+      const int64_t time = waves * (2 * run + 1);
+      if (time >= least) continue;
+      least = time;
+      c.run = run;
+    }
+    c.runs = ceil_div(tiles, c.run);
+    for (int blocks = L::blocks; blocks >= 1; --blocks) {
+      c.limits = {T::positions,
+                  T::channels,
+                  most_shift,
+                  L::window_vectors,
+                  M::planes,
+                  M::values_per_word,
+                  shared_budget(blocks) / 4,
+                  c.run >= 4};
+      c.schedule = schedule_of(c.limits, c.phase, c.channels_in);
+      if (c.schedule.taps_per_group > 0) break;
+    }
+    c.packed_words = a.groups * c.channel_blocks * c.schedule.channel_slices * c.schedule.groups *
+                     weight_words(c.limits, c.schedule.taps_per_group, c.schedule.slice_words);
+    return c;
+  }
+
+  static int64_t workspace(const ConvArgs& a) {
+    int64_t words = 0;
+    for (int64_t r = 0; r < phase_count(a); ++r) words = larger(words, cut(a, r).packed_words);
+    return 4 * words;
+  }
+
+  static int launch(const ConvArgs& a, void* stream) {
+    for (int64_t r = 0; r < phase_count(a); ++r) {
+      const int error = launch_phase(a, cut(a, r), stream);
+      if (error != 0) return error;
+    }
+    return 0;
+  }
+
+  static int launch_phase(const ConvArgs& a, const Cut& c, void* stream) {
+    const Schedule& s = c.schedule;
+    if (s.taps_per_group == 0) return 1;  // cudaErrorInvalidValue: `why_not` should have said so
+    const int classes_log2 =
+        c.phase.out_step == 1 ? log2_of(smaller(row_classes(a.length_out), T::warps_m)) : 0;
+    auto* const packed = static_cast<uint32_t*>(a.workspace);
+    const int64_t fragments = c.packed_words / 4;
+    const int64_t step = (a.length_out << classes_log2) % kAlignedOutputs;  // between a warp's rows
+    const int aligned =
+        c.phase.out_step == 1 && gcd(kAlignedOutputs, step) * sizeof(typename M::Element) >= 8;
+    int error = fastconv1d::launch(
+        pack_kernel<M, T>, dim3(static_cast<unsigned>(ceil_div(fragments, 128))), dim3(128), 0,
+        stream,
+        PackParams{a.weight, packed, c.phase, s, c.channels_in, c.channels_out, a.groups,
+                   a.kernel_size, a.transposed, c.channel_blocks, fragments, classes_log2});
+    if (error != 0) return error;
+    const int64_t bytes = 4 * shared_words(c.limits, s);
+    const auto kernel = s.read_step == 1 ? dense_kernel<M, T, true> : dense_kernel<M, T, false>;
+    error = set_shared_limit(kernel, bytes);
+    if (error != 0) return error;
+    return fastconv1d::launch(
+        kernel, dim3(static_cast<unsigned>(c.rows * c.runs)), dim3(T::threads), bytes, stream,
+        DenseParams{a.input, packed, a.bias, a.output, c.phase, s, a.length, a.length_out,
+                    a.input_batch_stride, a.input_channel_stride, c.channels_in, c.channels_out,
+                    a.groups, c.channel_blocks, c.runs, c.run, classes_log2,
+                    static_cast<int>(c.limits.most_shift), aligned});
+  }
+};
+
+// A mode's tiles, numbered from 0.
+template <class M, class... Tiles>
+struct DenseLibrary {
+  static int launch(int64_t variant, const ConvArgs& a, void* stream) {
+    int result = 1;
+    int64_t index = 0;
+    (void)((index++ == variant && (result = Dense<M, Tiles>::launch(a, stream), true)) || ...);
+    return result;
+  }
+  static int64_t workspace(int64_t variant, const ConvArgs& a) {
+    int64_t result = 0, index = 0;
+    (void)((index++ == variant && (result = Dense<M, Tiles>::workspace(a), true)) || ...);
+    return result;
+  }
+};
+
+}  // namespace fastconv1d
+
+#define FASTCONV1D_DENSE_LIBRARY(...)                                                      \
+  int fastconv1d_launch(int64_t variant, const fastconv1d::ConvArgs* args, void* stream) { \
+    return fastconv1d::DenseLibrary<__VA_ARGS__>::launch(variant, *args, stream);          \
+  }                                                                                        \
+  int64_t fastconv1d_workspace(int64_t variant, const fastconv1d::ConvArgs* args) {        \
+    return fastconv1d::DenseLibrary<__VA_ARGS__>::workspace(variant, *args);               \
+  }

@@ -1,0 +1,96 @@
+// The instructions that the kernels use and C++ has no name for. With FASTCONV1D_EMULATE the same
+// names run on the CPU, one thread per CUDA thread, for tests.
+#pragma once
+#include <cstdint>
+
+#if defined(FASTCONV1D_EMULATE)
+#include "cuda_emulation.h"
+#else
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+
+#define FASTCONV1D_SHARED(name) extern __shared__ __align__(16) uint32_t name[]
+
+namespace fastconv1d {
+
+#define FASTCONV1D_MMA(name, shape)                                                        \
+  __device__ __forceinline__ void name(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, \
+                                       uint32_t b1) {                                      \
+    asm("mma.sync.aligned." shape                                                          \
+        " {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"                 \
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])                                   \
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));                   \
+  }
+FASTCONV1D_MMA(mma_tf32, "m16n8k8.row.col.f32.tf32.tf32.f32")
+FASTCONV1D_MMA(mma_bf16, "m16n8k16.row.col.f32.bf16.bf16.f32")
+FASTCONV1D_MMA(mma_fp16, "m16n8k16.row.col.f32.f16.f16.f32")
+#undef FASTCONV1D_MMA
+
+// To TF32, to nearest, ties away from zero: the rounding that cuDNN applies to both operands. The
+// tensor cores ignore the 13 low bits. Adding half a unit could turn a NaN into another number; the
+// product added is a NaN then, and vanishes otherwise. cvt.rna takes twice as many instructions.
+__device__ __forceinline__ uint32_t round_tf32(float x) {
+  const float up = __uint_as_float(__float_as_uint(x) + 0x1000u);
+  return __float_as_uint(__fmaf_rn(x, 1.4e-45f, up));
+}
+
+// OFFSET, in bytes, is added to both addresses; part of the instruction, it costs none.
+template <int OFFSET = 0>
+__device__ __forceinline__ void copy_async_16(void* shared, const void* global) {
+  const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
+  asm volatile("cp.async.cg.shared.global [%0 + %2], [%1 + %2], 16;" ::"r"(address), "l"(global),
+               "n"(OFFSET)
+               : "memory");
+}
+__device__ __forceinline__ void copy_async_commit() {
+  asm volatile("cp.async.commit_group;" ::: "memory");
+}
+template <int N>
+__device__ __forceinline__ void copy_async_wait() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
+}
+
+__device__ __forceinline__ uint16_t float_to_bf16(float x) {
+  return __bfloat16_as_ushort(__float2bfloat16_rn(x));
+}
+__device__ __forceinline__ uint16_t float_to_fp16(float x) {
+  return __half_as_ushort(__float2half_rn(x));
+}
+__device__ __forceinline__ float bf16_to_float(uint16_t x) {
+  return __bfloat162float(__ushort_as_bfloat16(x));
+}
+__device__ __forceinline__ float fp16_to_float(uint16_t x) {
+  return __half2float(__ushort_as_half(x));
+}
+
+template <class... Parameters, class... Arguments>
+int launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, int64_t shared_bytes, void* stream,
+           const Arguments&... arguments) {
+  cudaLaunchConfig_t config{};
+  config.gridDim = grid;
+  config.blockDim = block;
+  config.dynamicSmemBytes = static_cast<size_t>(shared_bytes);
+  config.stream = static_cast<cudaStream_t>(stream);
+  return cudaLaunchKernelEx(&config, kernel, arguments...);
+}
+
+template <class... Parameters>
+int set_shared_limit(void (*kernel)(Parameters...), int64_t bytes) {
+  return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                              static_cast<int>(bytes));
+}
+
+// Bytes of shared memory that one block may take where `blocks` of them share a multiprocessor.
+inline int64_t shared_budget(int blocks) {
+  int device = 0, per_block = 0, per_processor = 0, reserved = 0;
+  cudaGetDevice(&device);
+  cudaDeviceGetAttribute(&per_block, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+  cudaDeviceGetAttribute(&per_processor, cudaDevAttrMaxSharedMemoryPerMultiprocessor, device);
+  cudaDeviceGetAttribute(&reserved, cudaDevAttrReservedSharedMemoryPerBlock, device);
+  const int64_t share = per_processor / blocks - reserved;
+  return share < per_block ? share : per_block;
+}
+
+}  // namespace fastconv1d
+#endif

@@ -1,0 +1,206 @@
+// The arithmetic of taps, phases, slices and tiles: shared by kernels, launchers and CPU tests.
+#pragma once
+#include <cstdint>
+
+#include "args.h"
+
+#if defined(__CUDACC__)
+#define FASTCONV1D_HD __host__ __device__
+#else
+#define FASTCONV1D_HD
+#endif
+
+namespace fastconv1d {
+
+FASTCONV1D_HD constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+FASTCONV1D_HD constexpr int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
+FASTCONV1D_HD constexpr int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+FASTCONV1D_HD constexpr int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
+FASTCONV1D_HD constexpr int64_t gcd(int64_t a, int64_t b) {
+  while (b != 0) {
+    const int64_t r = a % b;
+    a = b;
+    b = r;
+  }
+  return a;
+}
+
+// One phase of a convolution: output position `out_offset + q * out_step`, q < positions, sums over
+// taps j < taps the weight slice `first_tap + j * tap_step` times the input at
+// `q * in_step + first_shift + j * shift_step`; shift_step > 0.
+struct Phase {
+  int64_t first_tap, tap_step, taps;
+  int64_t first_shift, shift_step;
+  int64_t in_step, out_offset, out_step, positions;
+};
+
+FASTCONV1D_HD constexpr int64_t phase_count(const ConvArgs& a) {
+  return a.transposed ? smaller(a.stride, a.length_out) : 1;
+}
+
+FASTCONV1D_HD constexpr Phase phase_of(const ConvArgs& a, int64_t r) {
+  if (!a.transposed)
+    return {0, 1, a.kernel_size, -a.padding, a.dilation, a.stride, 0, 1, a.length_out};
+  // Output r + stride * q meets tap t where t * dilation = r + padding (mod stride). Taps run
+  // backwards, so that shifts ascend.
+  const int64_t g = gcd(a.stride, a.dilation), every = a.stride / g;
+  Phase phase{
+      0, -every, 0, 0, a.dilation / g, 1, r, a.stride, ceil_div(a.length_out - r, a.stride)};
+  for (int64_t t = 0; t < every && t < a.kernel_size; ++t) {
+    if ((r + a.padding - t * a.dilation) % a.stride != 0) continue;
+    phase.taps = ceil_div(a.kernel_size - t, every);
+    phase.first_tap = t + (phase.taps - 1) * every;
+    phase.first_shift = (r + a.padding - phase.first_tap * a.dilation) / a.stride;
+  }
+  return phase;
+}
+
+// How a block of the dense kernel walks one phase: the reduction is cut in slices, one slice being
+// `slice_words` words of channels times one group of taps that read the same window of the input.
+//
+// A window in shared memory has `columns` columns, `load_step` input positions apart; output q of the
+// tile reads column lead + (most_shift + q) * read_step + j * column_step for the j-th tap of the
+// group, where lead < 4 lets a window of neighbouring positions begin at a multiple of 4, and
+// most_shift lets q be negative (see below). Where the whole stride would not
+// fit (classes > 1), taps are grouped by the residue of their shift instead, and neighbouring columns
+// are a whole stride apart.
+struct Schedule {
+  int classes, load_step, read_step, column_step;
+  int taps_per_group, groups;
+  int slice_words, channel_slices, channel_words;
+  int columns, pitch;
+  int resident;  // whether shared memory keeps all slices' weights from tile to tile
+};
+
+// Rows of the output begin at any element. Stores are fast where eight neighbouring outputs of a row
+// fill one aligned piece of memory, so each warp moves its part of the tile back to such a boundary.
+// For that its channels must be aligned alike: of the row_classes(length_out) alignments that there
+// are, a tile keeps apart at most one for each row of warps, and takes its channels class by class.
+constexpr int kAlignedOutputs = 8;
+
+FASTCONV1D_HD constexpr int64_t row_classes(int64_t length_out) {
+  return kAlignedOutputs / gcd(kAlignedOutputs, length_out % kAlignedOutputs);
+}
+
+// The channel of a tile's row. All rows of a row of warps are of one class, so that from one row to
+// the next of them the channel grows by the number of classes, 1 << classes_log2.
+FASTCONV1D_HD constexpr int channel_of_row(int row, int channels_log2, int classes_log2) {
+  const int of_class_log2 = channels_log2 - classes_log2;
+  return ((row & ((1 << of_class_log2) - 1)) << classes_log2) + (row >> of_class_log2);
+}
+
+FASTCONV1D_HD constexpr int log2_of(int64_t power) {
+  int log2 = 0;
+  while (power >>= 1) ++log2;
+  return log2;
+}
+
+// What a tile of the dense kernel offers to a schedule.
+struct TileLimits {
+  int64_t positions, channels;  // of the output tile
+  int64_t most_shift;           // positions by which a row's tile may begin earlier
+  int64_t window_vectors;       // of 4 columns, that its threads can hold on their way in
+  int64_t planes;               // words of a window for one value: 2 where fp32 is split in two
+  int64_t values_per_word;      // channels in a word: 2 for 16-bit types
+  int64_t shared_words;         // of shared memory
+  bool many_tiles;              // a block computes enough tiles to keep the weights
+};
+
+FASTCONV1D_HD constexpr int64_t weight_words(const TileLimits& t, int64_t taps,
+                                             int64_t slice_words) {
+  return taps * slice_words * t.channels;
+}
+
+// Of shared memory: two windows, and the weights of two slices or of all.
+FASTCONV1D_HD constexpr int64_t shared_words(const TileLimits& t, const Schedule& s) {
+  const int64_t slices = s.resident ? s.channel_slices * s.groups : 2;
+  return 2 * t.planes * s.slice_words * s.pitch +
+         slices * weight_words(t, s.taps_per_group, s.slice_words);
+}
+
+// A row pitch of at least `columns`, a multiple of 4, for which a fragment read, 4 rows by 8 columns
+// `read_step` apart, meets each of the 32 banks once where read_step is odd: 8 or 24 modulo 32.
+FASTCONV1D_HD constexpr int64_t window_pitch(int64_t columns) {
+  return round_up(larger(columns - 8, 0), 16) + 8;
+}
+
+FASTCONV1D_HD constexpr bool fits(const TileLimits& t, const Schedule& s) {
+  if (s.slice_words * (s.pitch / 4) > t.window_vectors) return false;
+  return shared_words(t, s) <= t.shared_words;
+}
+
+// Positions farther apart than this are not walked: offsets in a window stay within 32 bits.
+constexpr int64_t kMostLoadStep = 1 << 22;
+
+// A schedule with `taps` taps in a group; its taps_per_group is 0 where that does not fit.
+FASTCONV1D_HD constexpr Schedule try_schedule(const TileLimits& t, const Phase& p,
+                                              int64_t channels_in, bool by_residue,
+                                              int64_t slice_words, int64_t taps, bool resident) {
+  Schedule s{};
+  s.resident = resident;
+  const int64_t g = p.taps > 1 ? gcd(p.in_step, p.shift_step) : p.in_step;
+  const int64_t load_step = by_residue ? p.in_step : g, read_step = by_residue ? 1 : p.in_step / g;
+  const int64_t column_step = taps > 1 ? p.shift_step / g : 0;
+  const int64_t span = (t.positions - 1 + t.most_shift) * read_step + (taps - 1) * column_step + 1;
+  const int64_t columns = round_up(3 + span, 4);
+  if (columns > t.window_vectors || load_step > kMostLoadStep) return s;
+  s.classes = static_cast<int>(by_residue ? p.in_step / g : 1);
+  s.load_step = static_cast<int>(load_step);
+  s.read_step = static_cast<int>(read_step);
+  s.column_step = static_cast<int>(column_step);
+  s.slice_words = static_cast<int>(slice_words);
+  s.channel_words = static_cast<int>(ceil_div(channels_in, t.values_per_word));
+  s.channel_slices = static_cast<int>(ceil_div(s.channel_words, slice_words));
+  s.columns = static_cast<int>(columns);
+  s.pitch = static_cast<int>(window_pitch(columns));
+  s.groups = static_cast<int>(s.classes * ceil_div(ceil_div(larger(p.taps, 1), s.classes), taps));
+  s.taps_per_group = static_cast<int>(taps);
+  if (!fits(t, s)) s.taps_per_group = 0;
+  return s;
+}
+
+// The schedule of a phase: all taps in one group where they fit (the window is then loaded once),
+// else as many as fit, spread evenly; windows before residues; wide slices before narrow ones;
+// resident weights before travelling ones.
+FASTCONV1D_HD constexpr Schedule schedule_of(const TileLimits& t, const Phase& p,
+                                             int64_t channels_in) {
+  const int64_t words = round_up(ceil_div(channels_in, t.values_per_word), 8);
+  for (int by_residue = 0; by_residue < 2; ++by_residue) {
+    const int64_t g = p.taps > 1 ? gcd(p.in_step, p.shift_step) : p.in_step;
+    const int64_t classes = by_residue ? p.in_step / g : 1;
+    const int64_t taps_in_class = ceil_div(larger(p.taps, 1), classes);
+    const int64_t most = t.shared_words / 2 / weight_words(t, 1, 8);
+    if (most == 0) return Schedule{};
+    int64_t parts = ceil_div(taps_in_class, most);
+    for (int64_t taps = ceil_div(taps_in_class, parts);; taps = ceil_div(taps_in_class, ++parts)) {
+      // Slices of equal width, as few as may be.
+      for (int64_t slices = ceil_div(words, taps >= 4 ? 8 : 32), width = words + 8; width > 8;
+           ++slices) {
+        const int64_t slice_words = round_up(ceil_div(words, slices), 8);
+        if (slice_words == width) continue;
+        width = slice_words;
+        for (int resident = t.many_tiles; resident >= 0; --resident) {
+          const Schedule s =
+              try_schedule(t, p, channels_in, by_residue, slice_words, taps, resident);
+          if (s.taps_per_group > 0) return s;
+        }
+      }
+      if (taps == 1) break;
+    }
+  }
+  return Schedule{};
+}
+
+// The taps of tap group `group`: the j-th, j < count, is tap `first + j * classes` of the phase.
+struct TapGroup {
+  int first, count;
+};
+
+FASTCONV1D_HD constexpr TapGroup tap_group(const Schedule& s, int64_t taps, int group) {
+  if (s.groups == 1) return {0, static_cast<int>(taps)};
+  const int first = group % s.classes + s.classes * s.taps_per_group * (group / s.classes);
+  const int left = first < taps ? (static_cast<int>(taps) - first + s.classes - 1) / s.classes : 0;
+  return {first, left < s.taps_per_group ? left : s.taps_per_group};
+}
+
+}  // namespace fastconv1d

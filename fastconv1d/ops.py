@@ -1,0 +1,513 @@
+"""The operators in torch's dispatcher, their autograd, vmap, fake and autocast rules; `enable`.
+
+`fastconv1d::convolution` has the argument list of `aten::convolution` plus a forced plan's name,
+and `fastconv1d::convolution_backward` that of `aten::convolution_backward`. docs/design.md tells
+which kernel answers at which key.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch._functorch.utils import enable_single_level_autograd_function
+from torch.autograd import forward_ad
+from torch.autograd.function import _SingleLevelFunction
+
+from fastconv1d import build, config, plan
+from fastconv1d.problem import Gpu, Problem, UnsupportedError
+
+_ARGUMENTS = (
+    "Tensor input, Tensor weight, Tensor? bias, SymInt[] stride, SymInt[] padding, "
+    "SymInt[] dilation, bool transposed, SymInt[] output_padding, SymInt groups"
+)
+
+# Kept for as long as the process lives: a Library's registrations end with it.
+_library = torch.library.Library("fastconv1d", "DEF")
+_library.define(
+    f'convolution({_ARGUMENTS}, str algorithm="") -> Tensor', tags=(torch.Tag.pt2_compliant_tag,)
+)
+_library.define(f'_differentiable({_ARGUMENTS}, str algorithm="") -> Tensor')
+_library.define(
+    "convolution_backward(Tensor grad_output, Tensor input, Tensor weight, SymInt[]? bias_sizes, "
+    "SymInt[] stride, SymInt[] padding, SymInt[] dilation, bool transposed, "
+    'SymInt[] output_padding, SymInt groups, bool[3] output_mask, str algorithm="") '
+    "-> (Tensor, Tensor, Tensor)"
+)
+_library.define(
+    "_select(Tensor input, Tensor weight, bool bias, int stride, int padding, int dilation, "
+    "bool transposed, int output_padding, int groups, str mode, str algorithm) -> int[]"
+)
+
+convolution: Callable[..., Tensor] = torch.ops.fastconv1d.convolution.default
+"""The operator: aten::convolution's arguments for a 3-D input, and a plan's or family's name."""
+
+convolution_backward: Callable[..., tuple[Tensor | None, Tensor | None, Tensor | None]] = (
+    torch.ops.fastconv1d.convolution_backward.default
+)
+"""Its gradients: aten::convolution_backward's arguments, and a plan's or family's name."""
+
+_Ints = Sequence[int]
+
+ATEN, LIBRARY, IM2COL = range(3)  # the kinds that _select answers with
+
+
+# --- running a plan -------------------------------------------------------------------------------
+
+
+def _run(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: _Ints,
+    padding: _Ints,
+    dilation: _Ints,
+    transposed: bool,
+    output_padding: _Ints,
+    groups: int,
+    algorithm: str = "",
+) -> Tensor:
+    """The operator until the device's binding is loaded, and wherever it does not apply."""
+    arguments = (
+        input, weight, bias, stride, padding, dilation, transposed, output_padding, groups
+    )  # fmt: skip
+    try:
+        problem = Problem.from_tensors(*arguments)
+    except ValueError as error:
+        # Beyond us, or beyond everybody: then ATen raises torch's own error.
+        if isinstance(error, UnsupportedError) and algorithm not in ("", "aten"):
+            raise RuntimeError(f"algorithm {algorithm!r} cannot run this: {error}") from error
+        return _aten(*arguments)
+    # On a GPU the binding answers ATen's plan too: its host time is a fraction of this kernel's.
+    chosen = plan.select(problem, algorithm)
+    required = chosen.family != "aten"
+    if (required or problem.gpu) and _binding(input.device.type, required):
+        return convolution(*arguments, algorithm)
+    return _aten(*arguments)
+
+
+def _aten(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: _Ints,
+    padding: _Ints,
+    dilation: _Ints,
+    transposed: bool,
+    output_padding: _Ints,
+    groups: int,
+) -> Tensor:
+    """ATen's own convolution, with the switches that at::convolution passes on.
+
+    Not aten::convolution, behind which `enable` puts us.
+    """
+    cudnn = torch.backends.cudnn
+    output: Tensor = torch.ops.aten._convolution.default(
+        input, weight, bias, stride, padding, dilation, transposed, output_padding, groups,
+        cudnn.benchmark,
+        cudnn.deterministic or torch.are_deterministic_algorithms_enabled(),
+        cudnn.enabled,
+        config.fp32_mode() == "tf32",
+    )  # fmt: skip
+    return output.contiguous()
+
+
+def _select(
+    input: Tensor,
+    weight: Tensor,
+    bias: bool,
+    stride: int,
+    padding: int,
+    dilation: int,
+    transposed: bool,
+    output_padding: int,
+    groups: int,
+    mode: str,
+    algorithm: str,
+) -> list[int]:
+    """[kind, plan index, launch address, workspace address, variant] for the binding."""
+    problem = Problem.from_tensors(
+        input, weight, None, [stride], [padding], [dilation], transposed, [output_padding], groups,
+        mode,
+    )  # fmt: skip
+    problem = replace(problem, bias=bias)
+    chosen, library = _runnable(problem, algorithm)
+    index = plan.PLANS.index(chosen)
+    if chosen.family == "aten":
+        return [ATEN, index, 0, 0, 0]
+    kind = IM2COL if chosen.family == "im2col" else LIBRARY
+    launch = workspace = 0
+    if library is not None:
+        launch = _address(library.fastconv1d_launch)
+        workspace = _address(library.fastconv1d_workspace)
+    return [kind, index, launch, workspace, plan.variant_of(chosen, problem)]
+
+
+def _runnable(problem: Problem, algorithm: str) -> tuple[plan.Plan, ctypes.CDLL | None]:
+    """The best plan whose library builds, and that library where it needs one."""
+    for candidate in plan.candidates(problem, algorithm):
+        name = plan.library_of(candidate, problem)
+        if not name:
+            return candidate, None
+        library = _load(name, problem.gpu)
+        if library is not None:
+            return candidate, library
+    raise RuntimeError(f"no plan runs {problem}")
+
+
+def _address(function: Any) -> int:
+    return ctypes.cast(function, ctypes.c_void_p).value or 0
+
+
+def _load(name: str, gpu: Gpu | None, required: bool = True) -> ctypes.CDLL | None:
+    """A library, or None after a warning; RuntimeError under FASTCONV1D_STRICT=1.
+
+    One that is not required makes no noise.
+    """
+    result = _attempt(name, "cpu" if gpu is None else build.arch_of(gpu.capability))
+    if isinstance(result, ctypes.CDLL):
+        return result
+    if required:
+        _fall_back(result)
+    return None
+
+
+@lru_cache(maxsize=256)
+def _attempt(name: str, arch: str) -> ctypes.CDLL | str:
+    # A failure is remembered too: it would cost the compiler's time again and again.
+    try:
+        return build.load(name, plan.libraries()[name], arch)
+    except build.BuildError as error:
+        return str(error)
+
+
+def _fall_back(reason: str) -> None:
+    if config.strict():
+        raise RuntimeError(reason)
+    _warn_once(reason)
+
+
+@lru_cache(maxsize=64)
+def _warn_once(text: str) -> None:
+    warnings.warn(f"{text}\nATen's convolution is used instead.", RuntimeWarning, stacklevel=2)
+
+
+def _registered(device: str) -> bool:
+    return torch._C._dispatch_has_kernel_for_dispatch_key("fastconv1d::convolution", device.upper())
+
+
+def _binding(device: str, required: bool = True) -> bool:
+    """Load a device's binding; False if it cannot be built, see `_load`."""
+    if _registered(device):
+        return True
+    gpu = Gpu.of(torch.device(device)) if device == "cuda" else None
+    if _load(f"binding_{device}", gpu, required) is None:
+        return False
+    if not _registered(device):
+        raise RuntimeError(f"binding_{device} was loaded and registered no {device.upper()} kernel")
+    return True
+
+
+# --- autograd -------------------------------------------------------------------------------------
+
+
+_Modes = tuple[bool, bool] | None  # whether reverse and forward mode are on; None: leave them
+
+# Also below the key that tracks views: ATen's output is a view of a 2-D convolution's.
+_below_autograd = torch._C._AutoDispatchBelowADInplaceOrView
+
+
+@contextmanager
+def _gradients(modes: _Modes) -> Iterator[None]:
+    """Inside a function's forward and jvp, which torch runs without gradients: with them again."""
+    if modes is None:
+        yield
+    else:
+        reverse, forward = modes
+        with torch.set_grad_enabled(reverse), forward_ad._set_fwd_grad_enabled(forward):
+            yield
+
+
+# torch.autograd.Function would start over at the top of functorch's stack of transforms; inside the
+# dispatcher, where one level of it is being run, the function of a single level is what fits.
+class _Convolution(_SingleLevelFunction):
+    """The operator with its derivatives, each of them differentiable again."""
+
+    @staticmethod
+    def forward(
+        input: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        geometry: tuple[Any, ...],
+        modes: _Modes,
+    ) -> Tensor:
+        with _gradients(modes), _below_autograd():
+            return convolution(input, weight, bias, *geometry)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        input, weight, bias, ctx.geometry, ctx.modes = inputs
+        ctx.save_for_backward(input, weight)
+        ctx.save_for_forward(input, weight)
+        ctx.bias_sizes = None if bias is None else list(bias.shape)
+        ctx.output_shape = output.shape
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor | None) -> tuple[Tensor | None, ...]:
+        if grad_output is None:
+            return None, None, None, None, None
+        input, weight = ctx.saved_tensors
+        *geometry, algorithm = ctx.geometry
+        mask = list(ctx.needs_input_grad[:3])
+        grads = convolution_backward(
+            grad_output, input, weight, ctx.bias_sizes, *geometry, mask, algorithm
+        )
+        return *grads, None, None
+
+    @staticmethod
+    def jvp(
+        ctx: Any,
+        input_t: Tensor | None,
+        weight_t: Tensor | None,
+        bias_t: Tensor | None,
+        *_: None,
+    ) -> Tensor | None:
+        input, weight = (forward_ad.unpack_dual(saved).primal for saved in ctx.saved_tensors)
+        terms = []
+        with _gradients(ctx.modes):
+            if input_t is not None:
+                terms.append(convolution(input_t, weight, None, *ctx.geometry))
+            if weight_t is not None:
+                terms.append(convolution(input, weight_t, None, *ctx.geometry))
+            if bias_t is not None:
+                terms.append(bias_t.unsqueeze(-1).expand(ctx.output_shape))
+            return sum(terms[1:], terms[0]) if terms else None
+
+
+def _differentiable(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: _Ints,
+    padding: _Ints,
+    dilation: _Ints,
+    transposed: bool,
+    output_padding: _Ints,
+    groups: int,
+    algorithm: str = "",
+) -> Tensor:
+    geometry = (stride, padding, dilation, transposed, output_padding, groups, algorithm)
+    apply: Callable[..., Tensor] = cast(Any, _Convolution).apply
+    if torch._C._are_functorch_transforms_active():
+        # The transforms further down the stack need the modes that a function turns off.
+        modes = torch.is_grad_enabled(), torch._C._is_fwd_grad_enabled()
+        with enable_single_level_autograd_function():
+            return apply(input, weight, bias, geometry, modes)
+    return apply(input, weight, bias, geometry, None)
+
+
+def _autograd(input: Tensor, weight: Tensor, bias: Tensor | None, *geometry: Any) -> Tensor:
+    tensors = (input, weight) if bias is None else (input, weight, bias)
+    recorded = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+    if recorded or forward_ad._current_level >= 0:
+        return _differentiable(input, weight, bias, *geometry)
+    with _below_autograd():
+        return convolution(input, weight, bias, *geometry)
+
+
+def _backward(
+    grad_output: Tensor,
+    input: Tensor,
+    weight: Tensor,
+    bias_sizes: _Ints | None,
+    stride: _Ints,
+    padding: _Ints,
+    dilation: _Ints,
+    transposed: bool,
+    output_padding: _Ints,
+    groups: int,
+    output_mask: Sequence[bool],
+    algorithm: str = "",
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    # Composite over ATen's operator, which brings its own derivatives and vmap rule.
+    grads: tuple[Tensor | None, Tensor | None, Tensor | None]
+    grads = torch.ops.aten.convolution_backward.default(
+        grad_output, input, weight, bias_sizes, stride, padding, dilation, transposed,
+        output_padding, groups, output_mask,
+    )  # fmt: skip
+    return grads
+
+
+# --- vmap, fake tensors, autocast -----------------------------------------------------------------
+
+
+def _vmap(
+    info: Any,
+    in_dims: tuple[int | None, ...],
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: _Ints,
+    padding: _Ints,
+    dilation: _Ints,
+    transposed: bool,
+    output_padding: _Ints,
+    groups: int,
+    algorithm: str = "",
+) -> tuple[Tensor, int]:
+    """One convolution for the whole batch B: B moves into the batch, the channels or the groups.
+
+    input (N, C, L), weight (O, C/groups, K) or (C, O/groups, K) when transposed, bias (O,), each
+    with B at its in_dim or without it.
+    """
+    size, out_dim = info.batch_size, 0
+    input_dim, weight_dim, bias_dim = in_dims[:3]
+    shared_bias = bias if bias_dim is None else None
+    if input_dim is not None and weight_dim is not None:
+        # Each weight has its own input: B times the groups.
+        input = input.movedim(input_dim, 1).flatten(1, 2)
+        weight = weight.movedim(weight_dim, 0).flatten(0, 1)
+        groups, out_dim = groups * size, 1
+        shared_bias = None
+    elif weight_dim is not None:
+        # Every weight sees the same input: B times the output channels, within each group.
+        if transposed:
+            weight = weight.movedim(weight_dim, 1).flatten(1, 2)
+        else:
+            weight = weight.movedim(weight_dim, 0).unflatten(1, (groups, -1))
+            weight = weight.movedim(0, 1).flatten(0, 2)
+        shared_bias = None
+    elif input_dim is not None:
+        input = input.movedim(input_dim, 0).flatten(0, 1)
+    output = convolution(
+        input, weight, shared_bias, stride, padding, dilation, transposed, output_padding, groups,
+        algorithm,
+    )  # fmt: skip
+    if weight_dim is None:
+        output = output.unflatten(0, (1 if input_dim is None else size, -1))
+    elif input_dim is not None:
+        output = output.unflatten(1, (size, -1))
+    else:
+        output = output.unflatten(1, (groups, size, -1)).movedim(2, 0).flatten(2, 3)
+    if bias is not None and shared_bias is None:
+        # (B, O) or (O,) beside (B, N, O, L) or (N, B, O, L)
+        added = bias if bias_dim is None else bias.movedim(bias_dim, 0)
+        if bias_dim is not None and out_dim == 0:
+            added = added.unsqueeze(1)
+        output = output + added.unsqueeze(-1)
+    return output, out_dim
+
+
+def _fake(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: _Ints,
+    padding: _Ints,
+    dilation: _Ints,
+    transposed: bool,
+    output_padding: _Ints,
+    groups: int,
+    algorithm: str = "",
+) -> Tensor:
+    # ATen's own rule checks the arguments and computes the shape; our layout is always contiguous.
+    output = torch.ops.aten.convolution.default(
+        input, weight, bias, stride, padding, dilation, transposed, output_padding, groups
+    )
+    return input.new_empty(output.shape)
+
+
+def _autocast(device: str) -> Callable[..., Tensor]:
+    key = f"Autocast{device.upper()}"
+    keyset = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, key))
+
+    def kernel(input: Tensor, weight: Tensor, bias: Tensor | None, *geometry: Any) -> Tensor:
+        dtype = torch.get_autocast_dtype(device)
+
+        def cast(tensor: Tensor) -> Tensor:
+            eligible = tensor.device.type == device and tensor.is_floating_point()
+            return tensor.to(dtype) if eligible and tensor.dtype != torch.float64 else tensor
+
+        with torch._C._ExcludeDispatchKeyGuard(keyset):
+            bias = None if bias is None else cast(bias)
+            return convolution(cast(input), cast(weight), bias, *geometry)
+
+    _library.impl("convolution", kernel, key)
+    return kernel
+
+
+_library.impl("convolution", _run, "CompositeExplicitAutograd")
+_library.impl("convolution", _autograd, "Autograd")
+_library.impl("_differentiable", _differentiable, "CompositeImplicitAutograd")
+_library.impl("convolution_backward", _backward, "CompositeImplicitAutograd")
+_library.impl("convolution_backward", _backward, "FuncTorchBatchedDecomposition")
+_library.impl("_select", _select, "CompositeExplicitAutograd")
+torch.library.register_vmap("fastconv1d::convolution", _vmap, lib=_library)
+torch.library.register_fake("fastconv1d::convolution", _fake, lib=_library)
+for _device in ("cpu", "cuda"):
+    _autocast(_device)
+
+
+# --- standing in for aten::convolution ------------------------------------------------------------
+
+_enabled: set[str] = set()
+
+
+def enable(device: str = "cuda") -> None:
+    """Run every 1-D `aten::convolution` on a device by our plans: nn.Conv1d, F.conv1d, any model.
+
+    Other convolutions go to ATen, as before. Without a GPU or a compiler: one warning, no effect.
+
+    Raises: ValueError if device is not 'cuda' or 'cpu'; RuntimeError instead of a warning under
+    FASTCONV1D_STRICT=1.
+    """
+    if device not in ("cuda", "cpu"):
+        raise ValueError(f"device is {device!r}, expected 'cuda' or 'cpu'")
+    if device == "cuda" and not torch.cuda.is_available():
+        _fall_back("fastconv1d.enable('cuda'): torch sees no CUDA device")
+    elif _binding(device):
+        getattr(torch.ops.fastconv1d, f"_enable_{device}")(True)
+        _enabled.add(device)
+
+
+def disable(device: str = "cuda") -> None:
+    """Undo `enable`; without effect where it was not called."""
+    if device in _enabled:
+        getattr(torch.ops.fastconv1d, f"_enable_{device}")(False)
+        _enabled.discard(device)
+
+
+@contextmanager
+def enabled(device: str = "cuda") -> Iterator[None]:
+    """`enable` for the length of a with block; leaves things as they were."""
+    before = device in _enabled
+    enable(device)
+    try:
+        yield
+    finally:
+        if not before:
+            disable(device)
+
+
+def calls() -> dict[str, int]:
+    """How many convolutions each plan has run so far, by the plan's name."""
+    counts = {row.name: 0 for row in plan.PLANS}
+    for device in ("cpu", "cuda"):
+        if _registered(device):
+            flat = getattr(torch.ops.fastconv1d, f"_calls_{device}")()
+            for index, count in zip(flat[::2], flat[1::2], strict=True):
+                counts[plan.PLANS[index].name] += count
+    return counts
+
+
+def sources_hash() -> str:
+    """A hash of all that our kernels' results depend on: sources and generated glue."""
+    return build.sources_hash(plan.libraries().values())

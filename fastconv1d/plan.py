@@ -1,0 +1,302 @@
+"""The table of plans: what each can run, what it would cost, and which one a problem gets.
+
+Selection looks at `Problem.bucketed()` alone, so it is a pure function of the geometry with batch
+and length rounded: new lengths cost no search, no compilation and no growing cache.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+from fastconv1d import config
+from fastconv1d.problem import Problem
+
+# The cost model's constants, measured on an H200. Only ratios matter to the choice between plans;
+# arithmetic and bandwidth are scaled by the number of multiprocessors for other GPUs.
+LAUNCH = 4.0  # µs: one kernel launch
+MULTIPROCESSORS = 132  # of the GPU measured
+BANDWIDTH = 3.6e6  # bytes per µs that a kernel reads and writes
+DENSE_RATE = {"tf32": 250e6, "ieee": 75e6, "bf16": 400e6, "fp16": 400e6}  # FLOP per µs
+DIRECT_RATE = 3e6  # FLOP per µs
+DIRECT_MEMORY = 0.12e6  # elements per µs that the direct kernel reads and writes
+ATEN_RATE = {"tf32": 320e6, "ieee": 42e6, "bf16": 550e6, "fp16": 550e6, "fp64": 15e6}  # FLOP per µs
+ATEN_GROUPED = 0.25  # share of that rate when groups > 1
+ATEN_LAYOUT = 0.55e6  # elements per µs from NCL to NHWC or back, whatever their dtype
+ATEN_BIAS = 0.35e6  # elements per µs that the bias pass adds to
+ATEN_DEPTHWISE = 0.2e6  # elements per µs that ATen's own depthwise kernel reads and writes
+ATEN_DEPTHWISE_RATE = 8e6  # FLOP per µs of that kernel
+CPU_RATE = 50e3  # FLOP per µs of the plain loops and of ATen alike
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """How a dense kernel's block covers (channels_out/groups, positions) with m16n8 products."""
+
+    warps_m: int
+    warps_n: int
+    m_tiles: int
+    n_tiles: int
+
+    @property
+    def channels(self) -> int:
+        """Output channels of one block."""
+        return self.warps_m * self.m_tiles * 16
+
+    @property
+    def positions(self) -> int:
+        """Output positions of one block."""
+        return self.warps_n * self.n_tiles * 8
+
+    @property
+    def glue(self) -> str:
+        """The C++ type."""
+        return f"fastconv1d::Tile<{self.warps_m}, {self.warps_n}, {self.m_tiles}, {self.n_tiles}>"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One way to run a convolution.
+
+    `tiles` are the dense kernel's, by mode; `efficiency` is the share of its family's arithmetic
+    rate that they reach; a plan that is not `automatic` runs only when asked for.
+    """
+
+    name: str
+    family: str
+    legality: Callable[[Plan, Problem], str | None]
+    model: Callable[[Plan, Problem], float]
+    tiles: Mapping[str, Tile] = field(default_factory=dict, hash=False)
+    efficiency: float = 1.0
+    automatic: bool = True
+
+    def why_not(self, problem: Problem) -> str | None:
+        """Why this plan cannot run the problem, or None if it can."""
+        return self.legality(self, problem)
+
+    def cost(self, problem: Problem) -> float:
+        """The model's estimate of the time the plan takes, in µs."""
+        return self.model(self, problem)
+
+
+def _ceil_div(count: int, by: int) -> int:
+    return -(-count // by)
+
+
+def _scale(problem: Problem) -> float:
+    return problem.gpu.multiprocessors / MULTIPROCESSORS if problem.gpu else 1.0
+
+
+def _dense_why_not(plan: Plan, problem: Problem) -> str | None:
+    if problem.gpu is None:
+        return "needs a CUDA device"
+    if problem.gpu.capability < (8, 0):
+        return f"needs compute capability 8.0, this GPU has {problem.gpu.capability}"
+    if problem.mode not in plan.tiles:
+        return f"has no {problem.mode} arithmetic"
+    if problem.transposed:
+        return "transposed convolutions run on ATen"
+    return None
+
+
+def _dense_cost(plan: Plan, problem: Problem) -> float:
+    # Two launches: the weight is packed first. Whole tiles are computed, in waves of one block
+    # per multiprocessor, over channels padded to the product's depth.
+    if problem.gpu is None or problem.mode not in plan.tiles:
+        return float("inf")
+    tile = plan.tiles[problem.mode]
+    step = 16 if problem.dtype.itemsize == 2 else 8
+    depth = _ceil_div(problem.channels_in // problem.groups, step) * step
+    blocks = (
+        problem.batch
+        * problem.groups
+        * _ceil_div(problem.channels_out // problem.groups, tile.channels)
+        * _ceil_div(problem.length_out, tile.positions)
+    )
+    flops = 2 * tile.channels * tile.positions * depth * problem.kernel_size
+    rate = DENSE_RATE[problem.mode] * plan.efficiency / MULTIPROCESSORS
+    arithmetic = _ceil_div(blocks, problem.gpu.multiprocessors) * flops / rate
+    traffic = problem.bytes / (BANDWIDTH * _scale(problem))
+    # Multiplying and moving overlap, but not wholly.
+    return 2 * LAUNCH + max(traffic, arithmetic) + 0.5 * min(traffic, arithmetic)
+
+
+def _direct_why_not(plan: Plan, problem: Problem) -> str | None:
+    if problem.gpu is None:
+        return "needs a CUDA device"
+    if problem.transposed:
+        return "transposed convolutions run on ATen"
+    return None
+
+
+def _direct_cost(plan: Plan, problem: Problem) -> float:
+    elements = problem.input_elements + problem.output_elements
+    arithmetic = problem.flops / DIRECT_RATE
+    return LAUNCH + max(elements / DIRECT_MEMORY, arithmetic) / _scale(problem)
+
+
+def _im2col_why_not(plan: Plan, problem: Problem) -> str | None:
+    if problem.transposed:
+        return "has no transposed form"
+    if problem.gpu is None and problem.dtype.itemsize < 4:
+        return f"has no {problem.mode} arithmetic on the CPU"
+    return None
+
+
+def _im2col_cost(plan: Plan, problem: Problem) -> float:
+    # Columns are written and read again; the bias is a pass of its own.
+    columns = problem.batch * problem.channels_in * problem.kernel_size * problem.length_out
+    if problem.gpu is None:
+        return (problem.flops + columns) / CPU_RATE
+    bias = 2 * problem.output_elements * problem.bias
+    traffic = problem.bytes + (2 * columns + bias) * problem.dtype.itemsize
+    time = traffic / BANDWIDTH + problem.flops / ATEN_RATE[problem.mode]
+    return (2 + problem.bias) * LAUNCH + time / _scale(problem)
+
+
+def _aten_why_not(plan: Plan, problem: Problem) -> str | None:
+    return None
+
+
+def _aten_cost(plan: Plan, problem: Problem) -> float:
+    # cuDNN's dense kernels want NHWC, so input and output change layout; the bias is a pass too.
+    # Depthwise layers go to a kernel of ATen's own, without either.
+    if problem.gpu is None:
+        return problem.flops / CPU_RATE
+    elements = problem.input_elements + problem.output_elements
+    if problem.groups == problem.channels_in and problem.groups > 1:
+        arithmetic = problem.flops / ATEN_DEPTHWISE_RATE
+        return LAUNCH + max(elements / ATEN_DEPTHWISE, arithmetic) / _scale(problem)
+    rate = ATEN_RATE[problem.mode] * (ATEN_GROUPED if problem.groups > 1 else 1.0)
+    time = max(problem.bytes / BANDWIDTH, problem.flops / rate) + elements / ATEN_LAYOUT
+    time += problem.bias * problem.output_elements / ATEN_BIAS
+    return (4 + problem.bias) * LAUNCH + time / _scale(problem)
+
+
+def _dense(name: str, tile: Tile, ieee_tile: Tile, efficiency: float) -> Plan:
+    tiles = {"tf32": tile, "bf16": tile, "fp16": tile, "ieee": ieee_tile}
+    return Plan(name, "dense", _dense_why_not, _dense_cost, tiles, efficiency)
+
+
+# Dense rows: the tile of tf32, bf16 and fp16, then that of ieee, then the share of the full rate.
+# Four rows of warps keep four alignments of output rows apart (see csrc/schedule.h); 16 warps are
+# too many for the registers of ieee, and slower than 8 where a 16-bit type halves the weights.
+PLANS: tuple[Plan, ...] = (
+    Plan(
+        "dense_128x256", "dense", _dense_why_not, _dense_cost, {"tf32": Tile(4, 4, 2, 8)}, 1.0
+    ),
+    _dense("dense_128x128", Tile(4, 2, 2, 8), Tile(4, 2, 2, 8), 0.9),
+    _dense("dense_64x128", Tile(4, 2, 1, 8), Tile(2, 4, 2, 4), 0.7),
+    _dense("dense_32x128", Tile(2, 4, 1, 4), Tile(2, 4, 1, 4), 0.5),
+    Plan("direct", "direct", _direct_why_not, _direct_cost),
+    Plan("im2col", "im2col", _im2col_why_not, _im2col_cost, automatic=False),
+    Plan("aten", "aten", _aten_why_not, _aten_cost),
+)
+
+
+def select(problem: Problem, algorithm: str = "") -> Plan:
+    """The plan that runs a problem: the cheapest legal one, or the one asked for.
+
+    `algorithm` names a plan or a family of plans; FASTCONV1D_PLAN does where it is ''.
+
+    Raises: ValueError for an unknown name; RuntimeError, saying why, if the plan asked for cannot
+    run the problem (from the environment: under FASTCONV1D_STRICT=1 only, else one warning).
+    """
+    return candidates(problem, algorithm)[0]
+
+
+def candidates(problem: Problem, algorithm: str = "") -> tuple[Plan, ...]:
+    """The plans to try in turn, best first; ATen is always the last resort. See `select`."""
+    bucketed = problem.bucketed()
+    requested = algorithm or config.forced_plan()
+    source = "algorithm" if algorithm else "FASTCONV1D_PLAN"
+    automatic = _cheapest_first(bucketed, "")
+    if not requested:
+        return automatic
+    rows = _named(requested, source)
+    asked = _cheapest_first(bucketed, requested)
+    if not asked:
+        reasons = "; ".join(sorted({str(row.why_not(bucketed)) for row in rows}))
+        text = f"{source} {requested!r} cannot run this convolution: {reasons}"
+        if algorithm or config.strict():
+            raise RuntimeError(f"{text} ({problem})")
+        _warn_once(f"{text}; another plan runs it")
+        return automatic
+    return asked + tuple(plan for plan in automatic if plan not in asked)
+
+
+def explain(problem: Problem, algorithm: str = "") -> list[tuple[Plan, str | None, float]]:
+    """Each plan that `algorithm` admits, why it cannot run the problem (or None), its cost in µs.
+
+    Raises: ValueError for an unknown name.
+    """
+    bucketed = problem.bucketed()
+    return [
+        (plan, plan.why_not(bucketed), plan.cost(bucketed)) for plan in _named(algorithm) or PLANS
+    ]
+
+
+@lru_cache(maxsize=1024)
+def _cheapest_first(bucketed: Problem, requested: str) -> tuple[Plan, ...]:
+    rows = _named(requested) or [plan for plan in PLANS if plan.automatic]
+    legal = [plan for plan in rows if plan.why_not(bucketed) is None]
+    if bucketed.gpu is None and not requested:
+        # torch's own CPU kernels are faster than anything here.
+        legal.sort(key=lambda plan: plan.family != "aten")
+        return tuple(legal)
+    return tuple(sorted(legal, key=lambda plan: plan.cost(bucketed)))
+
+
+def _named(requested: str, source: str = "algorithm") -> list[Plan]:
+    rows = [plan for plan in PLANS if requested in (plan.name, plan.family)]
+    if requested and not rows:
+        names = sorted({name for plan in PLANS for name in (plan.name, plan.family)})
+        raise ValueError(f"{source} is {requested!r}, expected one of {', '.join(names)}")
+    return rows
+
+
+@lru_cache(maxsize=64)
+def _warn_once(text: str) -> None:
+    warnings.warn(text, RuntimeWarning, stacklevel=4)
+
+
+DENSE_MODES = {"tf32": "Tf32", "ieee": "Ieee", "bf16": "Bf16", "fp16": "Fp16"}
+
+
+def libraries() -> dict[str, str]:
+    """The C++ glue of every library, by name: the instantiations that the table needs."""
+    glue = {}
+    for mode, type_name in DENSE_MODES.items():
+        tiles = ", ".join(plan.tiles[mode].glue for plan in _dense_rows(mode))
+        glue[f"dense_{mode}"] = (
+            f'#include "dense.cuh"\nFASTCONV1D_DENSE_LIBRARY(fastconv1d::{type_name}, {tiles})\n'
+        )
+    glue["direct"] = '#include "direct.cuh"\nFASTCONV1D_DIRECT_LIBRARY\n'
+    glue["im2col"] = '#include "im2col.cuh"\nFASTCONV1D_IM2COL_LIBRARY\n'
+    glue["binding_cuda"] = '#define FASTCONV1D_CUDA 1\n#include "binding.cpp"\n'
+    glue["binding_cpu"] = '#include "binding.cpp"\n'
+    return glue
+
+
+def _dense_rows(mode: str) -> list[Plan]:
+    return [plan for plan in PLANS if mode in plan.tiles]
+
+
+def library_of(plan: Plan, problem: Problem) -> str:
+    """The kernel library that a plan runs from, or '' if it needs none."""
+    if plan.family == "dense":
+        return f"dense_{problem.mode}"
+    if plan.family == "aten" or problem.gpu is None:
+        return ""
+    return plan.family
+
+
+def variant_of(plan: Plan, problem: Problem) -> int:
+    """The variant of its library that a plan runs."""
+    if plan.family == "dense":
+        return _dense_rows(problem.mode).index(plan)
+    if plan.family == "direct":
+        return config.MODES.index(problem.mode)
+    return problem.dtype.itemsize

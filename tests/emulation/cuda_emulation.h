@@ -1,0 +1,522 @@
+// Runs CUDA kernels on the CPU, for tests: device.cuh includes this file in place of PTX.
+//
+// Each CUDA thread is a fiber, and all fibers of a block share one operating-system thread. A fiber
+// runs until it must wait for others, so an ordering that a kernel forgot shows in its results:
+// whatever a thread may not rely on has not happened yet. ThreadSanitizer sees each fiber as a
+// thread of its own, ordered by __syncthreads and __syncwarp alone (shuffles and mma.sync order no
+// memory), so it names the races that one schedule happens to survive.
+//
+// What is stricter than a kind machine: shared memory is a heap block of the size asked for, filled
+// with NaN before each block runs; an asynchronous copy destroys its destination when it is issued
+// and delivers no earlier than its wait; a warp's lanes must meet at the same collective operation;
+// blocks and threads can run backwards (`reverse`).
+//
+// One kernel at a time: the state below is global and not locked.
+#pragma once
+
+#include <sys/mman.h>
+#include <ucontext.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <deque>
+#include <functional>
+#include <limits>
+#include <map>
+#include <memory>
+#include <vector>
+
+#if defined(__SANITIZE_THREAD__)
+#include <sanitizer/tsan_interface.h>
+#endif
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/common_interface_defs.h>
+#endif
+
+#define __global__
+#define __device__
+#define __host__
+#define __constant__
+#define __forceinline__ inline
+#define __launch_bounds__(...)
+#define __align__(n) alignas(n)
+
+struct uint3 {
+  unsigned x, y, z;
+};
+struct dim3 {
+  unsigned x = 1, y = 1, z = 1;
+  constexpr dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
+};
+// The alignment of CUDA's vector types, so that -fsanitize=alignment judges vector accesses.
+struct alignas(8) uint2 {
+  uint32_t x, y;
+};
+struct alignas(16) uint4 {
+  uint32_t x, y, z, w;
+};
+struct alignas(8) int2 {
+  int32_t x, y;
+};
+struct alignas(16) int4 {
+  int32_t x, y, z, w;
+};
+struct alignas(8) float2 {
+  float x, y;
+};
+struct alignas(16) float4 {
+  float x, y, z, w;
+};
+inline uint2 make_uint2(uint32_t x, uint32_t y) { return {x, y}; }
+inline uint4 make_uint4(uint32_t x, uint32_t y, uint32_t z, uint32_t w) { return {x, y, z, w}; }
+inline float2 make_float2(float x, float y) { return {x, y}; }
+inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
+
+inline uint3 threadIdx, blockIdx;
+inline dim3 blockDim, gridDim;
+inline constexpr int warpSize = 32;
+using cudaStream_t = void*;
+
+namespace fastconv1d::emulation {
+
+// Functions of the emulator itself, which ThreadSanitizer must not mistake for the kernel's.
+#define FASTCONV1D_EMULATOR __attribute__((noinline, no_sanitize("thread")))
+
+inline constexpr int kLanes = 32;
+inline constexpr size_t kStackBytes = 256 << 10;
+inline constexpr int64_t kSharedDefault = 48 << 10;  // without set_shared_limit
+inline constexpr int64_t kSharedReserved = 1 << 10;  // for each block
+inline constexpr int kInvalidValue = 1, kInvalidConfiguration = 9, kLaunchFailure = 719;
+
+// The collective operations of a warp.
+inline constexpr char kSyncWarp[] = "__syncwarp", kShuffle[] = "__shfl_sync", kMma[] = "mma.sync";
+
+enum class State { kReady, kAtBlock, kAtWarp, kExited };
+
+struct Copy {
+  void* to;
+  const void* from;
+};
+
+struct Warp {
+  int first = 0, lanes = 0, arrived = 0;
+  unsigned meetings = 0;  // so far: their parity picks the buffer and ThreadSanitizer's key
+  const char* operation = nullptr;  // that the arrived lanes wait in
+  alignas(16) uint32_t buffer[2][kLanes][8];
+  char order[2];
+};
+
+struct Fiber {
+  State state = State::kExited;
+  uint3 index{};
+  Warp* warp = nullptr;
+  int lane = 0;
+  const void* stack = nullptr;
+  size_t stack_bytes = kStackBytes;
+  bool started = false;
+  void* registers[5];  // of __builtin_setjmp
+  ucontext_t entry;
+  void* sanitizer = nullptr;
+  std::vector<Copy> open;
+  std::deque<std::vector<Copy>> groups;
+};
+
+inline bool reverse = false;
+inline int64_t processor_shared_bytes = 228 << 10;  // of a multiprocessor: sm_90
+inline std::vector<std::unique_ptr<Fiber>> pool;
+inline std::vector<Warp> warps;
+inline Fiber* current = nullptr;
+inline Fiber scheduler;
+inline std::function<void()>* body = nullptr;
+inline char* shared_memory = nullptr;
+inline int64_t shared_bytes = 0;
+inline int alive = 0, at_block = 0;
+inline unsigned block_meetings = 0;
+inline char block_order[2], launch_order[2];
+inline const char* failure = nullptr;
+inline std::map<const void*, int64_t> shared_limits;
+
+inline void order_release([[maybe_unused]] void* key) {
+#if defined(__SANITIZE_THREAD__)
+  __tsan_release(key);
+#endif
+}
+inline void order_acquire([[maybe_unused]] void* key) {
+#if defined(__SANITIZE_THREAD__)
+  __tsan_acquire(key);
+#endif
+}
+
+FASTCONV1D_EMULATOR inline void jump(Fiber& to) {
+  if (to.started) __builtin_longjmp(to.registers, 1);
+  to.started = true;
+  setcontext(&to.entry);
+}
+
+// Leaves `from` and continues `to`. __builtin_setjmp costs 12 ns where swapcontext costs 280.
+FASTCONV1D_EMULATOR inline void switch_fiber(Fiber& from, Fiber& to) {
+#if defined(__SANITIZE_THREAD__)
+  __tsan_switch_to_fiber(to.sanitizer, __tsan_switch_to_fiber_no_sync);
+#endif
+#if defined(__SANITIZE_ADDRESS__)
+  void* fake_stack = nullptr;
+  __sanitizer_start_switch_fiber(&fake_stack, to.stack, to.stack_bytes);
+#endif
+  if (__builtin_setjmp(from.registers) == 0) jump(to);
+#if defined(__SANITIZE_ADDRESS__)
+  __sanitizer_finish_switch_fiber(fake_stack, nullptr, nullptr);
+#endif
+}
+
+FASTCONV1D_EMULATOR inline void yield() { switch_fiber(*current, scheduler); }
+
+// Ends the launch: the other fibers are left where they are.
+FASTCONV1D_EMULATOR inline void fail(const char* message) {
+  failure = message;
+  yield();
+  std::abort();
+}
+
+FASTCONV1D_EMULATOR inline void run_fiber() {
+#if defined(__SANITIZE_ADDRESS__)
+  __sanitizer_finish_switch_fiber(nullptr, &scheduler.stack, &scheduler.stack_bytes);
+#endif
+  for (;;) {
+    order_acquire(&launch_order[0]);
+    (*body)();
+    order_release(&launch_order[1]);
+    current->state = State::kExited;
+    --alive;
+    yield();
+  }
+}
+
+FASTCONV1D_EMULATOR inline void meet_block() {
+  char* key = &block_order[block_meetings & 1];
+  order_release(key);
+  current->state = State::kAtBlock;
+  ++at_block;
+  yield();
+  order_acquire(key);
+}
+
+// Waits for the warp's other lanes; returns the parity of this meeting.
+FASTCONV1D_EMULATOR inline unsigned meet_warp(const char* operation) {
+  Warp& warp = *current->warp;
+  const unsigned parity = warp.meetings & 1;
+  if (warp.arrived++ == 0) warp.operation = operation;
+  if (warp.operation != operation) fail("lanes of one warp meet in different operations");
+  if (warp.arrived < warp.lanes) {
+    current->state = State::kAtWarp;
+    yield();
+  } else {
+    warp.arrived = 0;
+    ++warp.meetings;
+    for (int t = warp.first; t < warp.first + warp.lanes; ++t)
+      if (pool[t].get() != current) pool[t]->state = State::kReady;
+  }
+  return parity;
+}
+
+// Shows each lane's words to the whole warp, until the lane's second operation after this one.
+FASTCONV1D_EMULATOR inline const uint32_t (*exchange(const char* operation, const uint32_t* words,
+                                                     int count))[8] {
+  Warp& warp = *current->warp;
+  uint32_t* mine = warp.buffer[warp.meetings & 1][current->lane];
+  for (int i = 0; i < count; ++i) mine[i] = words[i];
+  return warp.buffer[meet_warp(operation)];
+}
+
+template <class T>
+FASTCONV1D_EMULATOR T shuffle(unsigned mask, T value, int source) {
+  static_assert(sizeof(T) == 4 || sizeof(T) == 8);
+  if (mask != 0xffffffffu) fail("a shuffle needs the full mask");
+  uint32_t words[2];
+  __builtin_memcpy(words, &value, sizeof(T));
+  const auto* lanes = exchange(kShuffle, words, sizeof(T) / 4);
+  if (source >= current->warp->lanes) fail("a shuffle reads a lane that does not exist");
+  __builtin_memcpy(&value, lanes[source], sizeof(T));
+  return value;
+}
+
+// d += a·b with 16×K by K×8 operands, each value found at the lane and register that the PTX ISA
+// gives it. `value(word, half)` decodes an operand; a word holds K/8 neighbouring values of K.
+template <int K, class Value>
+FASTCONV1D_EMULATOR void mma(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1,
+                             Value value) {
+  constexpr int kPerWord = K / 8;
+  const uint32_t words[6] = {a[0], a[1], a[2], a[3], b0, b1};
+  const auto* lanes = exchange(kMma, words, 6);
+  if (current->warp->lanes != kLanes) fail("mma.sync needs 32 lanes");
+  const int group = current->lane / 4, quad = current->lane % 4;
+  for (int i = 0; i < 4; ++i) {
+    const int row = group + 8 * (i / 2), column = 2 * quad + i % 2;
+    double sum = d[i];
+    for (int k = 0; k < K; ++k) {
+      const int word = k / kPerWord, half = k % kPerWord;
+      const uint32_t left = lanes[row % 8 * 4 + word % 4][row / 8 + word / 4 * 2];
+      const uint32_t right = lanes[column * 4 + word % 4][4 + word / 4];
+      sum += double(value(left, half)) * double(value(right, half));
+    }
+    d[i] = float(sum);
+  }
+}
+
+FASTCONV1D_EMULATOR inline Fiber* make_fiber() {
+  auto* fiber = new Fiber;
+  void* stack = mmap(nullptr, kStackBytes, PROT_READ | PROT_WRITE,
+                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (stack == MAP_FAILED) std::abort();
+  fiber->stack = stack;
+  getcontext(&fiber->entry);
+  fiber->entry.uc_stack.ss_sp = stack;
+  fiber->entry.uc_stack.ss_size = kStackBytes;
+  fiber->entry.uc_link = nullptr;
+  makecontext(&fiber->entry, run_fiber, 0);
+#if defined(__SANITIZE_THREAD__)
+  fiber->sanitizer = __tsan_create_fiber(0);
+#endif
+  return fiber;
+}
+
+// Runs each thread of the block until it waits, again and again until all have left the kernel.
+FASTCONV1D_EMULATOR inline void run_block(int threads) {
+  alive = threads;
+  at_block = 0;
+  while (alive > 0 && !failure) {
+    bool progress = false;
+    const int count = int(warps.size());
+    for (int w = 0; w < count; ++w) {
+      const Warp& warp = warps[reverse ? count - 1 - w : w];
+      for (bool ready = true; ready && !failure;) {
+        ready = false;
+        for (int i = 0; i < warp.lanes && !failure; ++i) {
+          Fiber& fiber = *pool[warp.first + (reverse ? warp.lanes - 1 - i : i)];
+          if (fiber.state != State::kReady) continue;
+          ready = progress = true;
+          current = &fiber;
+          threadIdx = fiber.index;
+          switch_fiber(scheduler, fiber);
+        }
+      }
+    }
+    if (alive > 0 && at_block == alive) {
+      at_block = 0;
+      ++block_meetings;
+      for (int t = 0; t < threads; ++t)
+        if (pool[t]->state == State::kAtBlock) pool[t]->state = State::kReady;
+    } else if (!progress) {
+      failure = "deadlock: some threads wait for others that never come";
+    }
+  }
+}
+
+FASTCONV1D_EMULATOR inline int run_grid(dim3 grid, dim3 block, int64_t bytes,
+                                        std::function<void()>& kernel) {
+  const int threads = block.x * block.y * block.z;
+  while (pool.size() < size_t(threads)) pool.emplace_back(make_fiber());
+  warps.assign((threads + kLanes - 1) / kLanes, Warp{});
+  for (int t = 0; t < threads; t += kLanes) {
+    warps[t / kLanes].first = t;
+    warps[t / kLanes].lanes = std::min(kLanes, threads - t);
+  }
+#if defined(__SANITIZE_THREAD__)
+  scheduler.sanitizer = __tsan_get_current_fiber();
+#endif
+  failure = nullptr;
+  scheduler.started = true;
+  body = &kernel;
+  shared_bytes = bytes;
+  blockDim = block;
+  gridDim = grid;
+  const int64_t blocks = int64_t(grid.x) * grid.y * grid.z;
+  for (int64_t b = 0; b < blocks && !failure; ++b) {
+    const int64_t number = reverse ? blocks - 1 - b : b;
+    blockIdx = {unsigned(number % grid.x), unsigned(number / grid.x % grid.y),
+                unsigned(number / grid.x / grid.y)};
+    void* memory = nullptr;
+    if (posix_memalign(&memory, 128, size_t(std::max<int64_t>(bytes, 1)))) std::abort();
+    shared_memory = static_cast<char*>(memory);
+    std::memset(shared_memory, 0xff, bytes);  // NaN in every floating-point type
+    for (int t = 0; t < threads; ++t) {
+      Fiber& fiber = *pool[t];
+      fiber.state = State::kReady;
+      fiber.index = {unsigned(t % block.x), unsigned(t / block.x % block.y),
+                     unsigned(t / block.x / block.y)};
+      fiber.warp = &warps[t / kLanes];
+      fiber.lane = t % kLanes;
+      fiber.open.clear();
+      fiber.groups.clear();
+    }
+    order_release(&launch_order[0]);
+    run_block(threads);
+    order_acquire(&launch_order[1]);
+    std::free(memory);
+  }
+  if (!failure) return 0;
+  std::fprintf(stderr, "emulation: block (%u, %u, %u), thread (%u, %u, %u): %s\n", blockIdx.x,
+               blockIdx.y, blockIdx.z, threadIdx.x, threadIdx.y, threadIdx.z, failure);
+  for (auto& fiber : pool) fiber.release();  // abandoned where they are
+  pool.clear();
+  return kLaunchFailure;
+}
+
+}  // namespace fastconv1d::emulation
+
+inline void __syncthreads() { fastconv1d::emulation::meet_block(); }
+
+inline void __syncwarp(unsigned mask = 0xffffffffu) {
+  using namespace fastconv1d::emulation;
+  if (mask != 0xffffffffu) fail("__syncwarp needs the full mask");
+  Warp& warp = *current->warp;
+  char* key = &warp.order[warp.meetings & 1];
+  order_release(key);
+  meet_warp(kSyncWarp);
+  order_acquire(key);
+}
+
+template <class T>
+T __shfl_sync(unsigned mask, T value, int source, int width = warpSize) {
+  const int lane = fastconv1d::emulation::current->lane;
+  return fastconv1d::emulation::shuffle(mask, value, (lane & -width) + (source & (width - 1)));
+}
+template <class T>
+T __shfl_xor_sync(unsigned mask, T value, int bits, int width = warpSize) {
+  const int lane = fastconv1d::emulation::current->lane, source = lane ^ bits;
+  const bool inside = source < (lane & -width) + width;
+  return fastconv1d::emulation::shuffle(mask, value, inside ? source : lane);
+}
+template <class T>
+T __shfl_down_sync(unsigned mask, T value, unsigned delta, int width = warpSize) {
+  const int lane = fastconv1d::emulation::current->lane, source = lane + int(delta);
+  const bool inside = source < (lane & -width) + width;
+  return fastconv1d::emulation::shuffle(mask, value, inside ? source : lane);
+}
+
+template <class T>
+T __ldg(const T* address) {
+  return *address;
+}
+
+namespace fastconv1d {
+
+// The block's dynamic shared memory.
+#define FASTCONV1D_SHARED(name) \
+  uint32_t* name = reinterpret_cast<uint32_t*>(fastconv1d::emulation::shared_memory)
+
+inline float word_as_float(uint32_t word) {
+  float value;
+  std::memcpy(&value, &word, 4);
+  return value;
+}
+inline uint32_t float_as_word(float value) {
+  uint32_t word;
+  std::memcpy(&word, &value, 4);
+  return word;
+}
+
+// cvt.rna.tf32.f32: ten bits of fraction, to nearest, ties away from zero.
+inline uint32_t round_tf32(float value) {
+  const uint32_t word = float_as_word(value);
+  return std::isfinite(value) ? (word + 0x1000u) & ~0x1fffu : word;
+}
+
+inline float bf16_to_float(uint16_t bits) { return word_as_float(uint32_t(bits) << 16); }
+inline uint16_t float_to_bf16(float value) {
+  if (std::isnan(value)) return 0x7fff;
+  const uint32_t word = float_as_word(value);
+  return uint16_t((word + 0x7fffu + (word >> 16 & 1)) >> 16);
+}
+
+inline float fp16_to_float(uint16_t bits) {
+  const uint32_t sign = uint32_t(bits & 0x8000) << 16, magnitude = uint32_t(bits & 0x7fff) << 13;
+  if ((bits & 0x7c00) == 0x7c00) return word_as_float(sign | magnitude | 0x7f800000u);
+  return word_as_float(sign | float_as_word(word_as_float(magnitude) * 0x1p112f));
+}
+inline uint16_t float_to_fp16(float value) {
+  if (std::isnan(value)) return 0x7fff;
+  const uint16_t sign = std::signbit(value) ? 0x8000 : 0;
+  const float magnitude = std::fabs(value);
+  if (magnitude >= 65520.0f) return sign | 0x7c00;
+  const int exponent = magnitude < 0x1p-14f ? -14 : std::ilogb(magnitude);
+  // A fraction that rounds up to 2048 carries into the exponent, as it should.
+  return sign | uint16_t(((exponent + 14) << 10) +
+                         int(std::nearbyint(std::ldexp(magnitude, 10 - exponent))));
+}
+
+// The tensor core ignores the 13 low bits of a TF32 operand.
+FASTCONV1D_EMULATOR inline void mma_tf32(float (&d)[4], const uint32_t (&a)[4], uint32_t b0,
+                                         uint32_t b1) {
+  emulation::mma<8>(d, a, b0, b1,
+                    [](uint32_t word, int) { return word_as_float(word & ~0x1fffu); });
+}
+FASTCONV1D_EMULATOR inline void mma_bf16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0,
+                                         uint32_t b1) {
+  emulation::mma<16>(d, a, b0, b1, [](uint32_t word, int half) {
+    return bf16_to_float(uint16_t(word >> 16 * half));
+  });
+}
+FASTCONV1D_EMULATOR inline void mma_fp16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0,
+                                         uint32_t b1) {
+  emulation::mma<16>(d, a, b0, b1, [](uint32_t word, int half) {
+    return fp16_to_float(uint16_t(word >> 16 * half));
+  });
+}
+
+// cp.async: the destination is lost at once, and written when the thread waits for its group.
+template <int OFFSET = 0>
+void copy_async_16(void* shared, const void* global) {
+  using namespace emulation;
+  shared = static_cast<char*>(shared) + OFFSET;
+  global = static_cast<const char*>(global) + OFFSET;
+  const auto* to = static_cast<const char*>(shared);
+  if (reinterpret_cast<uintptr_t>(shared) % 16 || reinterpret_cast<uintptr_t>(global) % 16)
+    fail("cp.async of 16 bytes at an unaligned address");
+  if (to < shared_memory || to + 16 > shared_memory + shared_bytes)
+    fail("cp.async beyond the shared memory that was asked for");
+  std::memset(shared, 0xff, 16);
+  current->open.push_back({shared, global});
+}
+inline void copy_async_commit() {
+  emulation::current->groups.push_back(std::move(emulation::current->open));
+  emulation::current->open.clear();
+}
+template <int N>
+void copy_async_wait() {
+  auto& groups = emulation::current->groups;
+  for (; groups.size() > N; groups.pop_front())
+    for (const auto& copy : groups.front()) std::memcpy(copy.to, copy.from, 16);
+}
+
+inline int64_t shared_budget(int blocks) {
+  return emulation::processor_shared_bytes / blocks - emulation::kSharedReserved;
+}
+
+template <class... P>
+int set_shared_limit(void (*kernel)(P...), int64_t bytes) {
+  if (bytes > shared_budget(1)) return emulation::kInvalidValue;
+  emulation::shared_limits[reinterpret_cast<const void*>(kernel)] = bytes;
+  return 0;
+}
+
+// Runs the grid to its end; returns a cudaError_t.
+template <class... P, class... A>
+int launch(void (*kernel)(P...), dim3 grid, dim3 block, int64_t bytes, void*, const A&... args) {
+  using namespace emulation;
+  const auto limit = shared_limits.find(reinterpret_cast<const void*>(kernel));
+  if (bytes < 0 || bytes > (limit == shared_limits.end() ? kSharedDefault : limit->second))
+    return kInvalidValue;
+  if (!grid.x || !grid.y || !grid.z || grid.x > 0x7fffffffu || grid.y > 65535 || grid.z > 65535)
+    return kInvalidConfiguration;
+  if (const auto threads = uint64_t(block.x) * block.y * block.z;
+      !threads || threads > 1024 || block.z > 64)
+    return kInvalidConfiguration;
+  std::function<void()> call = [&] { kernel(P(args)...); };
+  return run_grid(grid, block, bytes, call);
+}
+
+}  // namespace fastconv1d

@@ -1,0 +1,114 @@
+// Runs convolutions of one kernel library: `harness PROBLEM RESULT [PROBLEM RESULT ...]`.
+//
+// Compiled behind a library's glue, by g++ with the emulation or by nvcc. A PROBLEM file holds a
+// Header, then the input's storage, the weight and the bias; the RESULT file gets the launch's error
+// as int64, then the output with `guard` elements on either side, filled with NaN before. Every
+// tensor is an allocation of its own size, so that sanitizers see an access beyond it.
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <vector>
+
+#include "args.h"
+#include "device.cuh"
+
+namespace {
+
+struct Header {
+  int64_t variant, reverse, processor_shared_bytes, element_bytes;
+  int64_t storage, offset, weight, bias, guard;  // elements
+  fastconv1d::ConvArgs args;                     // its pointers are not used
+};
+
+// Memory that kernels see.
+#if defined(FASTCONV1D_EMULATE)
+struct Free {
+  void operator()(char* pointer) const { std::free(pointer); }
+};
+using Buffer = std::unique_ptr<char, Free>;
+
+Buffer allocate(int64_t bytes) {
+  void* pointer = nullptr;
+  if (posix_memalign(&pointer, 512, bytes ? bytes : 1)) std::abort();
+  std::memset(pointer, 0xff, bytes);
+  return Buffer(static_cast<char*>(pointer));
+}
+void copy(char* to, const char* from, int64_t bytes) { std::copy_n(from, bytes, to); }
+int finish() { return 0; }
+#else
+struct Free {
+  void operator()(char* pointer) const { cudaFree(pointer); }
+};
+using Buffer = std::unique_ptr<char, Free>;
+
+// Not filled, so that initcheck sees a workspace that is read before it is written.
+Buffer allocate(int64_t bytes) {
+  char* pointer = nullptr;
+  if (cudaMalloc(&pointer, bytes ? bytes : 1) != cudaSuccess) std::abort();
+  return Buffer(pointer);
+}
+void copy(char* to, const char* from, int64_t bytes) {
+  cudaMemcpy(to, from, bytes, cudaMemcpyDefault);
+}
+int finish() { return cudaDeviceSynchronize(); }
+#endif
+
+struct File {
+  explicit File(const char* name, const char* how) : file(std::fopen(name, how)) {
+    if (!file) std::perror(name), std::exit(2);
+  }
+  ~File() { std::fclose(file); }
+  void read(void* to, size_t bytes) {
+    if (std::fread(to, 1, bytes, file) != bytes) std::perror("read"), std::exit(2);
+  }
+  void write(const void* from, size_t bytes) {
+    if (std::fwrite(from, 1, bytes, file) != bytes) std::perror("write"), std::exit(2);
+  }
+  std::FILE* file;
+};
+
+void run(const char* problem_name, const char* result_name) {
+  File problem(problem_name, "rb");
+  Header header;
+  problem.read(&header, sizeof header);
+#if defined(FASTCONV1D_EMULATE)
+  fastconv1d::emulation::reverse = header.reverse;
+  fastconv1d::emulation::processor_shared_bytes = header.processor_shared_bytes;
+#endif
+  const int64_t size = header.element_bytes;
+  const auto read = [&](int64_t elements) {
+    std::vector<char> bytes(elements * size);
+    problem.read(bytes.data(), bytes.size());
+    Buffer buffer = allocate(elements * size);
+    copy(buffer.get(), bytes.data(), elements * size);
+    return buffer;
+  };
+  const Buffer input = read(header.storage), weight = read(header.weight), bias = read(header.bias);
+
+  fastconv1d::ConvArgs args = header.args;
+  const int64_t elements = args.batch * args.channels_out * args.length_out + 2 * header.guard;
+  std::vector<char> bytes(elements * size, '\xff');
+  const Buffer output = allocate(elements * size);
+  copy(output.get(), bytes.data(), elements * size);
+  const Buffer workspace = allocate(fastconv1d_workspace(header.variant, &args));
+  args.input = input.get() + header.offset * size;
+  args.weight = weight.get();
+  args.bias = header.bias ? bias.get() : nullptr;
+  args.output = output.get() + header.guard * size;
+  args.workspace = workspace.get();
+
+  int64_t error = fastconv1d_launch(header.variant, &args, nullptr);
+  if (error == 0) error = finish();
+  copy(bytes.data(), output.get(), elements * size);
+  File result(result_name, "wb");
+  result.write(&error, sizeof error);
+  result.write(bytes.data(), bytes.size());
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  for (int i = 1; i + 1 < argc; i += 2) run(argv[i], argv[i + 1]);
+}

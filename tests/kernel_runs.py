@@ -1,0 +1,260 @@
+"""Launches of the kernel libraries without torch: `emulation/harness.cpp` runs, this file judges.
+
+The tests run them on the CPU, compiled with the emulation; `sanitize.py` on a GPU, under NVIDIA's
+compute-sanitizer.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from random import Random
+
+import torch
+
+from fastconv1d import plan
+from fastconv1d.compare import compare, draw, guards_intact, poison
+from fastconv1d.config import MODES
+from fastconv1d.problem import Problem
+from random_problems import CONTIGUOUS_ROWS, laid_out, random_problem
+
+EMULATION = Path(__file__).parent / "emulation"
+SHARED_BYTES = {"sm_90": 228 << 10, "sm_80": 164 << 10, "sm_86": 100 << 10}
+"""Shared memory of one multiprocessor."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One launch: a problem, a variant of its mode's library, and what surrounds them.
+
+    `guard` elements lie on either side of the output. A multiple of 8, since the dense kernel takes
+    outputs to begin at one, as those of torch's allocators do.
+
+    With `columns` the weight copies: output channel (c, t) is what tap t sees of channel c. With
+    `rounded` the output is judged as a convolution of operands rounded to TF32, without tolerance
+    for that rounding.
+    """
+
+    problem: Problem
+    variant: int
+    layout: str = "contiguous"
+    integers: bool = True
+    reverse: bool = False
+    multiprocessors: int = 1
+    shared_bytes: int = SHARED_BYTES["sm_90"]
+    guard: int = 64
+    seed: int = 0
+    columns: bool = False
+    rounded: bool = False
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a program ended, and what was wrong with each output."""
+
+    returncode: int
+    log: str
+    complaints: tuple[str, ...]
+
+
+def harness(library: str) -> str:
+    """The C++ source of a program that runs convolutions of a kernel library."""
+    return plan.libraries()[library] + '#include "harness.cpp"\n'
+
+
+def execute(
+    command: Sequence[str | Path],
+    runs: Iterable[Run],
+    folder: Path,
+    environment: Mapping[str, str] | None = None,
+) -> Outcome:
+    """Run a harness, whose command line is completed here, and judge each output."""
+    folder.mkdir(exist_ok=True)
+    files: list[Path] = []
+    pending = []
+    for number, run in enumerate(runs):
+        input, weight, bias = draw(run.problem, "cpu", run.seed, integers=run.integers)
+        input = laid_out(input, run.layout)
+        if run.columns:
+            taps = torch.eye(run.problem.kernel_size, dtype=input.dtype)
+            weight = taps[:, None].repeat(run.problem.channels_in, 1, 1)
+        problem, result = folder / f"{number}.problem", folder / f"{number}.result"
+        problem.write_bytes(_encode(run, input, weight, bias))
+        result.write_bytes(b"")
+        files += [problem, result]
+        pending.append((run, input, weight, bias, result))
+    process = subprocess.run(
+        [*command, *files], capture_output=True, text=True, timeout=300, env=environment
+    )
+    complaints = tuple(
+        f"{run}: {reason}"
+        for run, input, weight, bias, result in pending
+        if (reason := _fault(run, input, weight, bias, result.read_bytes()))
+    )
+    return Outcome(process.returncode, process.stdout + process.stderr, complaints)
+
+
+def _raw(tensor: torch.Tensor) -> bytes:
+    return tensor.contiguous().view(torch.uint8).numpy().tobytes()
+
+
+def _encode(
+    run: Run, input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
+) -> bytes:
+    """The harness's PROBLEM file."""
+    p = run.problem
+    storage = torch.empty(0, dtype=input.dtype).set_(input.untyped_storage())
+    numbers = (
+        run.variant, run.reverse, run.shared_bytes, p.dtype.itemsize,
+        storage.numel(), input.storage_offset(), weight.numel(),
+        0 if bias is None else bias.numel(), run.guard,
+        0, 0, 0, 0, 0,  # the pointers of ConvArgs
+        p.batch, p.channels_in, p.channels_out, p.length, p.length_out,
+        p.kernel_size, p.stride, p.padding, p.dilation, p.groups, p.transposed,
+        input.stride(0), input.stride(1), MODES.index(p.mode), run.multiprocessors,
+    )  # fmt: skip
+    header = torch.tensor(numbers, dtype=torch.int64)
+    return b"".join(_raw(t) for t in (header, storage, weight, bias) if t is not None)
+
+
+def _fault(
+    run: Run, input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, result: bytes
+) -> str:
+    """What is wrong with a RESULT file, or ''."""
+    output = poison(run.problem.output_shape, run.problem.dtype, guard=run.guard)
+    expected_bytes = 8 + (output.numel() + 2 * run.guard) * output.element_size()
+    if len(result) != expected_bytes:
+        return f"the result has {len(result)} bytes, expected {expected_bytes}"
+    if error := int.from_bytes(result[:8], "little", signed=True):
+        return f"the launch returned error {error}"
+    whole = torch.empty(0, dtype=torch.uint8).set_(output.untyped_storage())
+    whole.copy_(torch.frombuffer(bytearray(result[8:]), dtype=torch.uint8))
+    if not guards_intact(output):
+        return "written beside the output"
+    problem = run.problem
+    if run.rounded:
+        input, weight, problem = _to_tf32(input), _to_tf32(weight), replace(problem, mode="ieee")
+    return compare(output, input, weight, bias, problem, exact=run.integers).reason
+
+
+def _to_tf32(tensor: torch.Tensor) -> torch.Tensor:
+    """To eleven significant bits, to nearest, ties away from zero."""
+    bits = tensor.contiguous().view(torch.int32)
+    return ((bits + 0x1000) & ~0x1FFF).view(torch.float32)
+
+
+CORNERS = {
+    "aligned rows": Problem(1, 32, 20, 768, 3, padding=1, bias=True),
+    "one of everything": Problem(1, 1, 1, 1, 1),
+    "tails": Problem(2, 19, 37, 131, 3, padding=1, bias=True),
+    "several tiles and slices": Problem(1, 40, 130, 261, 3),
+    "runs of whole tiles": Problem(8, 7, 128, 455, 2, bias=True),
+    "long rows": Problem(1, 8, 17, 3203, 2, bias=True),
+    "stride 2": Problem(2, 9, 20, 75, 4, stride=2, padding=3),
+    "stride 3, dilation 4": Problem(1, 24, 33, 500, 3, stride=3, dilation=4),
+    "stride 5, dilation 5": Problem(1, 5, 3, 333, 7, stride=5, dilation=5, padding=2),
+    "stride 8": Problem(1, 3, 9, 400, 10, stride=8, dilation=3, padding=5, bias=True),
+    "stride beyond the kernel": Problem(1, 17, 16, 700, 2, stride=7),
+    "padding beyond the reach": Problem(2, 4, 6, 5, 3, padding=40, bias=True),
+    "kernel as long as the input": Problem(1, 6, 5, 31, 31, padding=0),
+    "many taps": Problem(1, 10, 16, 150, 129, padding=64),
+    "far taps": Problem(1, 8, 16, 700, 3, dilation=300, padding=11),
+    "groups": Problem(2, 3 * 7, 3 * 18, 140, 5, groups=3, padding=2, bias=True),
+    "depthwise": Problem(1, 6, 12, 133, 3, groups=6, padding=1),
+}
+TRANSPOSED = {
+    "transposed": Problem(2, 9, 20, 67, 3, padding=1, transposed=True, bias=True),
+    "transposed, stride 2": Problem(
+        1, 17, 19, 70, 4, stride=2, padding=1, output_padding=1, transposed=True, bias=True
+    ),
+    "transposed, empty phases": Problem(
+        1, 8, 5, 40, 3, stride=2, dilation=2, padding=1, transposed=True, bias=True
+    ),
+    "transposed, stride 5": Problem(
+        1, 6, 8, 33, 7, stride=5, dilation=3, padding=4, groups=2, transposed=True
+    ),
+}
+
+
+EVERYTHING = (*CORNERS.values(), *TRANSPOSED.values())
+FEW = tuple(
+    {**CORNERS, **TRANSPOSED}[name]
+    for name in (
+        "tails",
+        "several tiles and slices",
+        "runs of whole tiles",
+        "stride 3, dilation 4",
+        "padding beyond the reach",
+        "groups",
+        "transposed, stride 2",
+    )
+)
+"""For runs under a sanitizer, which are slow."""
+
+
+def corner_runs(problems: Iterable[Problem], mode: str, variant: int) -> list[Run]:
+    """Each problem on small integers, layouts, orders, machines and alignments taken in turn."""
+    return [
+        Run(
+            replace(problem, mode=mode),
+            variant,
+            layout=CONTIGUOUS_ROWS[number % len(CONTIGUOUS_ROWS)],
+            reverse=number % 2 == 1,
+            shared_bytes=tuple(SHARED_BYTES.values())[number % 3],
+            guard=(64, 72, 16)[number % 3],
+            seed=number,
+        )
+        for number, problem in enumerate(problems)
+    ]
+
+
+def random_runs(count: int, mode: str, variant: int, flops: int = 1 << 20) -> list[Run]:
+    """Random problems on normal values, everything around them random as well."""
+    random = Random(f"{mode} {variant}")
+    return [
+        Run(
+            random_problem(random, mode, flops, transposed=random.random() < 0.25),
+            variant,
+            layout=random.choice(CONTIGUOUS_ROWS),
+            integers=False,
+            reverse=random.random() < 0.5,
+            multiprocessors=random.choice((1, 132)),
+            shared_bytes=random.choice(tuple(SHARED_BYTES.values())),
+            guard=8 * random.randrange(2, 16),
+            seed=number,
+        )
+        for number in range(count)
+    ]
+
+
+def columns_runs(mode: str, problems: Iterable[Problem]) -> list[Run]:
+    """The columns of each problem: one output channel for each input channel and tap."""
+    as_copies = [
+        replace(p, channels_out=p.channels_in * p.kernel_size, groups=p.channels_in, bias=False)
+        for p in problems
+        if not p.transposed and p.channels_in * p.kernel_size < 200
+    ]
+    itemsize = replace(as_copies[0], mode=mode).dtype.itemsize
+    return [replace(run, columns=True) for run in corner_runs(as_copies, mode, itemsize)]
+
+
+def library_runs(library: str, problems: Iterable[Problem]) -> list[Run]:
+    """Each problem once on a library, its variants taken in turn; no guards beside the output."""
+    problems = list(problems)
+    if library == "im2col":
+        runs = [run for mode in ("bf16", "ieee", "fp64") for run in columns_runs(mode, problems)]
+    elif library == "direct":
+        runs = [
+            run
+            for number, problem in enumerate(problems)
+            for run in corner_runs([problem], MODES[number % 5], number % 5)
+        ]
+    else:
+        tiles = sum(row.family == "dense" for row in plan.PLANS)
+        runs = [
+            replace(run, variant=number % tiles)
+            for number, run in enumerate(corner_runs(problems, library.removeprefix("dense_"), 0))
+        ]
+    return [replace(run, guard=0) for run in runs]

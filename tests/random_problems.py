@@ -1,0 +1,85 @@
+"""Seeded random convolutions and awkward memory layouts, for the tests that run kernels."""
+
+from __future__ import annotations
+
+from random import Random
+
+import torch
+
+from fastconv1d.problem import Gpu, Problem
+
+CONTIGUOUS_ROWS = ("contiguous", "sliced", "batch_expanded", "batch_inside")
+"""Layouts whose positions are neighbours in memory, as the kernels read them."""
+
+LAYOUTS = (*CONTIGUOUS_ROWS, "channels_last", "every_other", "channels_expanded")
+"""All layouts: the others are copied before a kernel reads them."""
+
+
+def random_problem(
+    random: Random,
+    mode: str,
+    flops: int,
+    *,
+    transposed: bool = False,
+    gpu: Gpu | None = None,
+) -> Problem:
+    """A valid problem of at most so many FLOPs, any parameter of which may be odd or extreme."""
+
+    def size(most: int) -> int:
+        return int(most ** random.random() + random.random())  # small ones as likely as large ones
+
+    while True:
+        groups = random.choice((1, 1, 1, 1, 2, 3, 8))
+        kernel_size, dilation = random.choice((1, 2, 3, 3, 4, 5, 7, 11, size(60))), size(6)
+        stride = random.choice((1, 1, 1, 2, 3, 4, 5, size(20)))
+        problem = Problem(
+            batch=size(6),
+            channels_in=groups * random.choice((1, 8, 16, size(150))),
+            channels_out=groups * random.choice((1, 16, 64, size(150))),
+            length=random.choice((size(3000), 64 * size(40))),
+            kernel_size=kernel_size,
+            stride=stride,
+            padding=random.choice((0, dilation * (kernel_size - 1) // 2, size(90))),
+            dilation=dilation,
+            groups=groups,
+            transposed=transposed,
+            output_padding=random.randrange(max(stride, dilation)) if transposed else 0,
+            bias=random.random() < 0.5,
+            mode=mode,
+            gpu=gpu,
+        )
+        try:
+            problem.validate()
+        except ValueError:
+            continue
+        if problem.flops <= flops:
+            return problem
+
+
+def laid_out(tensor: torch.Tensor, layout: str) -> torch.Tensor:
+    """The values of a (batch, channels, length) tensor in a layout, NaN in the gaps.
+
+    Expanded layouts repeat the first row, so their values differ from the tensor's.
+    """
+    batch, channels, length = tensor.shape
+
+    def within(*shape: int) -> torch.Tensor:
+        return tensor.new_full(shape, float("nan"))
+
+    if layout == "contiguous":
+        return tensor
+    if layout == "batch_expanded":
+        return tensor[:1].expand(batch, -1, -1)
+    if layout == "channels_expanded":
+        return tensor[:, :1].expand(-1, channels, -1)
+    if layout == "sliced":
+        view = within(batch + 1, channels + 2, length + 5)[1:, 1:-1, 3:-2]
+    elif layout == "batch_inside":
+        view = within(channels, batch, length + 1)[:, :, 1:].transpose(0, 1)
+    elif layout == "channels_last":
+        view = within(batch, length, channels + 1)[:, :, 1:].transpose(1, 2)
+    elif layout == "every_other":
+        view = within(batch, channels, 2 * length + 1)[:, :, 1::2]
+    else:
+        raise ValueError(f"layout is {layout!r}, expected one of {LAYOUTS}")
+    return view.copy_(tensor)

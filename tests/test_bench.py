@@ -1,0 +1,203 @@
+"""The benchmark: gate before clock, complete rows, honest labels."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import fastconv1d
+from fastconv1d import bench, layers, ops, plan, timing
+from fastconv1d.layers import Layer
+from fastconv1d.problem import Problem
+
+ROOT = Path(__file__).parent.parent
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+TINY = Layer("Test", "tiny", Problem(2, 8, 16, 101, 3, stride=2, padding=1, bias=True), "here")
+TIMES = [field.name for field in fields(bench.Row) if field.name.endswith(("_ms", "_us"))]
+
+
+def measure(device: str = "cpu", layer: Layer = TINY, **options: Any) -> list[bench.Row]:
+    return list(bench.run([layer], device=torch.device(device), seconds=0.02, **options))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_row_is_checked_timed_and_complete(device: str) -> None:
+    rows = measure(device, modes=["ieee"], bias="both")
+    assert [row.bias for row in rows] == [False, True]
+    for row in rows:
+        assert row.correct, row.failure
+        assert row.checked == 2 * 16 * 51
+        assert row.error is not None and row.error < 1e-6
+        assert row.ours_ms is not None and row.torch_ms is not None and row.floor_ms is not None
+        assert row.ratio == pytest.approx(row.torch_ms / row.ours_ms)
+        assert row.roofline_share == pytest.approx(row.floor_ms / row.ours_ms)
+        assert row.im2col_ms is not None
+        assert row.ours_spread is not None
+        assert row.ours_spread[0] <= row.ours_ms <= row.ours_spread[1]
+        assert row.host_us is not None and row.host_us > 0
+        assert (row.peak_bytes is not None) == (device == "cuda")
+        assert row.provenance["sources_hash"] == ops.sources_hash()
+
+
+def test_rows_are_flat_json_and_every_field_is_documented() -> None:
+    [row] = measure(plans=["aten"])
+    flat = json.loads(json.dumps(row.flat()))
+    documented = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
+    assert [name for name in flat if f"`{name}`" not in documented] == []
+    issue = (
+        "layer op transposed shape dtype mode bias correct ours_ms torch_ms ratio floor_ms "
+        "roofline_share plan host_us peak_bytes commit dirty sources_hash gpu driver torch cudnn "
+        "date"
+    )
+    assert set(issue.split()) <= set(flat)
+    assert flat["shape"]["length_out"] == 51 and flat["forced"] is True
+
+
+def test_on_a_cpu_im2col_is_what_is_measured() -> None:
+    [row] = measure()
+    assert (row.plan, row.forced, row.mode) == ("im2col", False, "ieee")
+    assert row.im2col_ms == row.ours_ms
+
+
+@pytest.mark.parametrize("where", ["small integers", "real shape"])
+def test_a_wrong_kernel_gets_no_times(monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    right = fastconv1d.conv1d
+    # The integers are tested on a reduced shape: batch 1.
+    monkeypatch.setattr(bench, "CHECK_BYTES", 1e4)
+
+    def wrong(input: torch.Tensor, *arguments: Any, **keywords: Any) -> torch.Tensor:
+        output = right(input, *arguments, **keywords)
+        if (len(input) == 1) == (where == "small integers"):
+            output[-1, -1, -1] += 0.5
+        return output
+
+    monkeypatch.setattr(bench, "conv1d", wrong)
+    [row] = measure()
+    assert row.correct is False
+    assert "output[" in str(row.failure) and "1 of " in str(row.failure)
+    assert ("small integers" in str(row.failure)) == (where == "small integers")
+    assert [name for name in TIMES if getattr(row, name) is not None] == []
+    assert row.ratio is None and row.roofline_share is None
+
+
+def test_another_plan_than_the_one_named_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ops, "calls", lambda: dict.fromkeys((row.name for row in plan.PLANS), 7))
+    [row] = measure()
+    assert row.correct is False and "another one ran" in str(row.failure)
+    assert row.ours_ms is None
+
+
+def test_falling_back_is_forbidden_inside_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FASTCONV1D_STRICT", "0")
+    seen = []
+
+    def look(row: bench.Row, *rest: Any) -> bench.Row:
+        seen.append(os.environ["FASTCONV1D_STRICT"])
+        return row
+
+    monkeypatch.setattr(bench, "_measure", look)
+    measure()
+    assert seen == ["1"] and os.environ["FASTCONV1D_STRICT"] == "0"
+
+
+def test_layers_and_plans_that_cannot_run_say_why() -> None:
+    upsampling = replace(TINY, problem=replace(TINY.problem, transposed=True))
+    [row] = measure(layer=upsampling)
+    assert row.transposed and "transposed" in str(row.skipped) and row.correct is None
+    [row] = measure(plans=["dense"])
+    assert "CUDA" in str(row.skipped) and row.ours_ms is None
+
+
+def test_a_cpu_run_says_what_it_cut_down() -> None:
+    [layer] = layers.find(["67"], layers.load())
+    small, scaled = bench._fit(layer.problem, None, None, torch.device("cpu"))
+    assert small.batch == 1 and small.flops <= bench.CPU_FLOPS and small.bytes <= bench.CPU_BYTES
+    assert scaled == f"batch 32 → 1, length 131072 → {small.length}"
+    assert bench._fit(TINY.problem, None, None, torch.device("cpu")) == (TINY.problem, None)
+    assert bench._fit(TINY.problem, 5, None, torch.device("cpu"))[1] == "batch 2 → 5"
+
+
+def test_tf32_does_not_exist_on_a_cpu() -> None:
+    with pytest.raises(ValueError, match="mode is 'tf32'"):
+        measure(modes=["tf32"])
+
+
+def test_calls_take_turns() -> None:
+    order: list[str] = []
+
+    def call(name: str) -> timing.Call:
+        def record() -> torch.Tensor:
+            order.append(name)
+            return torch.empty(0)
+
+        return record
+
+    timings = timing.race({"a": call("a"), "b": call("b")}, torch.device("cpu"), 1e-6)
+    assert order == ["a", "b"] * (len(order) // 2) and len(order) >= 2 * (1 + 1 + 5)
+    assert all(t.p10 <= t.median <= t.p90 for t in timings.values())
+
+
+def test_precision_is_set_inside_and_restored() -> None:
+    backends: Any = torch.backends
+
+    def switches() -> tuple[Any, ...]:
+        cudnn = backends.cudnn
+        matmul = backends.cuda.matmul.fp32_precision
+        return cudnn.benchmark, cudnn.conv.fp32_precision, matmul
+
+    before = switches()
+    with timing.precision("tf32"):
+        assert switches() == (True, "tf32", "tf32")
+    with timing.precision("ieee"):
+        assert switches() == (True, "ieee", "ieee")
+    assert switches() == before
+
+
+def test_the_floor_is_the_slower_of_memory_and_arithmetic() -> None:
+    ceilings = timing.Ceilings(torch.device("cuda"))
+    ceilings._copy_gbs, ceilings._matmul_tflops = 1000.0, {"tf32": 300.0}
+    assert ceilings.matmul_tflops("ieee") == 100.0
+    [layer] = layers.find(["67"], layers.load())
+    problem = replace(layer.problem, mode="tf32")
+    assert ceilings.floor_ms(problem) == pytest.approx(problem.bytes / 1e9)
+    wide = replace(problem, channels_in=4096, channels_out=4096, batch=1)
+    assert ceilings.floor_ms(wide) == pytest.approx(wide.flops / 300e9)
+
+
+def test_the_layer_table_is_sound() -> None:
+    table = layers.load()
+    for layer in table:
+        layer.problem.validate()
+        assert layer.source
+    assert len({(layer.name, layer.problem) for layer in table}) == len(table)
+    assert layers.find(["all"], table) == table
+    assert [layer.model for layer in layers.find(["76", "67"], table)] == [
+        "KernelBench-L1-67",
+        "KernelBench-L1-76",
+    ]
+    with pytest.raises(ValueError, match="layer is 'nonsense'"):
+        layers.find(["67", "nonsense"], table)
+
+
+def test_a_bad_layer_table_is_named(tmp_path: Path) -> None:
+    good = (ROOT / "fastconv1d" / "layers.csv").read_text(encoding="utf-8").splitlines()
+    file = tmp_path / "layers.csv"
+    for line in (good[1].replace(",conv,", ",convex,"), good[1].replace(",131072,", ",long,")):
+        file.write_text(f"{good[0]}\n{good[2]}\n{line}\n", encoding="utf-8")
+        with pytest.raises(ValueError, match=r"layers\.csv, line 3"):
+            layers.load(file)
+
+
+@pytest.mark.parametrize("layer", layers.load(), ids=lambda layer: layer.name)
+def test_shrinking_keeps_the_layer_and_fits(layer: Layer) -> None:
+    small = layers.shrink(layer.problem, 1e8, 1e7)
+    small.validate()
+    assert replace(small, batch=0, length=0) == replace(layer.problem, batch=0, length=0)
+    least = small.batch == 1 and small.length == small.reach
+    assert least or (small.flops <= 1e8 and small.bytes <= 1e7)

@@ -1,0 +1,176 @@
+"""enable(): any model's own convolutions on our plans, and every other convolution untouched."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.func import grad, vmap
+
+import fastconv1d
+from fastconv1d import ops
+
+
+@pytest.fixture(autouse=True)
+def _im2col(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Force a plan of our own, so that ours can be told from ATen's; leave nothing enabled."""
+    monkeypatch.setenv("FASTCONV1D_PLAN", "im2col")
+    yield
+    for device in ("cpu", "cuda"):
+        fastconv1d.disable(device)
+
+
+def ran() -> int:
+    return fastconv1d.calls()["im2col"]
+
+
+def tensors(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    x, w, b = (torch.randn(s, dtype=torch.float64) for s in ((2, 4, 11), (6, 2, 3), (6,)))
+    return x.to(device), w.to(device), b.to(device)
+
+
+def test_on_off_and_as_a_context(device: torch.device) -> None:
+    x, w, b = tensors(device)
+    expected = F.conv1d(x, w, b, groups=2)
+    before = ran()
+    fastconv1d.enable(device.type)
+    torch.testing.assert_close(F.conv1d(x, w, b, groups=2), expected)
+    assert ran() == before + 1
+    fastconv1d.enable(device.type)
+    with fastconv1d.enabled(device.type):
+        F.conv1d(x, w, b, groups=2)
+    F.conv1d(x, w, b, groups=2)  # still on: it was before the with
+    assert ran() == before + 3
+    fastconv1d.disable(device.type)
+    fastconv1d.disable(device.type)
+    F.conv1d(x, w, b, groups=2)
+    assert ran() == before + 3
+    with pytest.raises(ZeroDivisionError), fastconv1d.enabled(device.type):
+        raise ZeroDivisionError
+    F.conv1d(x, w, b, groups=2)
+    assert ran() == before + 3
+
+
+def test_a_users_own_model(device: torch.device) -> None:
+    model = torch.nn.Sequential(
+        torch.nn.Conv1d(4, 8, 3, padding=1),
+        torch.nn.ReLU(),
+        torch.nn.Conv1d(8, 4, 4, stride=2, padding_mode="circular", padding=2),
+    ).to(device, torch.float64)
+    x = torch.randn(2, 4, 20, dtype=torch.float64).to(device)
+    expected = model(x)
+    before = ran()
+    with fastconv1d.enabled(device.type):
+        y = model(x)
+        y.square().sum().backward()
+    assert ran() >= before + 2
+    torch.testing.assert_close(y, expected)
+    gradients = [parameter.grad.clone() for parameter in model.parameters()]
+    model.zero_grad()
+    model(x).square().sum().backward()
+    for mine, parameter in zip(gradients, model.parameters(), strict=True):
+        torch.testing.assert_close(mine, parameter.grad)
+
+
+def test_other_convolutions_are_untouched(
+    device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("FASTCONV1D_PLAN")
+    image, volume = torch.randn(2, 4, 9, 9).to(device), torch.randn(2, 4, 5, 5, 5).to(device)
+    w2, w3 = torch.randn(6, 4, 3, 3).to(device), torch.randn(6, 4, 3, 3, 3).to(device)
+    x, wt = torch.randn(2, 4, 9).to(device), torch.randn(4, 6, 3).to(device)
+    last = image.to(memory_format=torch.channels_last)
+
+    def run() -> list[Tensor]:
+        return [
+            F.conv2d(image, w2, padding=1),
+            F.conv2d(last, w2, padding=1),
+            F.conv3d(volume, w3),
+            F.conv_transpose1d(x, wt, stride=2),
+        ]
+
+    expected = run()
+    before = fastconv1d.calls()
+    with fastconv1d.enabled(device.type):
+        answers = run()
+    for answer, other in zip(answers, expected, strict=True):
+        torch.testing.assert_close(answer, other)
+        assert answer.stride() == other.stride()
+    after = fastconv1d.calls()
+    assert sum(after.values()) - sum(before.values()) <= 1  # the 1-D transpose is seen, no other
+
+
+def test_under_transforms_autocast_and_compile(device: torch.device) -> None:
+    x, w, b = tensors(device)
+
+    def loss(w: Tensor, x: Tensor) -> Tensor:
+        return F.conv1d(x[None], w, b, groups=2).pow(3).sum()
+
+    def conv(x: Tensor) -> Tensor:
+        return F.conv1d(x, w, b, padding="same", groups=2).relu()
+
+    def low(x: Tensor) -> Tensor:
+        with torch.autocast(device.type, dtype=torch.bfloat16):
+            return F.conv1d(x.float(), w.float(), b.float(), groups=2)
+
+    samples = vmap(grad(loss), (None, 0))
+    torch._dynamo.reset()
+    compiled = torch.compile(conv, backend="aot_eager", fullgraph=True)
+    expected = samples(w, x), conv(x)
+    before = ran()
+    with fastconv1d.enabled(device.type):
+        torch.testing.assert_close(samples(w, x), expected[0])
+        assert ran() > before
+        before = ran()
+        torch.testing.assert_close(compiled(x), expected[1])
+        assert ran() == before + 1
+    torch.testing.assert_close(compiled(x), expected[1])
+    low_expected = low(x)
+    with pytest.MonkeyPatch.context() as patch, fastconv1d.enabled(device.type):
+        patch.delenv("FASTCONV1D_PLAN")
+        assert low(x).dtype == torch.bfloat16
+        torch.testing.assert_close(low(x), low_expected)
+
+
+def test_derivatives(device: torch.device) -> None:
+    leaves = [tensor.requires_grad_() for tensor in tensors(device)]
+
+    def conv(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        return F.conv1d(x, w, b, stride=2, padding=1, groups=2)
+
+    with pytest.MonkeyPatch.context() as patch, fastconv1d.enabled(device.type):
+        before = ran()
+        conv(*leaves)
+        assert ran() == before + 1
+        patch.delenv("FASTCONV1D_PLAN")  # double backward asks for transposed convolutions
+        assert torch.autograd.gradcheck(conv, leaves, check_forward_ad=True)
+        assert torch.autograd.gradgradcheck(conv, leaves, fast_mode=True)
+
+
+def test_errors_are_torchs(device: torch.device) -> None:
+    x, w, _ = tensors(device)
+    with pytest.raises(RuntimeError) as plain:
+        F.conv1d(x, w, groups=3)
+    with fastconv1d.enabled(device.type), pytest.raises(RuntimeError) as ours:
+        F.conv1d(x, w, groups=3)
+    assert str(ours.value).splitlines()[0] == str(plain.value).splitlines()[0]
+
+
+def test_a_device_that_is_none() -> None:
+    with pytest.raises(ValueError, match="device is 'tpu', expected 'cuda' or 'cpu'"):
+        fastconv1d.enable("tpu")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_without_a_gpu_strict_is_an_error_and_else_a_warning(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with pytest.raises(RuntimeError, match="torch sees no CUDA device"):
+        fastconv1d.enable()
+    monkeypatch.setenv("FASTCONV1D_STRICT", "0")
+    ops._warn_once.cache_clear()
+    with pytest.warns(RuntimeWarning, match="torch sees no CUDA device"), fastconv1d.enabled():
+        pass

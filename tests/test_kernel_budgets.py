@@ -1,0 +1,133 @@
+"""Every kernel instantiation compiled by nvcc: no spills, no local memory, registers in bounds."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import warnings
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from fastconv1d import build, plan
+
+ARCHITECTURES = ("80", "90a", "100")
+LIBRARIES = {name: glue for name, glue in plan.libraries().items() if "binding" not in name}
+STATIC_SHARED_LIMIT = 48 << 10  # bytes, on every architecture
+
+ENTRY = re.compile(
+    r"Compiling entry function '(?P<name>\w+)' for 'sm_(?P<architecture>\w+)'.*?"
+    r"(?P<stack>\d+) bytes stack frame, (?P<stores>\d+) bytes spill stores, "
+    r"(?P<loads>\d+) bytes spill loads.*?"
+    r"Used (?P<registers>\d+) registers(?:[^\n]*?(?P<shared>\d+) bytes smem)?",
+    re.DOTALL,
+)
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """What ptxas says of one instantiation."""
+
+    name: str
+    architecture: str
+    stack: int
+    spills: int
+    registers: int
+    shared: int
+
+
+def kernels_in(log: str) -> list[Kernel]:
+    """Every kernel in the output of `nvcc -Xptxas -v`."""
+    return [
+        Kernel(
+            found["name"],
+            found["architecture"],
+            int(found["stack"]),
+            int(found["stores"]) + int(found["loads"]),
+            int(found["registers"]),
+            int(found["shared"] or 0),
+        )
+        for found in ENTRY.finditer(log)
+    ]
+
+
+@pytest.fixture(scope="module")
+def logs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Future[str]]:
+    """What ptxas says of each library, two compilations at a time."""
+    try:
+        toolkit = build.find_compiler(ARCHITECTURES[-1]).toolkit
+    except build.BuildError as error:
+        warnings.warn(f"no kernel was compiled: {error}", stacklevel=2)
+        pytest.skip(f"no kernel was compiled: {error}")
+    assert toolkit is not None
+    folder = tmp_path_factory.mktemp("budgets")
+    codes = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in ARCHITECTURES]
+    command = [
+        str(toolkit.nvcc),
+        *build.NVCC_FLAGS,
+        *codes,
+        f"-I{build.CSRC}",
+        "-Xptxas=-v",
+        "-fatbin",
+    ]
+
+    def compile(source: Path) -> str:
+        process = subprocess.run(
+            [*command, str(source), "-o", str(source.with_suffix(".fatbin"))],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
+        )  # fmt: skip
+        assert process.returncode == 0, process.stdout
+        return process.stdout
+
+    pool = ThreadPoolExecutor(2)
+    futures = {}
+    for name, glue in LIBRARIES.items():
+        source = folder / f"{name}.cu"
+        source.write_text(glue)
+        futures[name] = pool.submit(compile, source)
+    pool.shutdown(wait=False)
+    return futures
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_no_kernel_spills(logs: dict[str, Future[str]], library: str) -> None:
+    kernels = kernels_in(logs[library].result())
+    names = {kernel.name for kernel in kernels}
+    assert {(k.name, k.architecture) for k in kernels} == {
+        (name, architecture) for name in names for architecture in ARCHITECTURES
+    }
+    for kernel in kernels:
+        assert kernel.spills == 0, kernel
+        assert kernel.stack == 0, kernel  # nothing lives in local memory
+        assert kernel.registers <= 255, kernel
+        assert kernel.shared <= STATIC_SHARED_LIMIT, kernel
+
+
+@pytest.mark.parametrize("mode", plan.DENSE_MODES)
+def test_each_tile_is_compiled(logs: dict[str, Future[str]], mode: str) -> None:
+    names = [k.name for k in kernels_in(logs[f"dense_{mode}"].result())]
+    compiled = {
+        plan.Tile(*map(int, found.groups()))
+        for name in names
+        if (found := re.search(r"dense_kernel.*4TileILi(\d+)ELi(\d+)ELi(\d+)ELi(\d+)E", name))
+    }
+    assert compiled == {row.tiles[mode] for row in plan.PLANS if mode in row.tiles}
+
+
+def test_a_spill_is_read() -> None:
+    log = """\
+ptxas info    : Compiling entry function '_Z1fv' for 'sm_90a'
+ptxas info    : Function properties for _Z1fv
+    16 bytes stack frame, 4 bytes spill stores, 8 bytes spill loads
+ptxas info    : Used 30 registers, used 1 barriers, 16 bytes cumulative stack size, 1024 bytes smem
+ptxas info    : Compiling entry function '_Z1gv' for 'sm_90a'
+ptxas info    : Function properties for _Z1gv
+    0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads
+ptxas info    : Used 255 registers, used 0 barriers
+"""
+    assert kernels_in(log) == [
+        Kernel("_Z1fv", "90a", 16, 12, 30, 1024),
+        Kernel("_Z1gv", "90a", 0, 0, 255, 0),
+    ]

@@ -1,0 +1,151 @@
+"""The CUDA kernels, unmodified, on the CPU: right in every shape, free of races and overruns."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from fastconv1d import plan
+from fastconv1d.build import CSRC
+from fastconv1d.config import MODES
+from kernel_runs import (
+    CORNERS,
+    EMULATION,
+    EVERYTHING,
+    FEW,
+    Outcome,
+    Run,
+    columns_runs,
+    corner_runs,
+    execute,
+    harness,
+    library_runs,
+    random_runs,
+)
+
+COMPILE = ("g++", "-std=c++20", "-DFASTCONV1D_EMULATE", "-Wno-attributes", f"-I{EMULATION}")
+SANITIZERS = {
+    "plain": ("-O2",),
+    "address": ("-O1", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"),
+    "thread": ("-O1", "-g1", "-fsanitize=thread"),
+}
+
+# ThreadSanitizer of gcc before 14 finds no room where the kernel scatters mappings widely.
+ENTROPY = Path("/proc/sys/vm/mmap_rnd_bits")
+WITHOUT_ASLR = ["setarch", "-R"] if ENTROPY.exists() and int(ENTROPY.read_text()) > 28 else []
+
+Build = Callable[..., list[str | Path]]
+
+
+@pytest.fixture(scope="session")
+def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
+    """Compile a source text with the emulation, each once a session; the command that runs it."""
+    folder = tmp_path_factory.mktemp("emulated")
+    built: dict[tuple[str, str, Path], Path] = {}
+
+    def compile(source: str, sanitizer: str = "plain", csrc: Path = CSRC) -> list[str | Path]:
+        key = source, sanitizer, csrc
+        if key not in built:
+            program = folder / str(len(built))
+            command = [*COMPILE, *SANITIZERS[sanitizer], f"-I{csrc}", "-x", "c++", "-"]
+            process = subprocess.run(
+                [*command, "-o", program], input=source, capture_output=True, text=True
+            )
+            assert process.returncode == 0, process.stderr
+            built[key] = program
+        return [*WITHOUT_ASLR, built[key]]
+
+    return compile
+
+
+def outcome(command: list[str | Path], runs: list[Run], folder: Path) -> Outcome:
+    return execute(command, runs, folder, {"TSAN_OPTIONS": "halt_on_error=1"})
+
+
+def assert_right(command: list[str | Path], runs: list[Run], folder: Path) -> None:
+    result = outcome(command, runs, folder)
+    assert not result.complaints, "\n".join([*result.complaints, result.log])
+    assert result.returncode == 0, result.log
+
+
+DENSE = [
+    (mode, variant)
+    for mode in plan.DENSE_MODES
+    for variant, _ in enumerate(row for row in plan.PLANS if row.family == "dense")
+]
+
+
+@pytest.mark.parametrize(("mode", "variant"), DENSE)
+def test_dense(build: Build, tmp_path: Path, mode: str, variant: int) -> None:
+    runs = corner_runs(EVERYTHING, mode, variant) + random_runs(12, mode, variant)
+    runs = [replace(run, rounded=mode == "tf32") for run in runs]
+    assert_right(build(harness(f"dense_{mode}")), runs, tmp_path)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_direct(build: Build, tmp_path: Path, mode: str) -> None:
+    variant = MODES.index(mode)
+    runs = corner_runs(EVERYTHING, mode, variant) + random_runs(12, mode, variant)
+    assert_right(build(harness("direct")), runs, tmp_path)
+
+
+@pytest.mark.parametrize("mode", ["bf16", "ieee", "fp64"])
+def test_im2col(build: Build, tmp_path: Path, mode: str) -> None:
+    assert_right(build(harness("im2col")), columns_runs(mode, EVERYTHING), tmp_path)
+
+
+@pytest.mark.parametrize("sanitizer", ["address", "thread"])
+@pytest.mark.parametrize("library", [name for name in plan.libraries() if "binding" not in name])
+def test_sanitized(build: Build, tmp_path: Path, library: str, sanitizer: str) -> None:
+    assert_right(build(harness(library), sanitizer), library_runs(library, FEW), tmp_path)
+
+
+DENSE_SOURCE = (CSRC / "dense.cuh").read_text()
+WAITS = list(re.finditer(r"__sync\w+\(\)|copy_async_wait<\d+>\(\)", DENSE_SOURCE))
+
+
+@pytest.mark.parametrize("number", range(len(WAITS)))
+def test_each_wait_of_the_dense_kernel_is_needed(build: Build, tmp_path: Path, number: int) -> None:
+    """Without any one barrier or wait, results are wrong or ThreadSanitizer names the race."""
+    csrc = shutil.copytree(CSRC, tmp_path / "csrc")
+    wait = WAITS[number]
+    before, after = DENSE_SOURCE[: wait.start()], DENSE_SOURCE[wait.end() :]
+    (csrc / "dense.cuh").write_text(before + "(void)0" + after)
+    runs = corner_runs(
+        [CORNERS["several tiles and slices"], CORNERS["runs of whole tiles"]], "bf16", 1
+    )
+    for sanitizer in ("plain", "thread"):
+        result = outcome(build(harness("dense_bf16"), sanitizer, csrc), runs, tmp_path)
+        if result.complaints or "data race" in result.log:
+            return
+    line = before.count("\n") + 1
+    pytest.fail(f"nothing misses {wait[0]} in line {line}")
+
+
+RIGHT = ("tf32", "bf16", "fp16", "reduction", "shuffles", "copies", "limits", "conversions")
+WRONG = {  # what each sanitizer must say of it
+    "missing_barrier": {"plain": "", "address": "", "thread": "data race"},
+    "missing_warp_barrier": {"plain": "", "address": "", "thread": "data race"},
+    "missing_wait": {"plain": "", "address": "", "thread": ""},
+    "shared_overrun": {"address": "heap-buffer-overflow"},
+    "divergence": {"plain": "deadlock", "address": "deadlock", "thread": "deadlock"},
+}
+
+
+@pytest.mark.parametrize("sanitizer", SANITIZERS)
+def test_the_emulation_itself(build: Build, tmp_path: Path, sanitizer: str) -> None:
+    command = build((EMULATION / "self_test.cpp").read_text(), sanitizer)
+    for case in RIGHT:
+        result = outcome([*command, case], [], tmp_path)
+        assert result.returncode == 0, f"{case}: {result.log}"
+    for case, words in WRONG.items():
+        if sanitizer in words:
+            result = outcome([*command, case], [], tmp_path)
+            assert result.returncode != 0, f"{case} went unnoticed"
+            assert words[sanitizer] in result.log, f"{case}: {result.log}"

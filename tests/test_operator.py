@@ -1,0 +1,483 @@
+"""conv1d and the operator behind it: torch.nn.functional.conv1d is the oracle, errors included."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+import fastconv1d
+from fastconv1d import build, ops, plan
+
+ALGORITHMS = ["", "im2col"]
+DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
+
+
+@pytest.fixture(autouse=True)
+def _strict_fp32() -> Iterator[None]:
+    """fp32 without TF32 on both sides, so that tolerances can be tight."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    yield
+    torch.backends.cudnn.allow_tf32 = before
+
+
+def tensors(
+    device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32, groups: int = 2
+) -> tuple[Tensor, Tensor, Tensor]:
+    """input (2, 4, 11), weight (6, 4/groups, 3), bias (6,)"""
+    x, w, b = torch.randn(2, 4, 11), torch.randn(6, 4 // groups, 3), torch.randn(6)
+    return x.to(device, dtype), w.to(device, dtype), b.to(device, dtype)
+
+
+def supported(algorithm: str, device: torch.device, dtype: torch.dtype) -> bool:
+    return algorithm != "im2col" or device.type == "cuda" or dtype.itemsize >= 4
+
+
+# --- values ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_values(device: torch.device, dtype: torch.dtype, algorithm: str) -> None:
+    if not supported(algorithm, device, dtype):
+        with pytest.raises(RuntimeError, match=r"no (fp16|bf16) arithmetic on the CPU"):
+            fastconv1d.conv1d(*tensors(device, dtype), groups=2, algorithm=algorithm)
+        return
+    x, w, b = tensors(device, dtype)
+    geometry: dict[str, Any] = {"stride": 2, "padding": 3, "dilation": 2, "groups": 2}
+    for bias in (b, None):
+        y = fastconv1d.conv1d(x, w, bias, **geometry, algorithm=algorithm)
+        assert y.dtype == dtype
+        assert y.is_contiguous()
+        torch.testing.assert_close(y, F.conv1d(x, w, bias, **geometry))
+
+
+geometries = st.fixed_dictionaries(
+    {
+        "stride": st.integers(1, 4),
+        "padding": st.integers(0, 5),
+        "dilation": st.integers(1, 3),
+        "groups": st.sampled_from([1, 2]),
+    }
+)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    geometry=geometries,
+    length=st.integers(1, 20),
+    kernel=st.integers(1, 5),
+    batch=st.integers(0, 3),
+)
+def test_small_integers_are_exact(
+    algorithm: str, geometry: dict[str, int], length: int, kernel: int, batch: int
+) -> None:
+    x = torch.randint(-8, 9, (batch, 4, length)).float()
+    w = torch.randint(-8, 9, (6, 4 // geometry["groups"], kernel)).float()
+    b = torch.randint(-8, 9, (6,)).float()
+    try:
+        expected = F.conv1d(x, w, b, **geometry)
+    except RuntimeError:
+        with pytest.raises(RuntimeError, match="expected"):
+            fastconv1d.conv1d(x, w, b, **geometry, algorithm=algorithm)
+        return
+    if batch == 0:
+        algorithm = ""
+    assert torch.equal(fastconv1d.conv1d(x, w, b, **geometry, algorithm=algorithm), expected)
+
+
+def views(x: Tensor) -> dict[str, Tensor]:
+    n, c, length = x.shape
+    padded = torch.randn(n + 1, c + 2, 2 * length + 3).to(x)
+    padded[1:, 1:-1, 3::2] = x
+    return {
+        "positions first": x.permute(2, 0, 1).contiguous().permute(1, 2, 0),
+        "channels last": x.transpose(1, 2).contiguous().transpose(1, 2),
+        "strided with an offset": padded[1:, 1:-1, 3::2],
+        "expanded batch": x[:1].expand(n, c, length),
+        "expanded channels": x[:, :1].expand(n, c, length),
+    }
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_any_strides_and_offset(device: torch.device, algorithm: str) -> None:
+    x, w, b = tensors(device)
+    for name, view in views(x).items():
+        y = fastconv1d.conv1d(view, w, b, padding=1, groups=2, algorithm=algorithm)
+        torch.testing.assert_close(y, F.conv1d(view, w, b, padding=1, groups=2), msg=name)
+        assert y.is_contiguous(), name
+    strided = torch.randn(3, 2, 6).to(w).permute(2, 1, 0)
+    y = fastconv1d.conv1d(x, strided, b.expand(1, 6)[0], groups=2, algorithm=algorithm)
+    torch.testing.assert_close(y, F.conv1d(x, strided, b, groups=2))
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("form", [2, (2,), [2]])
+def test_forms_of_arguments(device: torch.device, algorithm: str, form: Any) -> None:
+    x, w, b = tensors(device)
+    for name in ("stride", "padding", "dilation"):
+        y = fastconv1d.conv1d(x, w, b, groups=2, algorithm=algorithm, **{name: form})
+        torch.testing.assert_close(y, F.conv1d(x, w, b, groups=2, **{name: form}))
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_unbatched_and_empty_batch(device: torch.device, algorithm: str) -> None:
+    x, w, b = tensors(device)
+    y = fastconv1d.conv1d(x[0], w, b, padding="same", groups=2, algorithm=algorithm)
+    torch.testing.assert_close(y, F.conv1d(x[0], w, b, padding="same", groups=2))
+    assert y.dim() == 2
+    empty = fastconv1d.conv1d(x[:0], w, b, groups=2)
+    assert empty.shape == F.conv1d(x[:0], w, b, groups=2).shape
+
+
+@pytest.mark.parametrize("kernel", [1, 2, 3, 4])
+@pytest.mark.parametrize("dilation", [1, 2, 3])
+def test_same_and_valid_padding(device: torch.device, kernel: int, dilation: int) -> None:
+    x, _, b = tensors(device)
+    w = torch.randn(6, 2, kernel).to(x)
+    for padding in ("same", "valid"):
+        if padding == "valid" and dilation * (kernel - 1) >= x.shape[2]:
+            continue
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's, on the copy that uneven padding costs it
+            expected = F.conv1d(x, w, b, padding=padding, dilation=dilation, groups=2)
+        for algorithm in ALGORITHMS:
+            y = fastconv1d.conv1d(
+                x, w, b, padding=padding, dilation=dilation, groups=2, algorithm=algorithm
+            )
+            torch.testing.assert_close(y, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64, torch.complex64])
+def test_other_dtypes_go_to_aten(dtype: torch.dtype) -> None:
+    x, w, b = (10 * torch.rand(4, 4, 5)).to(dtype), torch.ones(2, 4, 3).to(dtype), None
+    torch.testing.assert_close(fastconv1d.conv1d(x, w, b), F.conv1d(x, w, b))
+
+
+def test_no_input_channels_as_torch() -> None:
+    x, w = torch.empty(2, 0, 9), torch.empty(6, 0, 3)
+    assert fastconv1d.conv1d(x, w).shape == F.conv1d(x, w).shape
+
+
+def test_transposed_operator(device: torch.device) -> None:
+    x, w = torch.randn(2, 4, 7).to(device), torch.randn(4, 3, 3).to(device)
+    y = ops.convolution(x, w, None, [3], [1], [2], True, [1], 2)
+    expected = F.conv_transpose1d(x, w, stride=3, padding=1, dilation=2, output_padding=1, groups=2)
+    torch.testing.assert_close(y, expected)
+
+
+# --- plans and their bookkeeping ------------------------------------------------------------------
+
+
+def test_a_forced_plan_is_the_one_that_runs(device: torch.device) -> None:
+    x, w, b = tensors(device)
+    before = fastconv1d.calls()
+    for _ in range(3):
+        fastconv1d.conv1d(x, w, b, groups=2, algorithm="im2col")
+    after = fastconv1d.calls()
+    assert after["im2col"] - before["im2col"] == 3
+    assert set(after) == {row.name for row in plan.PLANS}
+
+
+def test_the_environment_forces_a_plan(
+    device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, w, b = tensors(device)
+    monkeypatch.setenv("FASTCONV1D_PLAN", "im2col")
+    before = fastconv1d.calls()["im2col"]
+    torch.testing.assert_close(fastconv1d.conv1d(x, w, b, groups=2), F.conv1d(x, w, b, groups=2))
+    assert fastconv1d.calls()["im2col"] == before + 1
+
+
+def test_an_unknown_algorithm_and_one_that_cannot_run() -> None:
+    x, w, b = tensors()
+    with pytest.raises(ValueError, match="algorithm is 'winograd', expected one of"):
+        fastconv1d.conv1d(x, w, b, groups=2, algorithm="winograd")
+    with pytest.raises(RuntimeError, match=r"algorithm 'direct' .*needs a CUDA device"):
+        fastconv1d.conv1d(x, w, b, groups=2, algorithm="direct")
+    with pytest.raises(RuntimeError, match="algorithm 'im2col' cannot run this: input is"):
+        fastconv1d.conv1d(x.int(), w.int(), b.int(), groups=2, algorithm="im2col")
+
+
+@pytest.fixture
+def broken_build(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No library can be built, and none has been."""
+
+    def fail(name: str, source: str, arch: str) -> None:
+        raise build.BuildError(f"no compiler for {name} ({arch})")
+
+    def unregistered(device: str) -> bool:
+        return False
+
+    monkeypatch.setattr(build, "load", fail)
+    monkeypatch.setattr(ops, "_registered", unregistered)
+    ops._attempt.cache_clear()
+    ops._warn_once.cache_clear()
+    yield
+    ops._attempt.cache_clear()
+
+
+def explicit(*arguments: Any) -> Tensor:
+    """The operator as it is while no binding is loaded."""
+    return ops._run(*arguments)
+
+
+@pytest.mark.usefixtures("broken_build")
+def test_a_failed_build_is_an_error_under_strict() -> None:
+    x, w, b = tensors()
+    with pytest.raises(RuntimeError, match=r"no compiler for binding_cpu \(cpu\)"):
+        explicit(x, w, b, [1], [0], [1], False, [0], 2, "im2col")
+
+
+@pytest.mark.usefixtures("broken_build")
+def test_a_failed_build_warns_once_and_aten_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FASTCONV1D_STRICT", "0")
+    x, w, b = tensors()
+    with pytest.warns(RuntimeWarning, match="no compiler for binding_cpu") as caught:
+        for _ in range(2):
+            y = explicit(x, w, b, [1], [0], [1], False, [0], 2, "im2col")
+    torch.testing.assert_close(y, F.conv1d(x, w, b, groups=2))
+    assert len(caught) == 1
+    ops._warn_once.cache_clear()
+    with pytest.warns(RuntimeWarning, match="no compiler"):
+        ops.enable("cpu")
+    assert "cpu" not in ops._enabled
+
+
+def test_a_kernel_library_that_fails_gives_way_to_the_next_plan(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gpu = plan.PLANS[0], ops.Gpu("NVIDIA H200", (9, 0), 132)
+    problem = ops.Problem(32, 64, 128, 131072, 3, mode="tf32", gpu=gpu[1])
+
+    def load(name: str, source: str, arch: str) -> Any:
+        assert arch == "90a"
+        raise build.BuildError(f"nvcc failed on {name}")
+
+    monkeypatch.setattr(build, "load", load)
+    ops._attempt.cache_clear()
+    ops._warn_once.cache_clear()
+    with pytest.raises(RuntimeError, match="nvcc failed on dense_tf32"):
+        ops._runnable(problem, "")
+    monkeypatch.setenv("FASTCONV1D_STRICT", "0")
+    with pytest.warns(RuntimeWarning, match="nvcc failed on dense_tf32"):
+        chosen, library = ops._runnable(problem, "")
+    assert chosen.name == "aten"
+    assert library is None
+    ops._attempt.cache_clear()
+
+
+def test_a_binding_that_registers_nothing_is_an_error_and_no_recursion(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    x, w, b = tensors()
+
+    def unregistered(device: str) -> bool:
+        return False
+
+    monkeypatch.setattr(ops, "_registered", unregistered)
+    with pytest.raises(RuntimeError, match="registered no CPU kernel"):
+        explicit(x, w, b, [1], [0], [1], False, [0], 2, "im2col")
+
+
+def test_select_answers_the_binding() -> None:
+    x, w, _ = tensors()
+    select = torch.ops.fastconv1d._select
+    names = [row.name for row in plan.PLANS]
+    arguments = (x, w, True, 1, 0, 1, False, 0, 2, "ieee")
+    assert select(*arguments, "") == [ops.ATEN, names.index("aten"), 0, 0, 0]
+    assert select(*arguments, "im2col") == [ops.IM2COL, names.index("im2col"), 0, 0, 4]
+
+
+# --- errors ---------------------------------------------------------------------------------------
+
+X, W, B = torch.zeros(2, 4, 11), torch.zeros(6, 4, 3), torch.zeros(6)
+WRONG: dict[str, tuple[dict[str, Any], str]] = {
+    "input of 4 dimensions": ({"input": X[None]}, "input has shape (1, 2, 4, 11), expected"),
+    "input of 1 dimension": ({"input": X[0, 0]}, "input has shape (11,), expected"),
+    "4 dimensions each": ({"input": X[None], "weight": W[None]}, "input has shape"),
+    "weight of 2 dimensions": ({"weight": W[0]}, "weight has shape (4, 3), expected 3"),
+    "weight of 4 dimensions": ({"weight": W[None]}, "weight has shape (1, 6, 4, 3), expected 3"),
+    "channels": ({"input": X[:, :3]}, "input has 3 channels, expected groups x weight's"),
+    "channels, unbatched": ({"input": X[0, :3]}, "input has 3 channels, expected"),
+    "groups times channels": ({"groups": 2}, "input has 4 channels, expected groups x weight's"),
+    "groups do not divide": ({"groups": 4, "weight": W[:, :1]}, "channels_out is 6, expected a"),
+    "no groups": ({"groups": 0}, "groups is 0, expected at least 1"),
+    "negative groups": ({"groups": -1}, "groups is -1, expected at least 1"),
+    "negative padding": ({"padding": -1}, "padding is -1, expected at least 0"),
+    "no stride": ({"stride": 0}, "stride is 0, expected at least 1"),
+    "negative stride": ({"stride": -2}, "stride is -2, expected at least 1"),
+    "no dilation": ({"dilation": 0}, "dilation is 0, expected at least 1"),
+    "negative dilation": ({"dilation": -1}, "dilation is -1, expected at least 1"),
+    "no dilation, same": ({"dilation": 0, "padding": "same"}, "dilation is 0, expected at least"),
+    "kernel too long": ({"dilation": 10}, "input has length 11, with padding 11, expected at"),
+    "weight's dtype": ({"weight": W.double()}, "weight is torch.float64, expected input's dtype"),
+    "bias's dtype": ({"bias": B.double()}, "bias is torch.float64, expected input's dtype"),
+    "bias too short": ({"bias": B[:3]}, "bias has shape (3,), expected (6,)"),
+    "bias of 2 dimensions": ({"bias": B[None]}, "bias has shape (1, 6), expected (6,)"),
+    "bias of no dimension": ({"bias": B[0]}, "bias has shape (), expected (6,)"),
+    "padding's name": ({"padding": "full"}, "padding is 'full', expected 'same', 'valid'"),
+    "same and a stride": ({"padding": "same", "stride": 2}, "stride is 2, expected 1 with"),
+    "float stride": ({"stride": 1.0}, "stride is 1.0, expected an int"),
+    "float in a tuple": ({"stride": (1.5,)}, "stride is (1.5,), expected an int"),
+    "bool stride": ({"stride": True}, "stride is True, expected an int"),
+    "stride a string": ({"stride": "a"}, "stride is 'a', expected an int"),
+    "no stride at all": ({"stride": None}, "stride is None, expected an int"),
+    "float padding": ({"padding": 1.5}, "padding is 1.5, expected an int"),
+    "padding None": ({"padding": None}, "padding is None, expected an int"),
+    "padding in a list": ({"padding": ["same"]}, "padding is ['same'], expected an int"),
+    "float dilation": ({"dilation": 2.0}, "dilation is 2.0, expected an int"),
+    "float groups": ({"groups": 1.0}, "groups is 1.0, expected an int"),
+    "groups None": ({"groups": None}, "groups is None, expected an int"),
+    "two strides": ({"stride": (1, 1)}, "stride is (1, 1), expected an int or a tuple of one"),
+    "two paddings": ({"padding": (1, 1)}, "padding is (1, 1), expected an int or a tuple"),
+    "two dilations": ({"dilation": (1, 1)}, "dilation is (1, 1), expected an int or a tuple"),
+    "two dilations, same": ({"dilation": (2, 1), "padding": "same"}, "dilation is (2, 1), exp"),
+    "empty stride": ({"stride": ()}, "stride is (), expected an int or a tuple of one int"),
+    "input a list": ({"input": [1.0]}, "input is a list, expected a Tensor"),
+    "input an array": ({"input": np.zeros((2, 4, 11))}, "input is a ndarray, expected a Tensor"),
+    "weight None": ({"weight": None}, "weight is a NoneType, expected a Tensor"),
+    "bias a number": ({"bias": 3.0}, "bias is a float, expected a Tensor"),
+    "no output channels": ({"weight": W[:0], "bias": None}, "channels_out is 0, expected at"),
+    "no taps": ({"weight": W[:, :, :0]}, "kernel_size is 0, expected at least 1"),
+    "no taps, padded": ({"weight": W[:, :, :0], "padding": 2}, "kernel_size is 0, expected"),
+    "no positions": ({"input": X[:, :, :0]}, "length is 0, expected at least 1"),
+    "no positions, padded": ({"input": X[:, :, :0], "padding": 2}, "length is 0, expected"),
+}  # fmt: skip
+
+
+def raised(function: Any, **arguments: Any) -> Exception:
+    with pytest.raises(Exception) as caught:
+        function(**arguments)
+    return caught.value
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("name", WRONG)
+def test_errors_have_torchs_class_and_say_what_was_expected(name: str, algorithm: str) -> None:
+    change, words = WRONG[name]
+    arguments = {"input": X, "weight": W, "bias": B} | change
+    theirs = raised(F.conv1d, **arguments)
+    ours = raised(fastconv1d.conv1d, **arguments, algorithm=algorithm)
+    assert type(ours) is type(theirs)
+    assert words in str(ours)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["input", "weight", "bias"])
+def test_tensors_on_two_devices(name: str) -> None:
+    arguments = {"input": X.cuda(), "weight": W.cuda(), "bias": B.cuda()}
+    arguments[name] = arguments[name].cpu()
+    assert type(raised(fastconv1d.conv1d, **arguments)) is type(raised(F.conv1d, **arguments))
+
+
+def test_an_error_of_atens_own_passes_through() -> None:
+    arguments = {"input": X > 0, "weight": W > 0}
+    assert type(raised(fastconv1d.conv1d, **arguments)) is type(raised(F.conv1d, **arguments))
+
+
+# --- torch.library, compile, export, autocast -----------------------------------------------------
+
+
+def leaves(*given: Tensor) -> list[Tensor]:
+    return [tensor.detach().clone().requires_grad_() for tensor in given]
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("gradient", [False, True])
+def test_opcheck(device: torch.device, algorithm: str, transposed: bool, gradient: bool) -> None:
+    if transposed and algorithm:
+        algorithm = "aten"
+    x, w, b = tensors(device)
+    w = w.new_ones(4, 3, 3) if transposed else w
+    x, w, b = leaves(x, w, b) if gradient else (x, w, b)
+    geometry = ([2], [1], [2], transposed, [1 if transposed else 0], 2, algorithm)
+    torch.library.opcheck(ops.convolution, (x, w, b, *geometry))
+    torch.library.opcheck(ops.convolution, (x, w, None, *geometry))
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.gpu)])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_compile(device: torch.device, algorithm: str, dynamic: bool, backend: str) -> None:
+    torch._dynamo.reset()
+
+    def model(conv: Any, x: Tensor, w: Tensor, b: Tensor, padding: Any, **kw: Any) -> Tensor:
+        return conv(x.sin(), w, b, padding=padding, groups=2, **kw).relu()
+
+    compiled = torch.compile(model, fullgraph=True, dynamic=dynamic, backend=backend)
+    _, w, b = tensors(device)
+    for length in (11, 16, 23) if dynamic else (11,):
+        x = torch.randn(2, 4, length).to(device)
+        for padding in (1, "same"):
+            ours, theirs = leaves(x, w, b), leaves(x, w, b)
+            y = compiled(fastconv1d.conv1d, *ours, padding, algorithm=algorithm)
+            expected = model(F.conv1d, *theirs, padding)
+            torch.testing.assert_close(y, expected)
+            y.square().sum().backward()
+            expected.square().sum().backward()
+            for mine, other in zip(ours, theirs, strict=True):
+                torch.testing.assert_close(mine.grad, other.grad, atol=1e-4, rtol=1e-4)
+        with torch.no_grad():
+            y = compiled(fastconv1d.conv1d, x, w, b, "same", algorithm=algorithm)
+            torch.testing.assert_close(y, expected.detach())
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("strict", [False, True])
+def test_export_with_any_batch_and_length(
+    device: torch.device, algorithm: str, strict: bool
+) -> None:
+    layer = fastconv1d.Conv1d(4, 6, 3, padding="same", padding_mode="reflect", algorithm=algorithm)
+    layer.to(device)
+    batch = torch.export.Dim("batch", min=2, max=64)
+    length = torch.export.Dim("length", min=4, max=99)
+    exported = torch.export.export(
+        layer, (torch.randn(2, 4, 11).to(device),), dynamic_shapes=({0: batch, 2: length},),
+        strict=strict,
+    )  # fmt: skip
+    targets = [str(node.target) for node in exported.graph.nodes]
+    assert "fastconv1d.convolution.default" in targets
+    x = torch.randn(5, 4, 37).to(device)
+    for program in (exported, exported.run_decompositions()):
+        torch.testing.assert_close(program.module()(x), layer(x))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_autocast_as_torch(device: torch.device, dtype: torch.dtype) -> None:
+    x, w, b = tensors(device)
+    with torch.autocast(device.type, dtype=dtype):
+        y, expected = fastconv1d.conv1d(x, w, b, groups=2), F.conv1d(x, w, b, groups=2)
+        assert y.dtype == expected.dtype == dtype
+        torch.testing.assert_close(y, expected)
+        mixed = fastconv1d.conv1d(x.to(dtype), w, b.double().float(), groups=2)
+        assert mixed.dtype == dtype
+        double = [tensor.double() for tensor in (x, w, b)]
+        assert fastconv1d.conv1d(*double, groups=2).dtype == torch.float64
+        ours, theirs = leaves(x, w, b), leaves(x, w, b)
+        mine = fastconv1d.conv1d(*ours, groups=2).float().square().sum()
+        other = F.conv1d(*theirs, groups=2).float().square().sum()
+    mine.backward()
+    other.backward()
+    for one, two in zip(ours, theirs, strict=True):
+        assert one.grad is not None
+        assert one.grad.dtype == torch.float32
+        torch.testing.assert_close(one.grad, two.grad, atol=0.1, rtol=0.02)
+
+
+def test_meta_tensors() -> None:
+    x, w, b = tensors("meta")
+    assert fastconv1d.conv1d(x, w, b, padding=1, groups=2).shape == (2, 6, 11)
+    with pytest.raises(RuntimeError):
+        fastconv1d.conv1d(x, w, b, dilation=9, groups=2)

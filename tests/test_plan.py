@@ -1,0 +1,190 @@
+"""The plan table: legality, selection, forcing, and the libraries that it asks for."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import replace
+
+import pytest
+
+from fastconv1d import plan
+from fastconv1d.problem import Gpu, Problem
+
+H200 = Gpu("NVIDIA H200", (9, 0), 132)
+V100 = Gpu("Tesla V100", (7, 0), 80)
+LAYER_67 = Problem(32, 64, 128, 131072, 3, mode="tf32", gpu=H200)
+TINY = Problem(1, 4, 4, 64, 3, mode="tf32", gpu=H200)
+BY_NAME = {row.name: row for row in plan.PLANS}
+
+
+def on_cpu(problem: Problem) -> Problem:
+    return replace(problem, gpu=None, mode="ieee")
+
+
+def test_names_are_distinct_and_no_family_takes_another_plans_name() -> None:
+    assert len(BY_NAME) == len(plan.PLANS)
+    for row in plan.PLANS:
+        assert row.family in BY_NAME or row.family == "dense"
+
+
+@pytest.mark.parametrize(
+    ("name", "problem", "reason"),
+    [
+        ("dense_128x128", LAYER_67, None),
+        ("dense_128x128", on_cpu(LAYER_67), "needs a CUDA device"),
+        ("dense_128x128", replace(LAYER_67, gpu=V100), "needs compute capability 8.0"),
+        ("dense_128x128", replace(LAYER_67, mode="fp64"), "has no fp64 arithmetic"),
+        ("direct", replace(LAYER_67, mode="fp64"), None),
+        ("direct", replace(LAYER_67, gpu=V100), None),
+        ("direct", on_cpu(LAYER_67), "needs a CUDA device"),
+        ("im2col", on_cpu(LAYER_67), None),
+        ("im2col", replace(on_cpu(LAYER_67), mode="bf16"), "has no bf16 arithmetic on the CPU"),
+        ("im2col", replace(LAYER_67, transposed=True), "has no transposed form"),
+        ("aten", replace(on_cpu(LAYER_67), mode="fp16", transposed=True), None),
+    ],
+)
+def test_why_not(name: str, problem: Problem, reason: str | None) -> None:
+    answer = BY_NAME[name].why_not(problem)
+    assert answer == reason if reason is None else reason in str(answer)
+
+
+@pytest.mark.parametrize("mode", ["tf32", "ieee", "bf16", "fp16"])
+def test_the_showcases_run_on_the_dense_kernel(mode: str) -> None:
+    layer_76 = Problem(64, 64, 128, 524280, 3, stride=3, dilation=4, gpu=H200)
+    for bias in (False, True):
+        assert plan.select(replace(LAYER_67, mode=mode, bias=bias)).family == "dense"
+        assert plan.select(replace(layer_76, mode=mode, bias=bias)).family == "dense"
+
+
+def test_tiles_follow_the_channels() -> None:
+    chosen = {
+        n: plan.select(replace(LAYER_67, channels_out=n, mode="bf16")).name for n in (32, 64, 128)
+    }
+    assert chosen == {32: "dense_32x128", 64: "dense_64x128", 128: "dense_128x128"}
+
+
+def test_a_tiny_problem_takes_one_launch() -> None:
+    assert plan.select(TINY).name == "direct"
+    assert plan.select(replace(TINY, mode="fp64")).name == "direct"
+
+
+def test_aten_runs_what_a_dense_tile_would_waste_itself_on() -> None:
+    depthwise = Problem(8, 2048, 2048, 8192, 4, padding=3, groups=2048, mode="tf32", gpu=H200)
+    wide = Problem(4, 768, 768, 131072, 5, padding=2, mode="tf32", gpu=H200)
+    assert plan.select(depthwise).name == "aten"
+    assert plan.select(wide).name == "aten"
+    assert plan.select(replace(LAYER_67, mode="fp64")).name == "aten"
+
+
+def test_the_cpu_runs_aten_and_im2col_when_asked() -> None:
+    for problem in (on_cpu(LAYER_67), on_cpu(TINY)):
+        assert plan.select(problem).name == "aten"
+        assert plan.select(problem, "im2col").name == "im2col"
+
+
+@pytest.mark.parametrize("mode", ["tf32", "ieee", "bf16", "fp64"])
+def test_im2col_is_never_chosen_unasked(mode: str) -> None:
+    for channels in (1, 16, 256):
+        for kernel in (1, 3, 31):
+            problem = Problem(8, channels, channels, 4096, kernel, mode=mode, gpu=H200)
+            assert plan.select(problem).name != "im2col"
+            assert "im2col" not in [row.name for row in plan.candidates(problem)]
+
+
+def test_a_thousand_lengths_are_few_decisions_and_no_growing_cache() -> None:
+    plan._cheapest_first.cache_clear()
+    chosen = {plan.select(replace(LAYER_67, length=n)).name for n in range(1000, 2000)}
+    assert len(chosen) <= 2
+    assert plan._cheapest_first.cache_info().currsize <= 2
+    for length in range(1000, 2000, 97):
+        problem = replace(LAYER_67, length=length, batch=3)
+        assert plan.select(problem) is plan.select(problem.bucketed())
+
+
+def test_a_family_takes_its_best_tile_and_falls_back_in_order() -> None:
+    assert plan.select(LAYER_67, "dense").name == "dense_128x128"
+    assert plan.select(LAYER_67, "dense_32x128").name == "dense_32x128"
+    order = [row.name for row in plan.candidates(LAYER_67, "direct")]
+    assert order[0] == "direct"
+    assert order.count("direct") == 1
+    assert "aten" in order
+
+
+def test_an_unknown_name_is_an_error_that_lists_the_names() -> None:
+    with pytest.raises(ValueError, match="algorithm is 'winograd', expected one of aten, dense"):
+        plan.select(LAYER_67, "winograd")
+    with pytest.raises(ValueError, match="winograd"):
+        plan.explain(LAYER_67, "winograd")
+
+
+@pytest.mark.parametrize("strict", ["0", "1"])
+def test_a_keyword_that_is_not_legal_is_always_an_error(
+    strict: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FASTCONV1D_STRICT", strict)
+    with pytest.raises(RuntimeError, match=r"algorithm 'dense' cannot run .*: needs a CUDA device"):
+        plan.select(on_cpu(LAYER_67), "dense")
+
+
+def test_the_environment_forces_a_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FASTCONV1D_PLAN", "im2col")
+    assert plan.select(LAYER_67).name == "im2col"
+    assert plan.select(LAYER_67, "aten").name == "aten"
+    monkeypatch.setenv("FASTCONV1D_PLAN", "winograd")
+    with pytest.raises(ValueError, match="FASTCONV1D_PLAN is 'winograd'"):
+        plan.select(LAYER_67)
+
+
+def test_the_environment_falls_back_once_warned_unless_strict(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("FASTCONV1D_PLAN", "im2col")
+    problem = replace(LAYER_67, transposed=True)
+    with pytest.raises(RuntimeError, match=r"PLAN 'im2col' cannot run .*: has no transposed form"):
+        plan.select(problem)
+    monkeypatch.setenv("FASTCONV1D_STRICT", "0")
+    plan._warn_once.cache_clear()
+    with pytest.warns(RuntimeWarning, match="has no transposed form") as caught:
+        chosen = plan.select(problem)
+        assert plan.select(replace(problem, length=70000)) is chosen
+    assert chosen.name != "im2col"
+    assert len(caught) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        plan.select(problem)
+
+
+def test_explain_covers_the_table() -> None:
+    rows = plan.explain(replace(LAYER_67, mode="fp64"))
+    assert [row for row, _, _ in rows] == list(plan.PLANS)
+    for row, reason, cost in rows:
+        assert (reason is None) == (row.family != "dense")
+        assert cost > 0
+    assert [row.name for row, _, _ in plan.explain(LAYER_67, "direct")] == ["direct"]
+
+
+def test_every_plan_has_its_library_and_variant() -> None:
+    libraries = plan.libraries()
+    assert set(libraries) == {
+        "dense_tf32", "dense_ieee", "dense_bf16", "dense_fp16", "direct", "im2col",
+        "binding_cuda", "binding_cpu",
+    }  # fmt: skip
+    assert libraries["dense_tf32"].splitlines() == [
+        '#include "dense.cuh"',
+        "FASTCONV1D_DENSE_LIBRARY(fastconv1d::Tf32, fastconv1d::Tile<2, 2, 4, 8>, "
+        "fastconv1d::Tile<2, 2, 2, 8>, fastconv1d::Tile<1, 4, 2, 4>)",
+    ]
+    for row in plan.PLANS:
+        name = plan.library_of(row, LAYER_67)
+        assert name in libraries or (row.family == "aten" and name == "")
+    assert plan.library_of(BY_NAME["im2col"], on_cpu(LAYER_67)) == ""
+    assert plan.variant_of(BY_NAME["dense_32x128"], LAYER_67) == 3
+    assert plan.variant_of(BY_NAME["direct"], replace(LAYER_67, mode="fp64")) == 4
+    assert plan.variant_of(BY_NAME["im2col"], replace(LAYER_67, mode="bf16")) == 2
+
+
+def test_a_tiles_name_is_what_it_covers() -> None:
+    for row in plan.PLANS:
+        if row.family == "dense":
+            for tile in row.tiles.values():
+                assert row.name == f"dense_{tile.channels}x{tile.positions}"

@@ -1,0 +1,97 @@
+"""Random convolutions: every parameter, dtype, memory layout and plan, held against fp64.
+
+On a GPU 2,200 problems, each on one of the plans that can run it, with NaN in the memory that the
+allocator hands out. Without one, a few through the CPU's own plan.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator
+from random import Random
+
+import pytest
+import torch
+
+from fastconv1d import ops
+from fastconv1d.compare import compare, draw, poison_allocator
+from fastconv1d.config import MODES
+from fastconv1d.plan import PLANS, Plan
+from fastconv1d.problem import Gpu, Problem
+from random_problems import LAYOUTS, laid_out, random_problem
+
+PROBLEMS_PER_MODE = 440
+PROBLEMS_PER_MODE_ON_CPU = 20
+FLOPS = 1 << 27
+
+
+@pytest.fixture
+def fp32_precision(request: pytest.FixtureRequest) -> Iterator[str]:
+    """torch's fp32 switch set to a mode; the modes of other dtypes do not look at it."""
+    convolutions = torch.backends.cudnn.conv  # type: ignore[attr-defined]
+    before = convolutions.fp32_precision
+    convolutions.fp32_precision = "tf32" if request.param == "tf32" else "ieee"
+    yield str(request.param)
+    convolutions.fp32_precision = before
+
+
+def run(problem: Problem, plan: Plan, random: Random, device: torch.device) -> str:
+    """Run one problem on a plan, its tensors laid out at random; what was wrong, or ''."""
+    # Where products are added in fp32 and rounded once, small integers leave no rounding error.
+    rounds_once = plan.family != "im2col" or problem.dtype.itemsize > 2
+    exact = rounds_once and random.random() < 0.3
+    input, weight, bias = draw(problem, device, random.randrange(1 << 30), integers=exact)
+    layouts = random.choice(LAYOUTS), random.choice(LAYOUTS)
+    input, weight = laid_out(input, layouts[0]), laid_out(weight, layouts[1])
+    poison_allocator(math.prod(problem.output_shape) * problem.dtype.itemsize, device)
+    before = ops.calls()[plan.name]
+
+    def convolve() -> torch.Tensor:
+        return ops.convolution(
+            input, weight, bias, [problem.stride], [problem.padding], [problem.dilation],
+            problem.transposed, [problem.output_padding], problem.groups, plan.name,
+        )  # fmt: skip
+
+    with torch.no_grad():
+        output, again = convolve(), convolve()
+    reason = compare(output, input, weight, bias, problem, exact=exact).reason
+    if not reason and not torch.equal(output, again):
+        reason = "a second call gave another result"
+    if not reason and ops.calls()[plan.name] != before + 2:
+        reason = "another plan ran it"
+    return f"{plan.name}, layouts {layouts}, {problem}: {reason}" if reason else ""
+
+
+def random_runs(mode: str, count: int, device: torch.device) -> tuple[Counter[str], list[str]]:
+    """How many problems each plan ran, and what went wrong."""
+    random = Random(f"random problems in {mode}")
+    gpu = Gpu.of(device) if device.type == "cuda" else None
+    ran: Counter[str] = Counter()
+    faults = []
+    for _ in range(count):
+        problem = random_problem(random, mode, FLOPS, gpu=gpu)
+        plans = [p for p in PLANS if p.family != "aten" and p.why_not(problem) is None]
+        plan = min(plans, key=lambda p: ran[p.name])
+        ran[plan.name] += 1
+        if fault := run(problem, plan, random, device):
+            faults.append(fault)
+    return ran, faults
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("fp32_precision", MODES, indirect=True)
+def test_random_problems(fp32_precision: str) -> None:
+    mode = fp32_precision
+    ran, faults = random_runs(mode, PROBLEMS_PER_MODE, torch.device("cuda"))
+    print(f"{mode}: {ran.total()} problems, {len(faults)} wrong, by plan {dict(ran)}")
+    assert not faults, "\n".join([f"{len(faults)} of {ran.total()} wrong", *faults[:10]])
+    assert "direct" in ran and "im2col" in ran
+    assert len(ran) > 2 or mode == "fp64"
+
+
+@pytest.mark.parametrize("mode", ["ieee", "fp64"])
+def test_random_problems_on_the_cpu(mode: str) -> None:
+    ran, faults = random_runs(mode, PROBLEMS_PER_MODE_ON_CPU, torch.device("cpu"))
+    assert not faults, "\n".join(faults)
+    assert ran == {"im2col": PROBLEMS_PER_MODE_ON_CPU}
