@@ -71,9 +71,12 @@ __device__ __forceinline__ float fp16_to_float(uint16_t x) {
 template <class... Parameters, class... Arguments>
 int launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, int64_t shared_bytes, void* stream,
            const Arguments&... arguments) {
-  kernel<<<grid, block, static_cast<size_t>(shared_bytes), static_cast<cudaStream_t>(stream)> > >(
-      arguments...);
-  return cudaGetLastError();
+  cudaLaunchConfig_t config{};
+  config.gridDim = grid;
+  config.blockDim = block;
+  config.dynamicSmemBytes = static_cast<size_t>(shared_bytes);
+  config.stream = static_cast<cudaStream_t>(stream);
+  return cudaLaunchKernelEx(&config, kernel, arguments...);
 }
 template <class... Parameters>
 int set_shared_limit(void (*kernel)(Parameters...), int64_t bytes) {

@@ -102,7 +102,7 @@ def test_a_thousand_lengths_are_few_decisions_and_no_growing_cache() -> None:
 
 
 def test_a_family_takes_its_best_tile_and_falls_back_in_order() -> None:
-    assert plan.select(LAYER_67, "dense").name == "dense_128x128"
+    assert plan.select(LAYER_67, "dense").name == "dense_128x256"
     assert plan.select(LAYER_67, "dense_32x128").name == "dense_32x128"
     order = [row.name for row in plan.candidates(LAYER_67, "direct")]
     assert order[0] == "direct"
@@ -171,8 +171,8 @@ def test_every_plan_has_its_library_and_variant() -> None:
     }  # fmt: skip
     assert libraries["dense_tf32"].splitlines() == [
         '#include "dense.cuh"',
-        "FASTCONV1D_DENSE_LIBRARY(fastconv1d::Tf32, fastconv1d::Tile<2, 2, 4, 8>, "
-        "fastconv1d::Tile<2, 2, 2, 8>, fastconv1d::Tile<1, 4, 2, 4>)",
+        "FASTCONV1D_DENSE_LIBRARY(fastconv1d::Tf32, fastconv1d::Tile<4, 4, 2, 8>, "
+        "fastconv1d::Tile<4, 2, 2, 8>, fastconv1d::Tile<4, 2, 1, 8>, fastconv1d::Tile<2, 4, 1, 4>)",
     ]
     for row in plan.PLANS:
         name = plan.library_of(row, LAYER_67)
