@@ -184,9 +184,7 @@ def _dense(name: str, tile: Tile, ieee_tile: Tile, efficiency: float) -> Plan:
 # Four rows of warps keep four alignments of output rows apart (see csrc/schedule.h); 16 warps are
 # too many for the registers of ieee, and slower than 8 where a 16-bit type halves the weights.
 PLANS: tuple[Plan, ...] = (
-    Plan(
-        "dense_128x256", "dense", _dense_why_not, _dense_cost, {"tf32": Tile(4, 4, 2, 8)}, 1.0
-    ),
+    Plan("dense_128x256", "dense", _dense_why_not, _dense_cost, {"tf32": Tile(4, 4, 2, 8)}, 1.0),
     _dense("dense_128x128", Tile(4, 2, 2, 8), Tile(4, 2, 2, 8), 0.9),
     _dense("dense_64x128", Tile(4, 2, 1, 8), Tile(2, 4, 2, 4), 0.7),
     _dense("dense_32x128", Tile(2, 4, 1, 4), Tile(2, 4, 1, 4), 0.5),

@@ -252,9 +252,10 @@ def library_runs(library: str, problems: Iterable[Problem]) -> list[Run]:
             for run in corner_runs([problem], MODES[number % 5], number % 5)
         ]
     else:
-        tiles = sum(row.family == "dense" for row in plan.PLANS)
+        mode = library.removeprefix("dense_")
+        tiles = sum(mode in row.tiles for row in plan.PLANS)
         runs = [
             replace(run, variant=number % tiles)
-            for number, run in enumerate(corner_runs(problems, library.removeprefix("dense_"), 0))
+            for number, run in enumerate(corner_runs(problems, mode, 0))
         ]
     return [replace(run, guard=0) for run in runs]

@@ -4,7 +4,7 @@
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/core/dispatch/Dispatcher.h>
-#include <ATen/ops/bmm.h>
+#include <ATen/ops/baddbmm.h>
 #include <ATen/ops/convolution_native.h>
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
@@ -238,7 +238,7 @@ constexpr int64_t kColumnsBytes = int64_t{1} << 30;
 // The explicit algorithm: columns by our kernel, then one matrix product per group into the output,
 // chunk by chunk over the batch; the weight is read as it is, never copied per sample.
 void run_im2col(const Entry& entry, fastconv1d::ConvArgs a, const Tensor& input,
-                const Tensor& weight, Tensor& output) {
+                const Tensor& weight, const Tensor& bias, Tensor& output) {
   const int64_t channels_in = a.channels_in / a.groups, channels_out = a.channels_out / a.groups;
   const int64_t depth = channels_in * a.kernel_size;
   const int64_t sample = a.channels_in * a.kernel_size * a.length_out * input.element_size();
@@ -270,8 +270,10 @@ void run_im2col(const Entry& entry, fastconv1d::ConvArgs a, const Tensor& input,
 #endif
     for (int64_t group = 0; group < a.groups; ++group) {
       Tensor out = outputs.narrow(0, first, a.batch).select(1, group);
-      at::bmm_out(out, matrices[group].expand({a.batch, channels_out, depth}),
-                  columns.narrow(0, 0, a.batch).select(1, group));
+      // The product is added to the bias before it is rounded to a 16-bit type.
+      if (bias.defined()) out.copy_(bias.view({a.groups, channels_out, 1})[group].expand_as(out));
+      at::baddbmm_out(out, out, matrices[group].expand({a.batch, channels_out, depth}),
+                      columns.narrow(0, 0, a.batch).select(1, group), bias.defined() ? 1 : 0);
     }
     a.batch = outputs.size(0);
   }
@@ -315,8 +317,7 @@ Tensor convolution(const Tensor& input, const Tensor& weight, const MaybeTensor&
   a.input_batch_stride = x.stride(0);
   a.input_channel_stride = x.stride(1);
   if (entry.kind == kIm2col) {
-    run_im2col(entry, a, x, w, output);
-    if (has_bias) output.add_(b.view({-1, 1}));
+    run_im2col(entry, a, x, w, b, output);
     return output;
   }
 #ifdef FASTCONV1D_CUDA
