@@ -685,15 +685,10 @@ __device__ __forceinline__ void write_sums(const DenseParams& p, const Sums<M, T
       channel_of_row(threadIdx.x / 32 % T::warps_m * T::m_tiles * 16 + threadIdx.x % 32 / 4,
                      T::channels_log2, p.classes_log2);
   Element* out = block.output + channel * p.length_out + position * p.phase.out_step;
-  const auto bias_of = [&](int of) {
-    return block.bias == nullptr || of >= block.channels ? 0 : M::from(block.bias[of]);
-  };
-  float next_bias = bias_of(channel);
 #pragma unroll
   for (int i = 0; i < 2 * T::m_tiles; ++i) {
-    const float bias = next_bias;
-    if (i + 1 < 2 * T::m_tiles) next_bias = bias_of(channel + (8 << p.classes_log2));
     const bool exists = channel < block.channels;
+    const float bias = block.bias == nullptr || !exists ? 0 : M::from(block.bias[channel]);
     const auto sum = [&](int n, int e) { return sums.value(i / 2, n, i % 2 * 2 + e) + bias; };
     if (whole) {
 #pragma unroll
