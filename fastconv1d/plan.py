@@ -28,6 +28,7 @@ ATEN_LAYOUT = 0.55e6  # elements per µs from NCL to NHWC or back, whatever thei
 ATEN_BIAS = 0.35e6  # elements per µs that the bias pass adds to
 ATEN_DEPTHWISE = 0.2e6  # elements per µs that ATen's own depthwise kernel reads and writes
 ATEN_DEPTHWISE_RATE = 8e6  # FLOP per µs of that kernel
+MOST_STRIDE = 1 << 22  # kMostLoadStep of csrc/schedule.h
 CPU_RATE = 50e3  # FLOP per µs of the plain loops and of ATen alike
 
 
@@ -96,6 +97,8 @@ def _dense_why_not(plan: Plan, problem: Problem) -> str | None:
         return f"needs compute capability 8.0, this GPU has {problem.gpu.capability}"
     if problem.mode not in plan.tiles:
         return f"has no {problem.mode} arithmetic"
+    if problem.stride > MOST_STRIDE:
+        return f"walks strides up to {MOST_STRIDE}, this one is {problem.stride}"
     if problem.transposed:
         return "transposed convolutions run on ATen"
     return None

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from fastconv1d import plan
+from fastconv1d import build, plan
 from fastconv1d.problem import Gpu, Problem
 
 H200 = Gpu("NVIDIA H200", (9, 0), 132)
@@ -188,3 +188,11 @@ def test_a_tiles_name_is_what_it_covers() -> None:
         if row.family == "dense":
             for tile in row.tiles.values():
                 assert row.name == f"dense_{tile.channels}x{tile.positions}"
+
+
+def test_a_stride_that_the_dense_kernel_does_not_walk() -> None:
+    problem = replace(LAYER_67, length=1 << 25, stride=plan.MOST_STRIDE + 1)
+    assert "strides up to" in str(BY_NAME["dense_128x128"].why_not(problem))
+    assert BY_NAME["dense_128x128"].why_not(replace(problem, stride=plan.MOST_STRIDE)) is None
+    header = (build.CSRC / "schedule.h").read_text()
+    assert f"kMostLoadStep = 1 << {plan.MOST_STRIDE.bit_length() - 1};" in header

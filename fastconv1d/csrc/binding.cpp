@@ -333,6 +333,16 @@ Tensor convolution(const Tensor& input, const Tensor& weight, const MaybeTensor&
   return output;
 }
 
+// The operator: its output is contiguous whatever ATen returns, as its fake kernel promises.
+Tensor contiguous_convolution(const Tensor& input, const Tensor& weight, const MaybeTensor& bias,
+                              IntArrayRef stride, IntArrayRef padding, IntArrayRef dilation,
+                              bool transposed, IntArrayRef output_padding, int64_t groups,
+                              c10::string_view algorithm) {
+  return convolution(input, weight, bias, stride, padding, dilation, transposed, output_padding,
+                     groups, algorithm)
+      .contiguous();
+}
+
 // Stands in for aten::convolution.
 Tensor aten_convolution(const Tensor& input, const Tensor& weight, const MaybeTensor& bias,
                         IntArrayRef stride, IntArrayRef padding, IntArrayRef dilation,
@@ -400,7 +410,7 @@ TORCH_LIBRARY_FRAGMENT(fastconv1d, library) {
   library.def(FASTCONV1D_NAME("_enable") "(bool on) -> ()", enable);
 }
 TORCH_LIBRARY_IMPL(fastconv1d, FASTCONV1D_KEY, library) {
-  library.impl("convolution", TORCH_FN(convolution));
+  library.impl("convolution", TORCH_FN(contiguous_convolution));
 }
 TORCH_LIBRARY_IMPL(fastconv1d, FASTCONV1D_AUTOGRAD_KEY, library) {
   library.impl("convolution", TORCH_FN(autograd_convolution));
