@@ -39,7 +39,7 @@ FASTCONV1D_MMA(mma_bf16, "m16n8k16.row.col.f32.bf16.bf16.f32")
 FASTCONV1D_MMA(mma_fp16, "m16n8k16.row.col.f32.f16.f16.f32")
 #undef FASTCONV1D_MMA
 __device__ __forceinline__ uint32_t round_tf32(float x) {
-  const float up = __uint_as_float(__float_as_uint(x) + 0x1000u);
+  const float up = __uint_as_float((__float_as_uint(x) + 0x1000u) & 0xffffe000u);
   return __float_as_uint(__fmaf_rn(x, 1.4e-45f, up));
 }
 template <int OFFSET = 0>

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import fastconv1d
-from fastconv1d import build, ops, plan
+from fastconv1d import build, ops, plan, timing
 
 ALGORITHMS = ["", "im2col"]
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
@@ -481,3 +481,17 @@ def test_meta_tensors() -> None:
     assert fastconv1d.conv1d(x, w, b, padding=1, groups=2).shape == (2, 6, 11)
     with pytest.raises(RuntimeError):
         fastconv1d.conv1d(x, w, b, dilation=9, groups=2)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_infinities_and_nans_come_out_as_torchs(dtype: torch.dtype) -> None:
+    x = torch.rand(1, 8, 600, device="cuda", dtype=dtype)
+    x[0, 1, 100], x[0, 2, 200], x[0, 3, 300] = torch.inf, -torch.inf, torch.nan
+    weight = torch.rand(16, 8, 3, device="cuda", dtype=dtype) + 1
+    with timing.precision("tf32"):
+        ours = fastconv1d.conv1d(x, weight, algorithm="dense")
+        expected = F.conv1d(x, weight)
+    assert torch.equal(ours.isnan(), expected.isnan())
+    assert torch.equal(ours.isinf(), expected.isinf())
+    assert torch.equal(ours.sign()[ours.isinf()], expected.sign()[expected.isinf()])

@@ -1,5 +1,5 @@
 // The instructions that the kernels use and C++ has no name for. With FASTCONV1D_EMULATE the same
-// names run on the CPU, one thread per CUDA thread, for tests.
+// names run on the CPU, one fiber per CUDA thread, for tests.
 #pragma once
 #include <cstdint>
 
@@ -27,11 +27,11 @@ FASTCONV1D_MMA(mma_bf16, "m16n8k16.row.col.f32.bf16.bf16.f32")
 FASTCONV1D_MMA(mma_fp16, "m16n8k16.row.col.f32.f16.f16.f32")
 #undef FASTCONV1D_MMA
 
-// To TF32, to nearest, ties away from zero: the rounding that cuDNN applies to both operands. The
-// tensor cores ignore the 13 low bits. Adding half a unit could turn a NaN into another number; the
-// product added is a NaN then, and vanishes otherwise. cvt.rna takes twice as many instructions.
+// To TF32, to nearest, ties away from zero: the rounding that cuDNN applies to both operands. Half a
+// unit added by integers could turn a NaN into another number; the product added is a NaN then, and
+// vanishes otherwise. cvt.rna takes one instruction more.
 __device__ __forceinline__ uint32_t round_tf32(float x) {
-  const float up = __uint_as_float(__float_as_uint(x) + 0x1000u);
+  const float up = __uint_as_float((__float_as_uint(x) + 0x1000u) & 0xffffe000u);
   return __float_as_uint(__fmaf_rn(x, 1.4e-45f, up));
 }
 
