@@ -20,7 +20,9 @@ from torch.autograd.function import once_differentiable
 from torch.utils.cpp_extension import load_inline
 
 CUDA_SOURCE = r"""
+#include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
@@ -38,10 +40,6 @@ FASTCONV1D_MMA(mma_tf32, "m16n8k8.row.col.f32.tf32.tf32.f32")
 FASTCONV1D_MMA(mma_bf16, "m16n8k16.row.col.f32.bf16.bf16.f32")
 FASTCONV1D_MMA(mma_fp16, "m16n8k16.row.col.f32.f16.f16.f32")
 #undef FASTCONV1D_MMA
-__device__ __forceinline__ uint32_t round_tf32(float x) {
-  const float up = __uint_as_float((__float_as_uint(x) + 0x1000u) & 0xffffe000u);
-  return __float_as_uint(__fmaf_rn(x, 1.4e-45f, up));
-}
 template <int OFFSET = 0>
 __device__ __forceinline__ void copy_async_16(void* shared, const void* global) {
   const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
@@ -91,6 +89,24 @@ inline int64_t shared_budget(int blocks) {
   cudaDeviceGetAttribute(&reserved, cudaDevAttrReservedSharedMemoryPerBlock, device);
   const int64_t share = per_processor / blocks - reserved;
   return share < per_block ? share : per_block;
+}
+}
+namespace fastconv1d {
+__device__ __forceinline__ uint32_t bits_of(float x) {
+  uint32_t bits;
+  memcpy(&bits, &x, 4);
+  return bits;
+}
+__device__ __forceinline__ float float_of(uint32_t bits) {
+  float x;
+  memcpy(&x, &bits, 4);
+  return x;
+}
+__device__ __forceinline__ float nearest_tf32(float x) {
+  return float_of((bits_of(x) + 0x1000u) & 0xffffe000u);
+}
+__device__ __forceinline__ uint32_t round_tf32(float x) {
+  return bits_of(fmaf(x, 1.4e-45f, nearest_tf32(x)));
 }
 }
 #include <cstdint>
@@ -263,8 +279,17 @@ FASTCONV1D_HD constexpr TapGroup tap_group(const Schedule& s, int64_t taps, int 
 }
 }
 namespace fastconv1d {
-struct Tf32 {
+struct Fp32 {
   using Element = float;
+  static __device__ __forceinline__ float from(Element x) { return x; }
+  static __device__ __forceinline__ Element to(float x) { return x; }
+  static __device__ __forceinline__ void store(Element* to, const float (&sum)[4], bool exists) {
+    if (!exists) return;
+    *reinterpret_cast<float2*>(to) = make_float2(sum[0], sum[1]);
+    *reinterpret_cast<float2*>(to + 8) = make_float2(sum[2], sum[3]);
+  }
+};
+struct Tf32 : Fp32 {
   static constexpr int planes = 1, products = 1, turns = 8, values_per_word = 1, chain = 0;
   static constexpr bool keeps_places = true;
   static __device__ __forceinline__ void split(const Element (&v)[1], uint32_t (&word)[1]) {
@@ -280,48 +305,23 @@ struct Tf32 {
                                                   const uint32_t (&b)[1][2]) {
     mma_tf32(d, a[0], b[0][0], b[0][1]);
   }
-  static __device__ __forceinline__ float from(Element x) { return x; }
-  static __device__ __forceinline__ Element to(float x) { return x; }
-  static __device__ __forceinline__ void store(Element* to, const float (&sum)[4], bool exists) {
-    if (!exists) return;
-    *reinterpret_cast<float2*>(to) = make_float2(sum[0], sum[1]);
-    *reinterpret_cast<float2*>(to + 8) = make_float2(sum[2], sum[3]);
-  }
 };
-struct Ieee {
-  using Element = float;
+struct Ieee : Fp32 {
   static constexpr int planes = 2, products = 3, turns = 4, values_per_word = 1, chain = 6;
   static constexpr bool keeps_places = false;
   static __device__ __forceinline__ void split(const Element (&v)[1], uint32_t (&word)[2]) {
-    uint32_t bits;
-    memcpy(&bits, &v[0], 4);
-    word[0] = (bits + 0x1000u) & 0xffffe000u;
-    float high;
-    memcpy(&high, &word[0], 4);
-    const float low = v[0] - high;
-    memcpy(&word[1], &low, 4);
+    const float high = nearest_tf32(v[0]);
+    word[0] = bits_of(high);
+    word[1] = bits_of(v[0] - high);
   }
-  static __device__ __forceinline__ uint32_t pack(const Element (&v)[1]) {
-    uint32_t bits;
-    memcpy(&bits, &v[0], 4);
-    return bits;
-  }
+  static __device__ __forceinline__ uint32_t pack(const Element (&v)[1]) { return bits_of(v[0]); }
   static __device__ __forceinline__ void unpack(uint32_t weight, uint32_t (&word)[2]) {
-    Element value[1];
-    memcpy(value, &weight, 4);
-    split(value, word);
+    split({float_of(weight)}, word);
   }
   static __device__ __forceinline__ void multiply(int product, float (&d)[4],
                                                   const uint32_t (&a)[2][4],
                                                   const uint32_t (&b)[2][2]) {
     mma_tf32(d, a[product == 0], b[product == 1][0], b[product == 1][1]);
-  }
-  static __device__ __forceinline__ float from(Element x) { return x; }
-  static __device__ __forceinline__ Element to(float x) { return x; }
-  static __device__ __forceinline__ void store(Element* to, const float (&sum)[4], bool exists) {
-    if (!exists) return;
-    *reinterpret_cast<float2*>(to) = make_float2(sum[0], sum[1]);
-    *reinterpret_cast<float2*>(to + 8) = make_float2(sum[2], sum[3]);
   }
 };
 struct Half16 {

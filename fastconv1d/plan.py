@@ -28,8 +28,9 @@ ATEN_LAYOUT = 0.55e6  # elements per µs from NCL to NHWC or back, whatever thei
 ATEN_BIAS = 0.35e6  # elements per µs that the bias pass adds to
 ATEN_DEPTHWISE = 0.2e6  # elements per µs that ATen's own depthwise kernel reads and writes
 ATEN_DEPTHWISE_RATE = 8e6  # FLOP per µs of that kernel
-MOST_STRIDE = 1 << 22  # kMostLoadStep of csrc/schedule.h
 CPU_RATE = 50e3  # FLOP per µs of the plain loops and of ATen alike
+
+MOST_STRIDE = 1 << 22  # that the dense kernel walks: kMostLoadStep of csrc/schedule.h
 
 
 @dataclass(frozen=True, slots=True)

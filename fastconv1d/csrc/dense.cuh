@@ -26,8 +26,20 @@
 
 namespace fastconv1d {
 
-struct Tf32 {
+struct Fp32 {
   using Element = float;
+  static __device__ __forceinline__ float from(Element x) { return x; }
+  static __device__ __forceinline__ Element to(float x) { return x; }
+  // Stores the sums that 4 neighbouring lanes hold of two mma tiles, 16 positions of a row, if that
+  // `exists`; `to` is where the lane's own pair of the first tile belongs. All lanes call it.
+  static __device__ __forceinline__ void store(Element* to, const float (&sum)[4], bool exists) {
+    if (!exists) return;
+    *reinterpret_cast<float2*>(to) = make_float2(sum[0], sum[1]);
+    *reinterpret_cast<float2*>(to + 8) = make_float2(sum[2], sum[3]);
+  }
+};
+
+struct Tf32 : Fp32 {
   static constexpr int planes = 1, products = 1, turns = 8, values_per_word = 1, chain = 0;
   static constexpr bool keeps_places = true;
   static __device__ __forceinline__ void split(const Element (&v)[1], uint32_t (&word)[1]) {
@@ -43,59 +55,29 @@ struct Tf32 {
                                                   const uint32_t (&b)[1][2]) {
     mma_tf32(d, a[0], b[0][0], b[0][1]);
   }
-  static __device__ __forceinline__ float from(Element x) { return x; }
-  static __device__ __forceinline__ Element to(float x) { return x; }
-  // Stores the sums that 4 neighbouring lanes hold of two mma tiles, 16 positions of a row, if that
-  // `exists`; `to` is where the lane's own pair of the first tile belongs. All lanes call it.
-  static __device__ __forceinline__ void store(Element* to, const float (&sum)[4], bool exists) {
-    if (!exists) return;
-    *reinterpret_cast<float2*>(to) = make_float2(sum[0], sum[1]);
-    *reinterpret_cast<float2*>(to + 8) = make_float2(sum[2], sum[3]);
-  }
 };
 
 // fp32-accurate. The tensor cores truncate where they accumulate, so chains are cut after 6 steps
 // (48 products) and added up in ordinary fp32 registers.
-struct Ieee {
-  using Element = float;
+struct Ieee : Fp32 {
   static constexpr int planes = 2, products = 3, turns = 4, values_per_word = 1, chain = 6;
   static constexpr bool keeps_places = false;
   static __device__ __forceinline__ void split(const Element (&v)[1], uint32_t (&word)[2]) {
-    // To nearest by integers, where cvt.rna takes four instructions. A NaN that this wraps round
-    // survives in the low part, which the tensor cores truncate.
-    uint32_t bits;
-    memcpy(&bits, &v[0], 4);
-    word[0] = (bits + 0x1000u) & 0xffffe000u;
-    float high;
-    memcpy(&high, &word[0], 4);
-    const float low = v[0] - high;
-    memcpy(&word[1], &low, 4);
+    // A NaN survives in the low part, which the tensor cores truncate.
+    const float high = nearest_tf32(v[0]);
+    word[0] = bits_of(high);
+    word[1] = bits_of(v[0] - high);
   }
   // Weights are split where they are used: their way through L2 and shared memory is the longer one.
-  static __device__ __forceinline__ uint32_t pack(const Element (&v)[1]) {
-    uint32_t bits;
-    memcpy(&bits, &v[0], 4);
-    return bits;
-  }
+  static __device__ __forceinline__ uint32_t pack(const Element (&v)[1]) { return bits_of(v[0]); }
   static __device__ __forceinline__ void unpack(uint32_t weight, uint32_t (&word)[2]) {
-    Element value[1];
-    memcpy(value, &weight, 4);
-    split(value, word);
+    split({float_of(weight)}, word);
   }
   // Products low x high, high x low, high x high: small ones first.
   static __device__ __forceinline__ void multiply(int product, float (&d)[4],
                                                   const uint32_t (&a)[2][4],
                                                   const uint32_t (&b)[2][2]) {
     mma_tf32(d, a[product == 0], b[product == 1][0], b[product == 1][1]);
-  }
-  static __device__ __forceinline__ float from(Element x) { return x; }
-  static __device__ __forceinline__ Element to(float x) { return x; }
-  // Stores the sums that 4 neighbouring lanes hold of two mma tiles, 16 positions of a row, if that
-  // `exists`; `to` is where the lane's own pair of the first tile belongs. All lanes call it.
-  static __device__ __forceinline__ void store(Element* to, const float (&sum)[4], bool exists) {
-    if (!exists) return;
-    *reinterpret_cast<float2*>(to) = make_float2(sum[0], sum[1]);
-    *reinterpret_cast<float2*>(to + 8) = make_float2(sum[2], sum[3]);
   }
 };
 

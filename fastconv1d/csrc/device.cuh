@@ -1,7 +1,9 @@
 // The instructions that the kernels use and C++ has no name for. With FASTCONV1D_EMULATE the same
 // names run on the CPU, one fiber per CUDA thread, for tests.
 #pragma once
+#include <cmath>
 #include <cstdint>
+#include <cstring>
 
 #if defined(FASTCONV1D_EMULATE)
 #include "cuda_emulation.h"
@@ -26,14 +28,6 @@ FASTCONV1D_MMA(mma_tf32, "m16n8k8.row.col.f32.tf32.tf32.f32")
 FASTCONV1D_MMA(mma_bf16, "m16n8k16.row.col.f32.bf16.bf16.f32")
 FASTCONV1D_MMA(mma_fp16, "m16n8k16.row.col.f32.f16.f16.f32")
 #undef FASTCONV1D_MMA
-
-// To TF32, to nearest, ties away from zero: the rounding that cuDNN applies to both operands. Half a
-// unit added by integers could turn a NaN into another number; the product added is a NaN then, and
-// vanishes otherwise. cvt.rna takes one instruction more.
-__device__ __forceinline__ uint32_t round_tf32(float x) {
-  const float up = __uint_as_float((__float_as_uint(x) + 0x1000u) & 0xffffe000u);
-  return __float_as_uint(__fmaf_rn(x, 1.4e-45f, up));
-}
 
 // OFFSET, in bytes, is added to both addresses; part of the instruction, it costs none.
 template <int OFFSET = 0>
@@ -94,3 +88,30 @@ inline int64_t shared_budget(int blocks) {
 
 }  // namespace fastconv1d
 #endif
+
+namespace fastconv1d {
+
+__device__ __forceinline__ uint32_t bits_of(float x) {
+  uint32_t bits;
+  memcpy(&bits, &x, 4);
+  return bits;
+}
+__device__ __forceinline__ float float_of(uint32_t bits) {
+  float x;
+  memcpy(&x, &bits, 4);
+  return x;
+}
+
+// The nearest TF32 number, ties away from zero: the rounding that cuDNN applies to both operands. By
+// integers, so a NaN may become another number.
+__device__ __forceinline__ float nearest_tf32(float x) {
+  return float_of((bits_of(x) + 0x1000u) & 0xffffe000u);
+}
+
+// The same, and a NaN stays one: the product added is a NaN then, and vanishes otherwise. cvt.rna
+// takes one instruction more.
+__device__ __forceinline__ uint32_t round_tf32(float x) {
+  return bits_of(fmaf(x, 1.4e-45f, nearest_tf32(x)));
+}
+
+}  // namespace fastconv1d

@@ -419,12 +419,6 @@ inline uint32_t float_as_word(float value) {
   return word;
 }
 
-// cvt.rna.tf32.f32: ten bits of fraction, to nearest, ties away from zero.
-inline uint32_t round_tf32(float value) {
-  const uint32_t word = float_as_word(value);
-  return std::isfinite(value) ? (word + 0x1000u) & ~0x1fffu : word;
-}
-
 inline float bf16_to_float(uint16_t bits) { return word_as_float(uint32_t(bits) << 16); }
 inline uint16_t float_to_bf16(float value) {
   if (std::isnan(value)) return 0x7fff;

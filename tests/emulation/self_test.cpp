@@ -1,4 +1,5 @@
 // Tests the emulator itself: `self_test CASE` exits with 0 where the case's results are right.
+#include <cmath>
 #include <cstdio>
 #include <cstring>
 #include <random>
@@ -182,6 +183,10 @@ bool conversions() {
   // Ties go away from zero for TF32 and to even for the 16-bit types.
   if (round_tf32(word_as_float(0x3f801000)) != 0x3f802000) return false;
   if (round_tf32(word_as_float(0x3f800fff)) != 0x3f800000) return false;
+  // Infinities stay, and so does the NaN that half a unit would turn into a zero.
+  if (round_tf32(word_as_float(0x7f800000)) != 0x7f800000) return false;
+  if (round_tf32(word_as_float(0xff800000)) != 0xff800000) return false;
+  if (!std::isnan(word_as_float(round_tf32(word_as_float(0x7fffffff))))) return false;
   if (float_to_bf16(word_as_float(0x3f808000)) != 0x3f80) return false;
   if (float_to_bf16(word_as_float(0x3f818000)) != 0x3f82) return false;
   if (float_to_bf16(word_as_float(0x7f7fffff)) != 0x7f80) return false;
