@@ -107,7 +107,9 @@ def test_sanitized(build: Build, tmp_path: Path, library: str, sanitizer: str) -
 
 
 DENSE_SOURCE = (CSRC / "dense.cuh").read_text()
-WAITS = list(re.finditer(r"__sync\w+\(\)|copy_async_wait<\d+>\(\)", DENSE_SOURCE))
+WAITS = list(
+    re.finditer(r"__sync\w+\(\)|copy_async_wait<\d+>\(\)|barrier_wait\(\w+, \w+\)", DENSE_SOURCE)
+)
 
 
 @pytest.mark.parametrize("number", range(len(WAITS)))
@@ -128,10 +130,21 @@ def test_each_wait_of_the_dense_kernel_is_needed(build: Build, tmp_path: Path, n
     pytest.fail(f"nothing misses {wait[0]} in line {line}")
 
 
-RIGHT = ("tf32", "bf16", "fp16", "reduction", "shuffles", "copies", "limits", "conversions")
+RIGHT = (
+    "tf32",
+    "bf16",
+    "fp16",
+    "reduction",
+    "shuffles",
+    "copies",
+    "barriers",
+    "limits",
+    "conversions",
+)
 WRONG = {  # what each sanitizer must say of it
     "missing_barrier": {"plain": "", "address": "", "thread": "data race"},
     "missing_warp_barrier": {"plain": "", "address": "", "thread": "data race"},
+    "missing_barrier_wait": {"plain": "", "address": "", "thread": ""},
     "missing_wait": {"plain": "", "address": "", "thread": ""},
     "shared_overrun": {"address": "heap-buffer-overflow"},
     "divergence": {"plain": "deadlock", "address": "deadlock", "thread": "deadlock"},

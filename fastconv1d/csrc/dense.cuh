@@ -11,9 +11,11 @@
 // alignment, and m16n8k8 (TF32) and m16n8k16 (16-bit) share one fragment pattern. fp32-accurate mode
 // splits each value in a high and a low TF32 part, kept in two planes, and adds three products.
 //
-// Shared memory: 2 windows of planes x slice_words x pitch words;  the weights, fragment-major, ready
-// for LDS.128, of all slices where they fit, else of 2. While a slice is multiplied, the next one
-// travels: its window through registers, its weights by cp.async.
+// Shared memory: a barrier; windows of planes x slice_words x pitch words; the weights, fragment-major,
+// ready for LDS.128. Where all weights fit, they stay, and there are 3 windows: a warp may then be a
+// slice ahead of another, so that some write their sums while others multiply. Else there are 2
+// windows and 2 slices of weights, and while a slice is multiplied the next one travels. Windows travel
+// through registers, weights by cp.async.
 //
 // Roofline: what the kernel reads and writes once is what DRAM sees (windows overlap in L1/L2 only).
 // Output rows are rarely 32-byte aligned, and stores that fill part of a sector cost up to three
@@ -60,7 +62,7 @@ struct Tf32 : Fp32 {
 // fp32-accurate. The tensor cores truncate where they accumulate, so chains are cut after 6 steps
 // (48 products) and added up in ordinary fp32 registers.
 struct Ieee : Fp32 {
-  static constexpr int planes = 2, products = 3, turns = 4, values_per_word = 1, chain = 6;
+  static constexpr int planes = 2, products = 3, turns = 8, values_per_word = 1, chain = 6;
   static constexpr bool keeps_places = false;
   static __device__ __forceinline__ void split(const Element (&v)[1], uint32_t (&word)[2]) {
     // A NaN survives in the low part, which the tensor cores truncate.
@@ -154,10 +156,12 @@ struct Layout {
       static_cast<int>(larger(1, smaller(2, 65536 / (T::threads * (sums + 64)))));
 
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
-  // For sm_100 the compiler would spill some registers of the 16-bit kernels.
-  static constexpr int launch_blocks = sizeof(Element) == 2 ? 1 : blocks;
+  // For sm_100 the compiler would spill some registers.
+  static constexpr int launch_blocks = M::keeps_places ? blocks : 1;
+  static constexpr bool keeps_places = false;
 #else
   static constexpr int launch_blocks = blocks;
+  static constexpr bool keeps_places = M::keeps_places;
 #endif
 
   // Vectors of 4 columns of the next window that a thread, and all of them, hold on their way in:
@@ -244,18 +248,16 @@ __global__ void __launch_bounds__(128) pack_kernel(const PackParams p) {
       make_uint4(fragment[0], fragment[1], fragment[2], fragment[3]);
 }
 
-// Where a slice comes from.
+// Where a slice's window comes from.
 template <class Element>
 struct Source {
-  const Element* window;    // first channel, first column
-  const uint32_t* weights;  // packed
-  int64_t position;         // of the first column
-  int channels, taps;       // left in the group, this slice's included; in the slice
-  int lead;                 // columns before the one that the tile's first output reads
-  bool whole;               // inside the input, aligned, columns one position apart
+  const Element* window;  // first channel, first column
+  int64_t position;       // of the first column
+  int channels;           // left in the group, this slice's included
+  bool whole;             // inside the input, aligned, columns one position apart
 };
 
-// The next slice's window on its way through registers, 4 columns of a row at a time. Threads take
+// A slice's window on its way through registers, 4 columns of a row at a time. Threads take
 // such vectors in the order in which they lie in shared memory.
 template <class M, class T>
 struct Incoming {
@@ -264,12 +266,12 @@ struct Incoming {
   static constexpr int words = 4 * M::values_per_word * sizeof(Element) / 4;
   uint32_t word[L::items][words];  // for each channel of the row in turn, 4 neighbouring columns
   // Row << 16 | column of each vector or, where registers are too scarce, of the first.
-  int place[M::keeps_places ? L::items : 1];
+  int place[L::keeps_places ? L::items : 1];
 
   __device__ __forceinline__ explicit Incoming(const Schedule& s) {
     const int vectors = s.pitch / 4;
 #pragma unroll
-    for (int i = 0; i < (M::keeps_places ? L::items : 1); ++i) {
+    for (int i = 0; i < (L::keeps_places ? L::items : 1); ++i) {
       const int index = threadIdx.x + i * T::threads;
       place[i] = index / vectors << 16 | index % vectors * 4;
     }
@@ -282,7 +284,7 @@ struct Incoming {
     int at = place[0];
 #pragma unroll
     for (int i = 0; i < L::items; ++i) {
-      if constexpr (M::keeps_places) at = place[i];
+      if constexpr (L::keeps_places) at = place[i];
       // What lies between the last column and the pitch is never read: any input does.
       const int column = (at & 0xffff) < s.columns ? at & 0xffff : 0;
       if (at >> 16 < s.slice_words) visit(i, at >> 16, column);
@@ -494,11 +496,16 @@ __device__ __forceinline__ void write_sums(const DenseParams& p, const Sums<M, T
       channel_of_row(threadIdx.x / 32 % T::warps_m * T::m_tiles * 16 + threadIdx.x % 32 / 4,
                      T::channels_log2, p.classes_log2);
   Element* out = block.output + channel * p.length_out + position * p.phase.out_step;
+  float bias[2 * T::m_tiles];  // all first: one wait for memory
+#pragma unroll
+  for (int i = 0; i < 2 * T::m_tiles; ++i) {
+    const int of = channel + (i * 8 << p.classes_log2);
+    bias[i] = block.bias == nullptr || of >= block.channels ? 0 : M::from(__ldg(block.bias + of));
+  }
 #pragma unroll
   for (int i = 0; i < 2 * T::m_tiles; ++i) {
     const bool exists = channel < block.channels;
-    const float bias = block.bias == nullptr || !exists ? 0 : M::from(block.bias[channel]);
-    const auto sum = [&](int n, int e) { return sums.value(i / 2, n, i % 2 * 2 + e) + bias; };
+    const auto sum = [&](int n, int e) { return sums.value(i / 2, n, i % 2 * 2 + e) + bias[i]; };
     if (whole) {
 #pragma unroll
       for (int n = 0; n < T::n_tiles; n += 2)
@@ -557,10 +564,12 @@ __global__ void __launch_bounds__(T::threads, (Layout<M, T>::launch_blocks))
 
   const int window_words = M::planes * s.slice_words * s.pitch;
   const int slice_weights = s.taps_per_group * s.slice_words * T::channels;
-  uint32_t* const shared_weights = shared + 2 * window_words;
+  auto* const filled = reinterpret_cast<uint64_t*>(shared);
+  uint32_t* const windows = shared + kBarrierWords;
+  uint32_t* const shared_weights = windows + window_count(s) * window_words;
 
-  const int64_t tiles = ceil_div(p.phase.positions + p.most_shift, T::positions);
-  const int64_t last_tile = smaller(first_tile + p.run, tiles);
+  const int64_t tiles_left = ceil_div(p.phase.positions + p.most_shift, T::positions) - first_tile;
+  const int tiles = static_cast<int>(smaller(p.run, tiles_left));
   const Element* const input = static_cast<const Element*>(p.input) + batch * p.input_batch_stride +
                                group * p.channels_in * p.input_channel_stride;
   const uint32_t* const weights = p.weights + (group * p.channel_blocks + channel_block) *
@@ -571,41 +580,53 @@ __global__ void __launch_bounds__(T::threads, (Layout<M, T>::launch_blocks))
   const bool aligned = reinterpret_cast<uintptr_t>(input) % (4 * sizeof(Element)) == 0 &&
                        s.load_step == 1 && channel_stride % 4 == 0 &&
                        slice_channels * channel_stride < int64_t{1} << 31;
-  const auto locate = [&](int64_t tile, int channel_slice, int group) {
-    const TapGroup taps = tap_group(s, p.phase.taps, group);
-    const int64_t position = (tile * T::positions - p.most_shift) * p.phase.in_step +
-                             p.phase.first_shift + taps.first * p.phase.shift_step;
-    Source<Element> from;
-    from.lead = s.load_step == 1 ? static_cast<int>(position) & 3 : 0;
-    from.position = position - from.lead;
-    from.window = input + channel_slice * slice_channels * channel_stride + from.position;
-    from.weights =
-        weights + (channel_slice * s.groups + group) * static_cast<int64_t>(slice_weights);
-    from.channels = static_cast<int>(p.channels_in) - channel_slice * slice_channels;
-    from.taps = taps.count;
-    from.whole = aligned && from.position >= 0 && from.position + s.columns <= p.length &&
-                 from.channels >= slice_channels;
-    return from;
+  // The input position of a window's first column, before that is moved to a multiple of 4.
+  const auto position_of = [&](int tile, const TapGroup& taps) {
+    return ((first_tile + tile) * T::positions - p.most_shift) * p.phase.in_step +
+           p.phase.first_shift + taps.first * p.phase.shift_step;
+  };
+  const auto lead_of = [&](int64_t position) {
+    return s.load_step == 1 ? static_cast<int>(position) & 3 : 0;
   };
 
   Incoming<M, T> incoming(s);
-  // Starts the journey of a slice; its window ends it in `incoming.store`.
-  const auto fetch = [&](const Source<Element>& from, int buffer) {
+  // The tile, channel slice and tap group that travel.
+  int ahead = 0, channel_slice_ahead = 0, tap_group_ahead = 0;
+  const auto fetch = [&] {
+    const int64_t position = position_of(ahead, tap_group(s, p.phase.taps, tap_group_ahead));
+    Source<Element> from;
+    from.position = position - lead_of(position);
+    from.window = input + channel_slice_ahead * slice_channels * channel_stride + from.position;
+    from.channels = static_cast<int>(p.channels_in) - channel_slice_ahead * slice_channels;
+    from.whole = aligned && from.position >= 0 && from.position + s.columns <= p.length &&
+                 from.channels >= slice_channels;
     incoming.fetch(s, from, channel_stride, p.length);
-    if (s.resident) return;
-    copy_words<T::threads>(shared_weights + buffer * slice_weights, from.weights, slice_weights);
-    copy_async_commit();
   };
-  if (s.resident) {
-    copy_words<T::threads>(shared_weights, weights, s.channel_slices * s.groups * slice_weights);
-    copy_async_commit();
-  }
+  const auto fetch_next = [&] {
+    if (++tap_group_ahead == s.groups) {
+      tap_group_ahead = 0;
+      if (++channel_slice_ahead == s.channel_slices) {
+        channel_slice_ahead = 0;
+        ++ahead;
+      }
+    }
+    if (ahead < tiles) fetch();
+  };
+  const auto arrive = [&] {
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) barrier_arrive(filled);
+  };
 
-  Source<Element> next = locate(first_tile, 0, 0);
-  fetch(next, 0);
-  incoming.store(s, shared);
+  const int slices = s.channel_slices * s.groups;
+  copy_words<T::threads>(shared_weights, weights, (s.resident ? slices : 1) * slice_weights);
+  copy_async_commit();
+  if (threadIdx.x == 0) barrier_init(filled, T::warps);
+  fetch();
+  incoming.store(s, windows);
   copy_async_wait<0>();
   __syncthreads();
+  arrive();
+  if (s.resident) fetch_next();
   const int64_t first_channel = group * p.channels_out + channel_block * T::channels;
   Block<Element> output;
   output.output = static_cast<Element*>(p.output) +
@@ -625,41 +646,49 @@ __global__ void __launch_bounds__(T::threads, (Layout<M, T>::launch_blocks))
                                                          sizeof(Element) % kAlignedOutputs);
   const int thread_position = warp / T::warps_m * T::n_tiles * 8 + threadIdx.x % 4 * 2 - shift;
   Sums<M, T> sums(s, p.most_shift, shift);
-  int buffer = 0;
-  for (int64_t tile = first_tile; tile < last_tile; ++tile) {
+  int window = 0;
+  const auto next = [&](int of) { return of + 1 < window_count(s) ? of + 1 : 0; };
+  uint32_t parity = 0;
+  for (int tile = 0; tile < tiles; ++tile) {
     sums.clear();
-    for (int channel_slice = 0, group = 0; channel_slice < s.channel_slices;) {
-      const Source<Element> here = next;
+    for (int slice = 0, channel_slice = 0, group = 0; slice < slices; ++slice) {
+      // The slice is there; with the one before the last, or the last if weights travel, all are done.
+      barrier_wait(filled, parity);
+      parity ^= 1;
+      const bool more = slice + 1 < slices || tile + 1 < tiles;
+      const int turn = s.resident ? slice : parity ^ 1;
+      if (more) {
+        if (s.resident) {
+          incoming.store(s, windows + next(window) * window_words);
+          arrive();
+        } else {
+          const int64_t next_slice = slice + 1 < slices ? slice + 1 : 0;
+          copy_words<T::threads>(shared_weights + parity * slice_weights,
+                                 weights + next_slice * slice_weights, slice_weights);
+          copy_async_commit();
+        }
+        fetch_next();
+      }
+      const TapGroup taps = tap_group(s, p.phase.taps, group);
+      const int steps = static_cast<int>(
+          ceil_div(smaller(s.slice_words, s.channel_words - channel_slice * s.slice_words), 8));
+      const uint32_t* const first =
+          windows + window * window_words + lead_of(position_of(tile, taps));
+      sums.template add<UNIT_STEP>(s, first, shared_weights + turn * slice_weights, taps.count,
+                                   steps);
+      if (more && !s.resident) {
+        incoming.store(s, windows + next(window) * window_words);
+        copy_async_wait<0>();
+        arrive();
+      }
+      window = next(window);
       if (++group == s.groups) {
         group = 0;
         ++channel_slice;
       }
-      const bool tile_ends = channel_slice == s.channel_slices,
-                 more = !tile_ends || tile + 1 < last_tile;
-      const uint32_t* const window = shared + buffer * window_words + here.lead;
-      const uint32_t* const slice =
-          shared_weights + (s.resident ? here.weights - weights : buffer * slice_weights);
-      buffer ^= 1;
-      if (more) {
-        if (tile_ends || s.groups > 1) {
-          next = tile_ends ? locate(tile + 1, 0, 0) : locate(tile, channel_slice, group);
-        } else {
-          next.window += slice_channels * channel_stride;
-          next.weights += slice_weights;
-          next.channels -= slice_channels;
-          next.whole = next.whole && next.channels >= slice_channels;
-        }
-        fetch(next, buffer);
-      }
-      const int words = (here.channels + M::values_per_word - 1) / M::values_per_word;
-      sums.template add<UNIT_STEP>(s, window, slice, here.taps,
-                                   (words < s.slice_words ? words + 7 : s.slice_words) / 8);
-      if (more) incoming.store(s, shared + buffer * window_words);
-      copy_async_wait<0>();
-      __syncthreads();
     }
 
-    write_sums<M, T>(p, sums, output, tile * T::positions + thread_position);
+    write_sums<M, T>(p, sums, output, (first_tile + tile) * T::positions + thread_position);
   }
 }
 

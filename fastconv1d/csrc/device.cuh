@@ -45,6 +45,35 @@ __device__ __forceinline__ void copy_async_wait() {
   asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
 }
 
+// An mbarrier in shared memory: a phase ends when `count` threads have arrived; who waits for a phase
+// (parity 0 for the first, 1 for the second, 0 for the third, ...) sees what they wrote before.
+__device__ __forceinline__ void barrier_init(uint64_t* barrier, int count) {
+  const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(barrier));
+  asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(address), "r"(count) : "memory");
+}
+__device__ __forceinline__ void barrier_arrive(uint64_t* barrier) {
+  const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(barrier));
+  asm volatile("{ .reg .b64 state; mbarrier.arrive.shared.b64 state, [%0]; }" ::"r"(address)
+               : "memory");
+}
+#if __CUDA_ARCH__ >= 900  // the thread sleeps a while
+#define FASTCONV1D_WAIT "mbarrier.try_wait"
+#else
+#define FASTCONV1D_WAIT "mbarrier.test_wait"
+#endif
+__device__ __forceinline__ void barrier_wait(uint64_t* barrier, uint32_t parity) {
+  const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(barrier));
+  uint32_t over;
+  do {
+    asm volatile("{ .reg .pred p; " FASTCONV1D_WAIT
+                 ".parity.shared.b64 p, [%1], %2; selp.b32 %0, 1, 0, p; }"
+                 : "=r"(over)
+                 : "r"(address), "r"(parity)
+                 : "memory");
+  } while (over == 0);
+}
+#undef FASTCONV1D_WAIT
+
 __device__ __forceinline__ uint16_t float_to_bf16(float x) {
   return __bfloat16_as_ushort(__float2bfloat16_rn(x));
 }

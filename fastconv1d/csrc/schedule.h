@@ -111,10 +111,16 @@ FASTCONV1D_HD constexpr int64_t weight_words(const TileLimits& t, int64_t taps,
   return taps * slice_words * t.channels;
 }
 
-// Of shared memory: two windows, and the weights of two slices or of all.
+// Of which 2 are used: asynchronous copies of 128 bytes are slower where these cross a line.
+constexpr int kBarrierWords = 32;
+
+// A warp may be a slice ahead of another where weights are resident: a third window for it.
+FASTCONV1D_HD constexpr int window_count(const Schedule& s) { return s.resident ? 3 : 2; }
+
+// Of shared memory: a barrier, the windows, and the weights of two slices or of all.
 FASTCONV1D_HD constexpr int64_t shared_words(const TileLimits& t, const Schedule& s) {
   const int64_t slices = s.resident ? s.channel_slices * s.groups : 2;
-  return 2 * t.planes * s.slice_words * s.pitch +
+  return kBarrierWords + window_count(s) * t.planes * s.slice_words * s.pitch +
          slices * weight_words(t, s.taps_per_group, s.slice_words);
 }
 

@@ -3,8 +3,8 @@
 // Each CUDA thread is a fiber, and all fibers of a block share one operating-system thread. A fiber
 // runs until it must wait for others, so an ordering that a kernel forgot shows in its results:
 // whatever a thread may not rely on has not happened yet. ThreadSanitizer sees each fiber as a
-// thread of its own, ordered by __syncthreads and __syncwarp alone (shuffles and mma.sync order no
-// memory), so it names the races that one schedule happens to survive.
+// thread of its own, ordered by __syncthreads, __syncwarp and barriers in shared memory alone (shuffles
+// and mma.sync order no memory), so it names the races that one schedule happens to survive.
 //
 // What is stricter than a kind machine: shared memory is a heap block of the size asked for, filled
 // with NaN before each block runs; an asynchronous copy destroys its destination when it is issued
@@ -95,7 +95,7 @@ inline constexpr int kInvalidValue = 1, kInvalidConfiguration = 9, kLaunchFailur
 // The collective operations of a warp.
 inline constexpr char kSyncWarp[] = "__syncwarp", kShuffle[] = "__shfl_sync", kMma[] = "mma.sync";
 
-enum class State { kReady, kAtBlock, kAtWarp, kExited };
+enum class State { kReady, kAtBlock, kAtWarp, kAtBarrier, kExited };
 
 struct Copy {
   void* to;
@@ -115,6 +115,7 @@ struct Fiber {
   uint3 index{};
   Warp* warp = nullptr;
   int lane = 0;
+  const void* barrier = nullptr;  // that it waits at
   const void* stack = nullptr;
   size_t stack_bytes = kStackBytes;
   bool started = false;
@@ -229,6 +230,44 @@ FASTCONV1D_EMULATOR inline const uint32_t (*exchange(const char* operation, cons
   uint32_t* mine = warp.buffer[warp.meetings & 1][current->lane];
   for (int i = 0; i < count; ++i) mine[i] = words[i];
   return warp.buffer[meet_warp(operation)];
+}
+
+// An mbarrier, in 8 bytes of shared memory that the kernel touches through these functions alone.
+struct Barrier {
+  uint16_t count, pending;
+  uint32_t phase;
+};
+
+FASTCONV1D_EMULATOR inline Barrier& barrier_at(uint64_t* address) {
+  const auto* at = reinterpret_cast<const char*>(address);
+  if (at < shared_memory || at + 8 > shared_memory + shared_bytes) fail("a barrier out of place");
+  return *reinterpret_cast<Barrier*>(address);
+}
+
+// ThreadSanitizer's key of a phase: two are in use at a time.
+inline char* barrier_order(uint64_t* barrier, uint32_t phase) {
+  return reinterpret_cast<char*>(barrier) + phase % 2;
+}
+
+FASTCONV1D_EMULATOR inline void arrive(uint64_t* address) {
+  Barrier& barrier = barrier_at(address);
+  order_release(barrier_order(address, barrier.phase));
+  if (--barrier.pending > 0) return;
+  barrier.pending = barrier.count;
+  ++barrier.phase;
+  for (auto& fiber : pool)
+    if (fiber->state == State::kAtBarrier && fiber->barrier == address)
+      fiber->state = State::kReady;
+}
+
+FASTCONV1D_EMULATOR inline void wait(uint64_t* address, uint32_t parity) {
+  const Barrier& barrier = barrier_at(address);
+  while (barrier.phase % 2 == parity) {
+    current->barrier = address;
+    current->state = State::kAtBarrier;
+    yield();
+  }
+  order_acquire(barrier_order(address, parity));
 }
 
 template <class T>
@@ -485,6 +524,12 @@ void copy_async_wait() {
   for (; groups.size() > N; groups.pop_front())
     for (const auto& copy : groups.front()) std::memcpy(copy.to, copy.from, 16);
 }
+
+FASTCONV1D_EMULATOR inline void barrier_init(uint64_t* barrier, int count) {
+  emulation::barrier_at(barrier) = {uint16_t(count), uint16_t(count), 0};
+}
+inline void barrier_arrive(uint64_t* barrier) { emulation::arrive(barrier); }
+inline void barrier_wait(uint64_t* barrier, uint32_t parity) { emulation::wait(barrier, parity); }
 
 inline int64_t shared_budget(int blocks) {
   return emulation::processor_shared_bytes / blocks - emulation::kSharedReserved;

@@ -147,6 +147,40 @@ bool copies(void (*kernel)(const float*, float*)) {
   return std::memcmp(in.data(), out.data(), sizeof(float4) * in.size()) == 0;
 }
 
+// Two warps pass tiles of 32 values on: one writes, at most two tiles ahead, and the other sums up.
+template <bool kWait>
+__global__ void pass_on(const float* in, float* out) {
+  FASTCONV1D_SHARED(words);
+  auto* full = reinterpret_cast<uint64_t*>(words);  // of either half
+  auto* read = full + 2;
+  auto* halves = reinterpret_cast<float*>(words + 8);
+  const int lane = threadIdx.x % 32;
+  if (threadIdx.x < 4) barrier_init(full + threadIdx.x, 32);
+  __syncthreads();
+  float sum = 0;
+  for (int tile = 0; tile < 8; ++tile) {
+    const int half = tile % 2;
+    const uint32_t parity = tile / 2 % 2;
+    if (threadIdx.x < 32) {
+      if (tile >= 2) barrier_wait(read + half, parity ^ 1);
+      halves[half * 32 + lane] = in[tile * 32 + lane];
+      barrier_arrive(full + half);
+    } else {
+      if (kWait) barrier_wait(full + half, parity);
+      for (int i = 0; i < 32; ++i) sum += halves[half * 32 + i];
+      barrier_arrive(read + half);
+    }
+  }
+  if (threadIdx.x == 32) out[0] = sum;
+}
+
+bool barriers(void (*kernel)(const float*, float*)) {
+  std::vector<float> in(8 * 32), out(1, NAN);
+  for (size_t i = 0; i < in.size(); ++i) in[i] = float(i);
+  if (launch(kernel, dim3(1), dim3(64), 32 + 64 * 4, nullptr, in.data(), out.data())) return false;
+  return out[0] == 128 * 255;
+}
+
 __global__ void write_past_the_end(uint32_t* out) {
   FASTCONV1D_SHARED(words);
   words[threadIdx.x + 1] = threadIdx.x;
@@ -219,6 +253,8 @@ int main(int argc, char** argv) {
       right &= shuffles();
     else if (name == "copies")
       right &= copies(pipeline<true, true>);
+    else if (name == "barriers")
+      right &= barriers(pass_on<true>);
     else if (name == "limits")
       right &= limits();
     else if (name == "conversions")
@@ -227,6 +263,8 @@ int main(int argc, char** argv) {
       right &= reduction(reduce<false>);
     else if (name == "missing_warp_barrier")
       right &= copies(pipeline<true, false>);
+    else if (name == "missing_barrier_wait")
+      right &= barriers(pass_on<false>);
     else if (name == "missing_wait")
       right &= copies(pipeline<false, true>);
     else if (name == "shared_overrun")
