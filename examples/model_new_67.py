@@ -233,7 +233,7 @@ constexpr int kBarrierWords = 32;
 FASTCONV1D_HD constexpr int window_count(const Schedule& s) { return s.resident ? 3 : 2; }
 FASTCONV1D_HD constexpr int64_t shared_words(const TileLimits& t, const Schedule& s) {
   const int64_t slices = s.resident ? s.channel_slices * s.groups : 2;
-  return kBarrierWords + window_count(s) * t.planes * s.slice_words * s.pitch +
+  return kBarrierWords + t.channels + window_count(s) * t.planes * s.slice_words * s.pitch +
          slices * weight_words(t, s.taps_per_group, s.slice_words);
 }
 FASTCONV1D_HD constexpr int64_t window_pitch(int64_t columns) {
@@ -296,6 +296,9 @@ FASTCONV1D_HD constexpr Schedule schedule_of(const TileLimits& t, const Phase& p
   }
   return Schedule{};
 }
+FASTCONV1D_HD constexpr int channel_slice_of(const Schedule& s, int slice) {
+  return s.groups == 1 ? slice : slice / s.groups;
+}
 struct TapGroup {
   int first, count;
 };
@@ -318,7 +321,7 @@ struct Fp32 {
   }
 };
 struct Tf32 : Fp32 {
-  static constexpr int planes = 1, products = 1, turns = 8, values_per_word = 1, chain = 0;
+  static constexpr int planes = 1, products = 1, values_per_word = 1, chain = 0;
   static constexpr bool keeps_places = true;
   static __device__ __forceinline__ void split(const Element (&v)[1], uint32_t (&word)[1]) {
     word[0] = round_tf32(v[0]);
@@ -335,7 +338,7 @@ struct Tf32 : Fp32 {
   }
 };
 struct Ieee : Fp32 {
-  static constexpr int planes = 2, products = 3, turns = 8, values_per_word = 1, chain = 6;
+  static constexpr int planes = 2, products = 3, values_per_word = 1, chain = 6;
   static constexpr bool keeps_places = false;
   static __device__ __forceinline__ void split(const Element (&v)[1], uint32_t (&word)[2]) {
     const float high = nearest_tf32(v[0]);
@@ -354,7 +357,7 @@ struct Ieee : Fp32 {
 };
 struct Half16 {
   using Element = uint16_t;
-  static constexpr int planes = 1, products = 1, turns = 4, values_per_word = 2, chain = 0;
+  static constexpr int planes = 1, products = 1, values_per_word = 2, chain = 0;
   static constexpr bool keeps_places = false;
   static __device__ __forceinline__ void split(const Element (&v)[2], uint32_t (&word)[1]) {
     word[0] = pack(v);
@@ -426,6 +429,16 @@ struct Layout {
       static_cast<int>(ceil_div(rows * (T::positions + 24), 4 * T::threads));
   static constexpr int window_vectors = items * T::threads;
 };
+struct Place {
+  int batch, tile;
+  __device__ __forceinline__ void advance(const Place& by, int64_t tiles) {
+    batch += by.batch;
+    tile += by.tile;
+    if (tile < tiles) return;
+    tile -= static_cast<int>(tiles);
+    ++batch;
+  }
+};
 struct DenseParams {
   const void* input;
   const uint32_t* weights;
@@ -433,11 +446,16 @@ struct DenseParams {
   void* output;
   Phase phase;
   Schedule schedule;
-  int64_t length, length_out, input_batch_stride, input_channel_stride;
+  int64_t batch, length, length_out, input_batch_stride, input_channel_stride;
   int64_t channels_in, channels_out, groups;
-  int64_t channel_blocks, runs, run;
+  int64_t channel_blocks, tiles, runs;
+  Place step;
+  int64_t first_position;
+  int64_t slice_stride;
+  int tile_step;
   int classes_log2, most_shift;
-  int aligned;
+  int aligned_input;
+  int aligned_output;
 };
 struct PackParams {
   const void* weight;
@@ -602,11 +620,10 @@ struct Sums {
   float chain[T::m_tiles][T::n_tiles][4];
   float total[M::chain ? T::m_tiles : 1][M::chain ? T::n_tiles : 1][4];
   int steps;
-  __device__ __forceinline__ Sums(const Schedule& s, int most_shift, int shift) {
+  __device__ __forceinline__ Sums(const Schedule& s, int most_shift) {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const int warp_m = warp % T::warps_m, warp_n = warp / T::warps_m;
-    column = lane % 4 * s.pitch +
-             (most_shift - shift + warp_n * T::n_tiles * 8 + lane / 4) * s.read_step;
+    column = lane % 4 * s.pitch + (most_shift + warp_n * T::n_tiles * 8 + lane / 4) * s.read_step;
     fragment = (warp_m * T::m_tiles * 32 + lane) * 4;
   }
   __device__ __forceinline__ void clear() {
@@ -663,7 +680,7 @@ struct Sums {
             for (int plane = 0; plane < M::planes; ++plane) a[m][plane][i] = of_plane[plane];
           }
         }
-        constexpr int turns = static_cast<int>(smaller(UNIT_STEP ? M::turns : 2, T::n_tiles));
+        constexpr int turns = static_cast<int>(smaller(UNIT_STEP ? 8 : 4, T::n_tiles));
         static_assert(T::n_tiles % turns == 0, "mma tiles take turns in equal groups");
         const uint32_t* at = column;
 #pragma unroll
@@ -696,33 +713,25 @@ struct Sums {
     }
   }
 };
-template <class Element>
-struct Block {
-  Element* output;
-  const Element* bias;
-  int channels;
-};
 template <class M, class T>
 __device__ __forceinline__ void write_sums(const DenseParams& p, const Sums<M, T>& sums,
-                                           const Block<typename M::Element>& block,
+                                           const float* biases, int channels, int64_t row,
                                            int64_t position) {
   using Element = typename M::Element;
   const int64_t first = position - threadIdx.x % 4 * 2;
-  const bool whole = p.aligned && first >= 0 && first + T::n_tiles * 8 <= p.phase.positions;
+  const bool whole = p.aligned_output && first >= 0 && first + T::n_tiles * 8 <= p.phase.positions;
+  const int begin = position < 0 ? static_cast<int>(-position) : 0;
+  const auto end = static_cast<int>(smaller(p.phase.positions - position, T::n_tiles * 8));
   int channel =
       channel_of_row(threadIdx.x / 32 % T::warps_m * T::m_tiles * 16 + threadIdx.x % 32 / 4,
                      T::channels_log2, p.classes_log2);
-  Element* out = block.output + channel * p.length_out + position * p.phase.out_step;
-  float bias[2 * T::m_tiles];
+  Element* out = static_cast<Element*>(p.output) + (row + channel) * p.length_out +
+                 p.phase.out_offset + position * p.phase.out_step;
 #pragma unroll
   for (int i = 0; i < 2 * T::m_tiles; ++i) {
-    const int of = channel + (i * 8 << p.classes_log2);
-    bias[i] = block.bias == nullptr || of >= block.channels ? 0 : M::from(__ldg(block.bias + of));
-  }
-#pragma unroll
-  for (int i = 0; i < 2 * T::m_tiles; ++i) {
-    const bool exists = channel < block.channels;
-    const auto sum = [&](int n, int e) { return sums.value(i / 2, n, i % 2 * 2 + e) + bias[i]; };
+    const bool exists = channel < channels;
+    const float bias = biases[channel];
+    const auto sum = [&](int n, int e) { return sums.value(i / 2, n, i % 2 * 2 + e) + bias; };
     if (whole) {
 #pragma unroll
       for (int n = 0; n < T::n_tiles; n += 2)
@@ -732,7 +741,7 @@ __device__ __forceinline__ void write_sums(const DenseParams& p, const Sums<M, T
       for (int n = 0; n < T::n_tiles; ++n)
 #pragma unroll
         for (int e = 0; e < 2; ++e)
-          if (position + n * 8 + e >= 0 && position + n * 8 + e < p.phase.positions)
+          if (n * 8 + e >= begin && n * 8 + e < end)
             out[(n * 8 + e) * p.phase.out_step] = M::to(sum(n, e));
     }
     channel += 8 << p.classes_log2;
@@ -767,133 +776,121 @@ __global__ void __launch_bounds__(T::threads, (Layout<M, T>::launch_blocks))
   using Element = typename M::Element;
   FASTCONV1D_SHARED(shared);
   const Schedule& s = p.schedule;
-  int64_t block = blockIdx.x;
-  const int64_t channel_block = block % p.channel_blocks;
-  block /= p.channel_blocks;
-  const int64_t first_tile = block % p.runs * p.run;
-  block /= p.runs;
-  const int64_t group = block % p.groups, batch = block / p.groups;
+  const int64_t rest = blockIdx.x / p.channel_blocks, first_tile = rest % p.runs;
+  const auto channel_block = static_cast<int>(blockIdx.x % p.channel_blocks),
+             group = static_cast<int>(rest / p.runs);
   const int window_words = M::planes * s.slice_words * s.pitch;
   const int slice_weights = s.taps_per_group * s.slice_words * T::channels;
   auto* const filled = reinterpret_cast<uint64_t*>(shared);
-  uint32_t* const windows = shared + kBarrierWords;
+  auto* const biases = reinterpret_cast<float*>(shared + kBarrierWords);
+  uint32_t* const windows = shared + kBarrierWords + T::channels;
   uint32_t* const shared_weights = windows + window_count(s) * window_words;
-  const int64_t tiles_left = ceil_div(p.phase.positions + p.most_shift, T::positions) - first_tile;
-  const int tiles = static_cast<int>(smaller(p.run, tiles_left));
-  const Element* const input = static_cast<const Element*>(p.input) + batch * p.input_batch_stride +
-                               group * p.channels_in * p.input_channel_stride;
+  const int64_t channel_stride = p.input_channel_stride;
+  const Element* const input =
+      static_cast<const Element*>(p.input) + group * p.channels_in * channel_stride;
   const uint32_t* const weights = p.weights + (group * p.channel_blocks + channel_block) *
                                                   s.channel_slices * s.groups * slice_weights;
-  const int64_t channel_stride = p.input_channel_stride;
   const int slice_channels = s.slice_words * M::values_per_word;
-  const bool aligned = reinterpret_cast<uintptr_t>(input) % (4 * sizeof(Element)) == 0 &&
-                       s.load_step == 1 && channel_stride % 4 == 0 &&
-                       slice_channels * channel_stride < int64_t{1} << 31;
-  const auto position_of = [&](int tile, const TapGroup& taps) {
-    return ((first_tile + tile) * T::positions - p.most_shift) * p.phase.in_step +
-           p.phase.first_shift + taps.first * p.phase.shift_step;
-  };
-  const auto lead_of = [&](int64_t position) {
-    return s.load_step == 1 ? static_cast<int>(position) & 3 : 0;
-  };
   Incoming<M, T> incoming(s);
-  int ahead = 0, channel_slice_ahead = 0, tap_group_ahead = 0;
-  const auto fetch = [&] {
-    const int64_t position = position_of(ahead, tap_group(s, p.phase.taps, tap_group_ahead));
+  Place place{static_cast<int>(first_tile / p.tiles), static_cast<int>(first_tile % p.tiles)};
+  const int slices = s.channel_slices * s.groups;
+  const auto lead_of = [&](unsigned tile, const TapGroup& taps) {
+    unsigned position = tile * p.tile_step + static_cast<unsigned>(p.first_position);
+    position += taps.first * static_cast<unsigned>(p.phase.shift_step);
+    return s.load_step == 1 ? static_cast<int>(position % 4) : 0;
+  };
+  const auto fetch = [&](int slice) {
+    Place at = place;
+    for (; slice >= slices; slice -= slices) at.advance(p.step, p.tiles);
+    const int channel_slice = channel_slice_of(s, slice);
+    const TapGroup taps = tap_group(s, p.phase.taps, slice - channel_slice * s.groups);
     Source<Element> from;
-    from.position = position - lead_of(position);
-    from.window = input + channel_slice_ahead * slice_channels * channel_stride + from.position;
-    from.channels = static_cast<int>(p.channels_in) - channel_slice_ahead * slice_channels;
-    from.whole = aligned && from.position >= 0 && from.position + s.columns <= p.length &&
+    from.position = at.tile * static_cast<int64_t>(p.tile_step) + p.first_position;
+    from.position += taps.first * p.phase.shift_step;
+    from.position -= lead_of(at.tile, taps);
+    from.window =
+        input + at.batch * p.input_batch_stride + channel_slice * p.slice_stride + from.position;
+    from.channels = static_cast<int>(p.channels_in) - channel_slice * slice_channels;
+    from.whole = p.aligned_input && from.position >= 0 && from.position + s.columns <= p.length &&
                  from.channels >= slice_channels;
     incoming.fetch(s, from, channel_stride, p.length);
   };
-  const auto fetch_next = [&] {
-    if (++tap_group_ahead == s.groups) {
-      tap_group_ahead = 0;
-      if (++channel_slice_ahead == s.channel_slices) {
-        channel_slice_ahead = 0;
-        ++ahead;
-      }
-    }
-    if (ahead < tiles) fetch();
-  };
-  const auto arrive = [&] {
-    __syncwarp();
-    if (threadIdx.x % 32 == 0) barrier_arrive(filled);
-  };
-  const int slices = s.channel_slices * s.groups;
+  const auto all =
+      static_cast<unsigned>(ceil_div(p.batch * p.tiles - first_tile, p.runs) * slices);
   copy_words<T::threads>(shared_weights, weights, (s.resident ? slices : 1) * slice_weights);
   copy_async_commit();
-  if (threadIdx.x == 0) barrier_init(filled, T::warps);
-  fetch();
+  if (threadIdx.x == 0) barrier_init(filled, T::threads);
+  for (int i = threadIdx.x; i < T::channels; i += T::threads) {
+    const int64_t channel = channel_block * T::channels + i;
+    const bool exists = p.bias != nullptr && channel < p.channels_out;
+    biases[i] =
+        exists ? M::from(static_cast<const Element*>(p.bias)[group * p.channels_out + channel]) : 0;
+  }
+  fetch(0);
   incoming.store(s, windows);
   copy_async_wait<0>();
   __syncthreads();
-  arrive();
-  if (s.resident) fetch_next();
-  const int64_t first_channel = group * p.channels_out + channel_block * T::channels;
-  Block<Element> output;
-  output.output = static_cast<Element*>(p.output) +
-                  (batch * p.groups * p.channels_out + first_channel) * p.length_out +
-                  p.phase.out_offset;
-  output.bias = p.bias == nullptr ? nullptr : static_cast<const Element*>(p.bias) + first_channel;
-  output.channels =
-      static_cast<int>(smaller(T::channels, p.channels_out - channel_block * T::channels));
+  if (s.resident) {
+    barrier_arrive(filled);
+    if (all > 1) fetch(1);
+  }
   const int warp = threadIdx.x / 32;
-  const Element* const warp_begin =
-      output.output +
-      channel_of_row(warp % T::warps_m * T::m_tiles * 16, T::channels_log2, p.classes_log2) *
-          p.length_out;
-  const int shift = p.most_shift == 0 ? 0
-                                      : static_cast<int>(reinterpret_cast<uintptr_t>(warp_begin) /
-                                                         sizeof(Element) % kAlignedOutputs);
-  const int thread_position = warp / T::warps_m * T::n_tiles * 8 + threadIdx.x % 4 * 2 - shift;
-  Sums<M, T> sums(s, p.most_shift, shift);
-  int window = 0;
-  const auto next = [&](int of) { return of + 1 < window_count(s) ? of + 1 : 0; };
-  uint32_t parity = 0;
-  for (int tile = 0; tile < tiles; ++tile) {
+  const int warp_channel =
+      channel_block * T::channels +
+      channel_of_row(warp % T::warps_m * T::m_tiles * 16, T::channels_log2, p.classes_log2);
+  const auto shift_of = [&](unsigned batch) {
+    const unsigned row =
+        (batch * static_cast<unsigned>(p.groups) + group) * static_cast<unsigned>(p.channels_out) +
+        warp_channel;
+    return p.most_shift == 0
+               ? 0
+               : static_cast<int>(row * static_cast<unsigned>(p.length_out) % kAlignedOutputs);
+  };
+  Sums<M, T> sums(s, p.most_shift);
+  const auto window_of = [&](unsigned number) {
+    return windows + (s.resident ? number % 3 : number % 2) * window_words;
+  };
+  unsigned number = 0;
+  while (number < all) {
     sums.clear();
-    for (int slice = 0, channel_slice = 0, group = 0; slice < slices; ++slice) {
-      barrier_wait(filled, parity);
-      parity ^= 1;
-      const bool more = slice + 1 < slices || tile + 1 < tiles;
-      const int turn = s.resident ? slice : parity ^ 1;
-      if (more) {
-        if (s.resident) {
-          incoming.store(s, windows + next(window) * window_words);
-          arrive();
-        } else {
-          const int64_t next_slice = slice + 1 < slices ? slice + 1 : 0;
-          copy_words<T::threads>(shared_weights + parity * slice_weights,
-                                 weights + next_slice * slice_weights, slice_weights);
-          copy_async_commit();
-        }
-        fetch_next();
+    for (int slice = 0; slice < slices; ++slice, ++number) {
+      if (s.resident) barrier_wait(filled, number % 2);
+      if (s.resident && number + 1 < all) {
+        incoming.store(s, window_of(number + 1));
+        barrier_arrive(filled);
       }
-      const TapGroup taps = tap_group(s, p.phase.taps, group);
-      const int steps = static_cast<int>(
-          ceil_div(smaller(s.slice_words, s.channel_words - channel_slice * s.slice_words), 8));
-      const uint32_t* const first =
-          windows + window * window_words + lead_of(position_of(tile, taps));
-      sums.template add<UNIT_STEP>(s, first, shared_weights + turn * slice_weights, taps.count,
+      if (!s.resident && number + 1 < all) {
+        const int64_t next = slice + 1 < slices ? slice + 1 : 0;
+        copy_words<T::threads>(shared_weights + (number + 1) % 2 * slice_weights,
+                               weights + next * slice_weights, slice_weights);
+        copy_async_commit();
+      }
+      if (number + 1 + s.resident < all) fetch(slice + 1 + s.resident);
+      const int channel_slice = channel_slice_of(s, slice);
+      const TapGroup taps = tap_group(s, p.phase.taps, slice - channel_slice * s.groups);
+      const int words = s.channel_words - channel_slice * s.slice_words;
+      const int steps = (words < s.slice_words ? words + 7 : s.slice_words) / 8;
+      const uint32_t* const window =
+          window_of(number) + lead_of(place.tile, taps) - shift_of(place.batch) * s.read_step;
+      const int turn = s.resident ? slice : number % 2;
+      sums.template add<UNIT_STEP>(s, window, shared_weights + turn * slice_weights, taps.count,
                                    steps);
-      if (more && !s.resident) {
-        incoming.store(s, windows + next(window) * window_words);
+      if (!s.resident && number + 1 < all) {
+        incoming.store(s, window_of(number + 1));
         copy_async_wait<0>();
-        arrive();
-      }
-      window = next(window);
-      if (++group == s.groups) {
-        group = 0;
-        ++channel_slice;
+        __syncthreads();
       }
     }
-    write_sums<M, T>(p, sums, output, (first_tile + tile) * T::positions + thread_position);
+    const int position = warp / T::warps_m * T::n_tiles * 8 + threadIdx.x % 4 * 2;
+    const int64_t channel = channel_block * T::channels;
+    write_sums<M, T>(
+        p, sums, biases, static_cast<int>(smaller(T::channels, p.channels_out - channel)),
+        (place.batch * p.groups + group) * p.channels_out + channel,
+        static_cast<int64_t>(place.tile) * T::positions + position - shift_of(place.batch));
+    place.advance(p.step, p.tiles);
   }
 }
-constexpr int64_t kLongestRun = 32;
+constexpr int64_t kMostWaves = 32;
 template <class M, class T>
 struct Dense {
   using L = Layout<M, T>;
@@ -902,7 +899,7 @@ struct Dense {
     TileLimits limits;
     Schedule schedule;
     int64_t channels_in, channels_out, channel_blocks;
-    int64_t rows, runs, run;
+    int64_t tiles, runs;
     int64_t packed_words;
   };
   static Cut cut(const ConvArgs& a, int64_t r) {
@@ -911,19 +908,19 @@ struct Dense {
     c.channels_in = a.channels_in / a.groups;
     c.channels_out = a.channels_out / a.groups;
     c.channel_blocks = ceil_div(c.channels_out, T::channels);
-    c.rows = a.batch * a.groups * c.channel_blocks;
     const int64_t most_shift =
         c.phase.out_step == 1 ? kAlignedOutputs - kAlignedOutputs / row_classes(a.length_out) : 0;
-    const int64_t tiles = ceil_div(c.phase.positions + most_shift, T::positions);
+    c.tiles = ceil_div(c.phase.positions + most_shift, T::positions);
+    const int64_t tiles = a.batch * c.tiles, rows = a.groups * c.channel_blocks;
+    const int64_t at_a_time = a.multiprocessors * L::blocks;
     int64_t least = INT64_MAX;
-    for (int64_t run = smaller(kLongestRun, tiles); run >= 1; --run) {
-      const int64_t waves = ceil_div(c.rows * ceil_div(tiles, run), a.multiprocessors * L::blocks);
-      const int64_t time = waves * (2 * run + 1);
+    for (int64_t waves = 1; waves <= kMostWaves; ++waves) {
+      const int64_t runs = smaller(tiles, larger(1, waves * at_a_time / rows));
+      const int64_t time = ceil_div(rows * runs, at_a_time) * (2 * ceil_div(tiles, runs) + 1);
       if (time >= least) continue;
       least = time;
-      c.run = run;
+      c.runs = runs;
     }
-    c.runs = ceil_div(tiles, c.run);
     for (int blocks = L::blocks; blocks >= 1; --blocks) {
       c.limits = {T::positions,
                   T::channels,
@@ -932,7 +929,7 @@ struct Dense {
                   M::planes,
                   M::values_per_word,
                   shared_budget(blocks) / 4,
-                  c.run >= 4};
+                  ceil_div(tiles, c.runs) >= 4};
       c.schedule = schedule_of(c.limits, c.phase, c.channels_in);
       if (c.schedule.taps_per_group > 0) break;
     }
@@ -960,7 +957,7 @@ struct Dense {
     auto* const packed = static_cast<uint32_t*>(a.workspace);
     const int64_t fragments = c.packed_words / 4;
     const int64_t step = (a.length_out << classes_log2) % kAlignedOutputs;
-    const int aligned =
+    const int aligned_output =
         c.phase.out_step == 1 && gcd(kAlignedOutputs, step) * sizeof(typename M::Element) >= 8;
     int error = fastconv1d::launch(
         pack_kernel<M, T>, dim3(static_cast<unsigned>(ceil_div(fragments, 128))), dim3(128), 0,
@@ -968,16 +965,44 @@ struct Dense {
         PackParams{a.weight, packed, c.phase, s, c.channels_in, c.channels_out, a.groups,
                    a.kernel_size, a.transposed, c.channel_blocks, fragments, classes_log2});
     if (error != 0) return error;
+    const int64_t first_position = c.phase.first_shift - c.limits.most_shift * c.phase.in_step;
+    const int64_t slice_stride = s.slice_words * M::values_per_word * a.input_channel_stride;
+    const int aligned_input =
+        reinterpret_cast<uintptr_t>(a.input) % (4 * sizeof(typename M::Element)) == 0 &&
+        s.load_step == 1 && a.input_channel_stride % 4 == 0 &&
+        (a.batch == 1 || a.input_batch_stride % 4 == 0) && slice_stride < int64_t{1} << 31;
     const int64_t bytes = 4 * shared_words(c.limits, s);
     const auto kernel = s.read_step == 1 ? dense_kernel<M, T, true> : dense_kernel<M, T, false>;
     error = set_shared_limit(kernel, bytes);
     if (error != 0) return error;
     return fastconv1d::launch(
-        kernel, dim3(static_cast<unsigned>(c.rows * c.runs)), dim3(T::threads), bytes, stream,
-        DenseParams{a.input, packed, a.bias, a.output, c.phase, s, a.length, a.length_out,
-                    a.input_batch_stride, a.input_channel_stride, c.channels_in, c.channels_out,
-                    a.groups, c.channel_blocks, c.runs, c.run, classes_log2,
-                    static_cast<int>(c.limits.most_shift), aligned});
+        kernel, dim3(static_cast<unsigned>(a.groups * c.channel_blocks * c.runs)), dim3(T::threads),
+        bytes, stream,
+        DenseParams{a.input,
+                    packed,
+                    a.bias,
+                    a.output,
+                    c.phase,
+                    s,
+                    a.batch,
+                    a.length,
+                    a.length_out,
+                    a.input_batch_stride,
+                    a.input_channel_stride,
+                    c.channels_in,
+                    c.channels_out,
+                    a.groups,
+                    c.channel_blocks,
+                    c.tiles,
+                    c.runs,
+                    Place{static_cast<int>(c.runs / c.tiles), static_cast<int>(c.runs % c.tiles)},
+                    first_position,
+                    slice_stride,
+                    static_cast<int>(T::positions * c.phase.in_step),
+                    classes_log2,
+                    static_cast<int>(c.limits.most_shift),
+                    aligned_input,
+                    aligned_output});
   }
 };
 template <class M, class... Tiles>

@@ -31,6 +31,7 @@ ATEN_DEPTHWISE_RATE = 8e6  # FLOP per µs of that kernel
 CPU_RATE = 50e3  # FLOP per µs of the plain loops and of ATen alike
 
 MOST_STRIDE = 1 << 22  # that the dense kernel walks: kMostLoadStep of csrc/schedule.h
+MOST_BATCH = 1 << 31  # beyond it, its 32-bit counters would run over
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +101,8 @@ def _dense_why_not(plan: Plan, problem: Problem) -> str | None:
         return f"has no {problem.mode} arithmetic"
     if problem.stride > MOST_STRIDE:
         return f"walks strides up to {MOST_STRIDE}, this one is {problem.stride}"
+    if problem.batch >= MOST_BATCH:
+        return f"walks batches below {MOST_BATCH}, this one is {problem.batch}"
     if problem.transposed:
         return "transposed convolutions run on ATen"
     return None

@@ -4,7 +4,9 @@
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/core/dispatch/Dispatcher.h>
+#include <ATen/ops/add.h>
 #include <ATen/ops/baddbmm.h>
+#include <ATen/ops/bmm.h>
 #include <ATen/ops/convolution_native.h>
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
@@ -270,10 +272,19 @@ void run_im2col(const Entry& entry, fastconv1d::ConvArgs a, const Tensor& input,
 #endif
     for (int64_t group = 0; group < a.groups; ++group) {
       Tensor out = outputs.narrow(0, first, a.batch).select(1, group);
-      // The product is added to the bias before it is rounded to a 16-bit type.
-      if (bias.defined()) out.copy_(bias.view({a.groups, channels_out, 1})[group].expand_as(out));
-      at::baddbmm_out(out, out, matrices[group].expand({a.batch, channels_out, depth}),
-                      columns.narrow(0, 0, a.batch).select(1, group), bias.defined() ? 1 : 0);
+      const Tensor matrix = matrices[group].expand({a.batch, channels_out, depth});
+      const Tensor column = columns.narrow(0, 0, a.batch).select(1, group);
+      const Tensor added =
+          bias.defined() ? bias.view({a.groups, channels_out, 1})[group] : Tensor();
+#ifdef FASTCONV1D_CUDA
+      // cuBLAS rounds some products to a 16-bit type before it adds; here they are rounded once.
+      if (bias.defined() && input.element_size() == 2) {
+        at::add_out(out, at::bmm(matrix, column, at::kFloat), added);
+        continue;
+      }
+#endif
+      if (bias.defined()) out.copy_(added.expand_as(out));
+      at::baddbmm_out(out, out, matrix, column, bias.defined() ? 1 : 0);
     }
     a.batch = outputs.size(0);
   }

@@ -117,10 +117,10 @@ constexpr int kBarrierWords = 32;
 // A warp may be a slice ahead of another where weights are resident: a third window for it.
 FASTCONV1D_HD constexpr int window_count(const Schedule& s) { return s.resident ? 3 : 2; }
 
-// Of shared memory: a barrier, the windows, and the weights of two slices or of all.
+// Of shared memory: a barrier, the bias, the windows, and the weights of two slices or of all.
 FASTCONV1D_HD constexpr int64_t shared_words(const TileLimits& t, const Schedule& s) {
   const int64_t slices = s.resident ? s.channel_slices * s.groups : 2;
-  return kBarrierWords + window_count(s) * t.planes * s.slice_words * s.pitch +
+  return kBarrierWords + t.channels + window_count(s) * t.planes * s.slice_words * s.pitch +
          slices * weight_words(t, s.taps_per_group, s.slice_words);
 }
 
@@ -195,6 +195,11 @@ FASTCONV1D_HD constexpr Schedule schedule_of(const TileLimits& t, const Phase& p
     }
   }
   return Schedule{};
+}
+
+// Slices come channel slice by channel slice, and group of taps by group of taps.
+FASTCONV1D_HD constexpr int channel_slice_of(const Schedule& s, int slice) {
+  return s.groups == 1 ? slice : slice / s.groups;
 }
 
 // The taps of tap group `group`: the j-th, j < count, is tap `first + j * classes` of the phase.
