@@ -371,13 +371,13 @@ def _costs(
 def provenance(device: torch.device, commit: str | None = None) -> dict[str, Any]:
     """Where a measurement comes from: sources, commit, machine, versions and date.
 
-    `commit` stands in where git cannot tell.
+    A `commit` given is believed, for sources copied away from their history.
     """
     cuda = device.type == "cuda"
     cudnn_version: Callable[[], int | None] = torch.backends.cudnn.version
-    head, dirty = _git_state()
+    head, dirty = (commit, None) if commit else _git_state()
     return {
-        "commit": head or commit,
+        "commit": head,
         "dirty": dirty,
         "sources_hash": ops.sources_hash(),
         "gpu": torch.cuda.get_device_name(device) if cuda else None,

@@ -201,3 +201,8 @@ def test_shrinking_keeps_the_layer_and_fits(layer: Layer) -> None:
     assert replace(small, batch=0, length=0) == replace(layer.problem, batch=0, length=0)
     least = small.batch == 1 and small.length == small.reach
     assert least or (small.flops <= 1e8 and small.bytes <= 1e7)
+
+
+def test_a_commit_given_is_believed() -> None:
+    row = bench.provenance(torch.device("cpu"), "0123abcd")
+    assert (row["commit"], row["dirty"]) == ("0123abcd", None)
