@@ -933,6 +933,8 @@ struct Dense {
       c.schedule = schedule_of(c.limits, c.phase, c.channels_in);
       if (c.schedule.taps_per_group > 0) break;
     }
+    if (ceil_div(tiles, c.runs) * c.schedule.channel_slices * c.schedule.groups > INT32_MAX)
+      c.schedule = Schedule{};
     c.packed_words = a.groups * c.channel_blocks * c.schedule.channel_slices * c.schedule.groups *
                      weight_words(c.limits, c.schedule.taps_per_group, c.schedule.slice_words);
     return c;

@@ -31,7 +31,7 @@ ATEN_DEPTHWISE_RATE = 8e6  # FLOP per µs of that kernel
 CPU_RATE = 50e3  # FLOP per µs of the plain loops and of ATen alike
 
 MOST_STRIDE = 1 << 22  # that the dense kernel walks: kMostLoadStep of csrc/schedule.h
-MOST_BATCH = 1 << 31  # beyond it, its 32-bit counters would run over
+MOST_BATCH = 1 << 31  # from here on its 32-bit counters would run over
 
 
 @dataclass(frozen=True, slots=True)

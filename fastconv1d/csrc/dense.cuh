@@ -12,11 +12,11 @@
 // alignment, and m16n8k8 (TF32) and m16n8k16 (16-bit) share one fragment pattern. fp32-accurate mode
 // splits each value in a high and a low TF32 part, kept in two planes, and adds three products.
 //
-// Shared memory: a barrier; the bias; windows of planes x slice_words x pitch words; the weights, fragment-major,
-// ready for LDS.128. Where all weights fit, they stay, and there are 3 windows: a warp may then be a
-// slice ahead of another, so that some write their sums while others multiply. Else there are 2
-// windows and 2 slices of weights, and while a slice is multiplied the next one travels. Windows travel
-// through registers, weights by cp.async.
+// Shared memory: a barrier; the bias; windows of planes x slice_words x pitch words; the weights,
+// fragment-major, ready for LDS.128. Where all weights fit, they stay, and there are 3 windows: a
+// warp may then be a slice ahead of another, so that some write their sums while others multiply.
+// Else there are 2 windows and 2 slices of weights, and while a slice is multiplied the next one
+// travels. Windows travel through registers, weights by cp.async.
 //
 // Roofline: what the kernel reads and writes once is what DRAM sees (windows overlap in L1/L2 only).
 // Output rows are rarely 32-byte aligned, and stores that fill part of a sector cost up to three
@@ -157,7 +157,8 @@ struct Layout {
       static_cast<int>(larger(1, smaller(2, 65536 / (T::threads * (sums + 64)))));
 
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
-  // For sm_100 the compiler would spill some registers.
+  // For sm_100 the compiler would spill some registers: TF32 gives up its places, the others the
+  // second block.
   static constexpr int launch_blocks = M::keeps_places ? blocks : 1;
   static constexpr bool keeps_places = false;
 #else
@@ -454,8 +455,8 @@ struct Sums {
             for (int plane = 0; plane < M::planes; ++plane) a[m][plane][i] = of_plane[plane];
           }
         }
-        // Where there are several products, some mma tiles take turns, so that neighbouring
-        // instructions do not wait for each other's sums.
+        // Some mma tiles take turns, so that neighbouring instructions wait neither for each
+        // other's sums nor for the window.
         constexpr int turns = static_cast<int>(smaller(UNIT_STEP ? 8 : 4, T::n_tiles));
         static_assert(T::n_tiles % turns == 0, "mma tiles take turns in equal groups");
         const uint32_t* at = column;
@@ -702,7 +703,7 @@ struct Dense {
     TileLimits limits;
     Schedule schedule;
     int64_t channels_in, channels_out, channel_blocks;  // of one group
-    int64_t tiles, runs;  // of a row; blocks that take turns on all rows' tiles
+    int64_t tiles, runs;  // of a row; blocks that take turns on batch x tiles
     int64_t packed_words;
   };
 
@@ -739,6 +740,9 @@ struct Dense {
       c.schedule = schedule_of(c.limits, c.phase, c.channels_in);
       if (c.schedule.taps_per_group > 0) break;
     }
+    // A block counts its slices in 32 bits.
+    if (ceil_div(tiles, c.runs) * c.schedule.channel_slices * c.schedule.groups > INT32_MAX)
+      c.schedule = Schedule{};
     c.packed_words = a.groups * c.channel_blocks * c.schedule.channel_slices * c.schedule.groups *
                      weight_words(c.limits, c.schedule.taps_per_group, c.schedule.slice_words);
     return c;
