@@ -375,9 +375,9 @@ def provenance(device: torch.device, commit: str | None = None) -> dict[str, Any
     """
     cuda = device.type == "cuda"
     cudnn_version: Callable[[], int | None] = torch.backends.cudnn.version
-    head, dirty = (commit, None) if commit else _git_state()
+    commit, dirty = (commit, None) if commit else _git_state()
     return {
-        "commit": head,
+        "commit": commit,
         "dirty": dirty,
         "sources_hash": ops.sources_hash(),
         "gpu": torch.cuda.get_device_name(device) if cuda else None,

@@ -415,7 +415,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--quick", action="store_true", help="fewer repetitions")
     sub.add_argument("--plot", type=Path, metavar="FILE", help="write a picture of the speed-ups")
     sub.add_argument("--out", type=Path, metavar="FILE", help="append the rows to this JSONL file")
-    sub.add_argument("--commit", help="commit to record, where git cannot tell it")
+    sub.add_argument("--commit", help="commit to record, instead of what git says")
     sub.add_argument("--device", choices=("cuda", "cpu"), default=default_device)
 
     sub = command("export", _export, "write one convolution as a self-contained ModelNew file")

@@ -274,7 +274,7 @@ def libraries() -> dict[str, str]:
     """The C++ glue of every library, by name: the instantiations that the table needs."""
     glue = {}
     for mode, type_name in DENSE_MODES.items():
-        tiles = ", ".join(plan.tiles[mode].glue for plan in _dense_rows(mode))
+        tiles = ", ".join(plan.tiles[mode].glue for plan in dense_rows(mode))
         glue[f"dense_{mode}"] = (
             f'#include "dense.cuh"\nFASTCONV1D_DENSE_LIBRARY(fastconv1d::{type_name}, {tiles})\n'
         )
@@ -285,7 +285,8 @@ def libraries() -> dict[str, str]:
     return glue
 
 
-def _dense_rows(mode: str) -> list[Plan]:
+def dense_rows(mode: str) -> list[Plan]:
+    """The dense plans that have this arithmetic, in the order of their library's variants."""
     return [plan for plan in PLANS if mode in plan.tiles]
 
 
@@ -301,7 +302,7 @@ def library_of(plan: Plan, problem: Problem) -> str:
 def variant_of(plan: Plan, problem: Problem) -> int:
     """The variant of its library that a plan runs."""
     if plan.family == "dense":
-        return _dense_rows(problem.mode).index(plan)
+        return dense_rows(problem.mode).index(plan)
     if plan.family == "direct":
         return config.MODES.index(problem.mode)
     return problem.dtype.itemsize

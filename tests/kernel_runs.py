@@ -253,7 +253,7 @@ def library_runs(library: str, problems: Iterable[Problem]) -> list[Run]:
         ]
     else:
         mode = library.removeprefix("dense_")
-        tiles = sum(mode in row.tiles for row in plan.PLANS)
+        tiles = len(plan.dense_rows(mode))
         runs = [
             replace(run, variant=number % tiles)
             for number, run in enumerate(corner_runs(problems, mode, 0))

@@ -75,9 +75,7 @@ def assert_right(command: list[str | Path], runs: list[Run], folder: Path) -> No
 
 
 DENSE = [
-    (mode, variant)
-    for mode in plan.DENSE_MODES
-    for variant, _ in enumerate(row for row in plan.PLANS if mode in row.tiles)
+    (mode, variant) for mode in plan.DENSE_MODES for variant, _ in enumerate(plan.dense_rows(mode))
 ]
 
 

@@ -190,6 +190,12 @@ def test_a_tiles_name_is_what_it_covers() -> None:
                 assert row.name == f"dense_{tile.channels}x{tile.positions}"
 
 
+def test_a_batch_that_the_dense_kernel_does_not_walk() -> None:
+    problem = replace(LAYER_67, batch=plan.MOST_BATCH)
+    assert "batches below" in str(BY_NAME["dense_128x128"].why_not(problem))
+    assert BY_NAME["dense_128x128"].why_not(replace(problem, batch=plan.MOST_BATCH - 1)) is None
+
+
 def test_a_stride_that_the_dense_kernel_does_not_walk() -> None:
     problem = replace(LAYER_67, length=1 << 25, stride=plan.MOST_STRIDE + 1)
     assert "strides up to" in str(BY_NAME["dense_128x128"].why_not(problem))

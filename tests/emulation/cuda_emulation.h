@@ -3,8 +3,9 @@
 // Each CUDA thread is a fiber, and all fibers of a block share one operating-system thread. A fiber
 // runs until it must wait for others, so an ordering that a kernel forgot shows in its results:
 // whatever a thread may not rely on has not happened yet. ThreadSanitizer sees each fiber as a
-// thread of its own, ordered by __syncthreads, __syncwarp and barriers in shared memory alone (shuffles
-// and mma.sync order no memory), so it names the races that one schedule happens to survive.
+// thread of its own, ordered by __syncthreads, __syncwarp and barriers in shared memory alone
+// (shuffles and mma.sync order no memory), so it names the races that one schedule happens to
+// survive.
 //
 // What is stricter than a kind machine: shared memory is a heap block of the size asked for, filled
 // with NaN before each block runs; an asynchronous copy destroys its destination when it is issued
