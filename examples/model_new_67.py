@@ -2,9 +2,9 @@
 
 ModelNew is the problem's Model: same constructor, same weights from the same seed, same state_dict.
 Its forward is one operator of our own, straight from (batch, channels, length) to the same layout:
-an implicit matrix product on tensor cores (mma.sync) with the bias fused. fp32 follows torch's
+an implicit matrix product on tensor cores with the bias fused (wgmma; compute capability 9.0 only). fp32 follows torch's
 switch (TF32 or fp32-accurate, as three TF32 products); bf16 and fp16 accumulate in fp32. Any
-stride, padding, dilation, groups and length; compute capability 8.0 on. Gradients are ATen's.
+stride, padding, dilation, groups and length. Gradients are ATen's.
 
 Needs torch and nvcc. The kernels are compiled at the first call for the device of its input, so
 that this file loads, and its weights can be compared, where there is neither compiler nor GPU.
@@ -92,6 +92,132 @@ __device__ __forceinline__ float bf16_to_float(uint16_t x) {
 __device__ __forceinline__ float fp16_to_float(uint16_t x) {
   return __half2float(__ushort_as_half(x));
 }
+__device__ __forceinline__ void copy_bulk(void* shared, const void* global, uint32_t bytes,
+                                          uint64_t* barrier) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::
+          "r"(static_cast<uint32_t>(__cvta_generic_to_shared(shared))),
+      "l"(global), "r"(bytes), "r"(static_cast<uint32_t>(__cvta_generic_to_shared(barrier)))
+      : "memory");
+}
+__device__ __forceinline__ void barrier_arrive_expecting(uint64_t* barrier, uint32_t bytes) {
+  const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(barrier));
+  asm volatile(
+      "{ .reg .b64 state; mbarrier.arrive.expect_tx.shared.b64 state, [%0], %1; }" ::"r"(address),
+      "r"(bytes)
+      : "memory");
+}
+__device__ __forceinline__ void fence_async_proxy() {
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+template <int COUNT>
+__device__ __forceinline__ void keep_registers() {
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(COUNT));
+}
+template <int COUNT>
+__device__ __forceinline__ void take_registers() {
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(COUNT));
+}
+__device__ __forceinline__ uint64_t wgmma_operand(const void* shared, uint32_t half_bytes) {
+  const auto address = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
+  return (address & 0x3ffff) >> 4 | static_cast<uint64_t>(half_bytes >> 4) << 16 |
+         static_cast<uint64_t>(128 >> 4) << 32;
+}
+__device__ __forceinline__ void wgmma_fence() {
+  asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+}
+__device__ __forceinline__ void wgmma_commit() {
+  asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+}
+template <int N>
+__device__ __forceinline__ void wgmma_wait() {
+  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(N) : "memory");
+}
+template <int COUNT>
+__device__ __forceinline__ void wgmma_hold(float (&sums)[COUNT]) {
+#pragma unroll
+  for (int i = 0; i < COUNT; ++i) asm volatile("" : "+f"(sums[i])::"memory");
+}
+#define FASTCONV1D_NAMES_0 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
+#define FASTCONV1D_NAMES_1 \
+  "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+#define FASTCONV1D_NAMES_2 \
+  "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47"
+#define FASTCONV1D_NAMES_3 \
+  "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define FASTCONV1D_NAMES_4 \
+  "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79"
+#define FASTCONV1D_NAMES_5 \
+  "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95"
+#define FASTCONV1D_NAMES_6 \
+  "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111"
+#define FASTCONV1D_NAMES_7 \
+  "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
+#define FASTCONV1D_SUMS_4(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
+#define FASTCONV1D_SUMS(i)                                                  \
+  FASTCONV1D_SUMS_4(i), FASTCONV1D_SUMS_4(i + 4), FASTCONV1D_SUMS_4(i + 8), \
+      FASTCONV1D_SUMS_4(i + 12)
+#define FASTCONV1D_NAMES_OF_64 FASTCONV1D_NAMES_0 ", " FASTCONV1D_NAMES_1
+#define FASTCONV1D_SUMS_OF_64 FASTCONV1D_SUMS(0), FASTCONV1D_SUMS(16)
+#define FASTCONV1D_NAMES_OF_96 FASTCONV1D_NAMES_0 ", " FASTCONV1D_NAMES_1 ", " FASTCONV1D_NAMES_2
+#define FASTCONV1D_SUMS_OF_96 FASTCONV1D_SUMS(0), FASTCONV1D_SUMS(16), FASTCONV1D_SUMS(32)
+#define FASTCONV1D_NAMES_OF_128 \
+  FASTCONV1D_NAMES_0 ", " FASTCONV1D_NAMES_1 ", " FASTCONV1D_NAMES_2 ", " FASTCONV1D_NAMES_3
+#define FASTCONV1D_SUMS_OF_128 \
+  FASTCONV1D_SUMS(0), FASTCONV1D_SUMS(16), FASTCONV1D_SUMS(32), FASTCONV1D_SUMS(48)
+#define FASTCONV1D_NAMES_OF_192                                                              \
+  FASTCONV1D_NAMES_0 ", " FASTCONV1D_NAMES_1 ", " FASTCONV1D_NAMES_2 ", " FASTCONV1D_NAMES_3 \
+                     ", " FASTCONV1D_NAMES_4 ", " FASTCONV1D_NAMES_5
+#define FASTCONV1D_SUMS_OF_192                                                       \
+  FASTCONV1D_SUMS(0), FASTCONV1D_SUMS(16), FASTCONV1D_SUMS(32), FASTCONV1D_SUMS(48), \
+      FASTCONV1D_SUMS(64), FASTCONV1D_SUMS(80)
+#define FASTCONV1D_NAMES_OF_256                                                              \
+  FASTCONV1D_NAMES_0 ", " FASTCONV1D_NAMES_1 ", " FASTCONV1D_NAMES_2 ", " FASTCONV1D_NAMES_3 \
+                     ", " FASTCONV1D_NAMES_4 ", " FASTCONV1D_NAMES_5 ", " FASTCONV1D_NAMES_6 \
+                     ", " FASTCONV1D_NAMES_7
+#define FASTCONV1D_SUMS_OF_256                                                       \
+  FASTCONV1D_SUMS(0), FASTCONV1D_SUMS(16), FASTCONV1D_SUMS(32), FASTCONV1D_SUMS(48), \
+      FASTCONV1D_SUMS(64), FASTCONV1D_SUMS(80), FASTCONV1D_SUMS(96), FASTCONV1D_SUMS(112)
+#define FASTCONV1D_WGMMA(name, N, sums, left, right, depth_and_types, tail)                 \
+  __device__ __forceinline__ void name(float (&d)[sums], uint64_t a, uint64_t b) {          \
+    asm volatile(                                                                           \
+        "{ .reg .pred p; setp.eq.u32 p, 0, 0; "                                             \
+        "wgmma.mma_async.sync.aligned.m64n" #N depth_and_types " {" FASTCONV1D_NAMES_OF_##N \
+        "}, %" #left ", %" #right ", p, 1, 1" tail "; }"                                    \
+        : FASTCONV1D_SUMS_OF_##N                                                            \
+        : "l"(a), "l"(b));                                                                  \
+  }
+#define FASTCONV1D_WGMMA_TYPES(N, sums, left, right)                                \
+  FASTCONV1D_WGMMA(wgmma_tf32, N, sums, left, right, "k8.f32.tf32.tf32", "")        \
+  FASTCONV1D_WGMMA(wgmma_bf16, N, sums, left, right, "k16.f32.bf16.bf16", ", 0, 0") \
+  FASTCONV1D_WGMMA(wgmma_fp16, N, sums, left, right, "k16.f32.f16.f16", ", 0, 0")
+FASTCONV1D_WGMMA_TYPES(64, 32, 32, 33)
+FASTCONV1D_WGMMA_TYPES(96, 48, 48, 49)
+FASTCONV1D_WGMMA_TYPES(128, 64, 64, 65)
+FASTCONV1D_WGMMA_TYPES(192, 96, 96, 97)
+FASTCONV1D_WGMMA_TYPES(256, 128, 128, 129)
+#undef FASTCONV1D_NAMES_0
+#undef FASTCONV1D_NAMES_1
+#undef FASTCONV1D_NAMES_2
+#undef FASTCONV1D_NAMES_3
+#undef FASTCONV1D_NAMES_4
+#undef FASTCONV1D_NAMES_5
+#undef FASTCONV1D_NAMES_6
+#undef FASTCONV1D_NAMES_7
+#undef FASTCONV1D_NAMES_OF_64
+#undef FASTCONV1D_SUMS_OF_64
+#undef FASTCONV1D_NAMES_OF_96
+#undef FASTCONV1D_SUMS_OF_96
+#undef FASTCONV1D_NAMES_OF_128
+#undef FASTCONV1D_SUMS_OF_128
+#undef FASTCONV1D_NAMES_OF_192
+#undef FASTCONV1D_SUMS_OF_192
+#undef FASTCONV1D_NAMES_OF_256
+#undef FASTCONV1D_SUMS_OF_256
+#undef FASTCONV1D_SUMS
+#undef FASTCONV1D_SUMS_4
+#undef FASTCONV1D_WGMMA
+#undef FASTCONV1D_WGMMA_TYPES
 template <class... Parameters, class... Arguments>
 int launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, int64_t shared_bytes, void* stream,
            const Arguments&... arguments) {
@@ -296,6 +422,113 @@ FASTCONV1D_HD constexpr Schedule schedule_of(const TileLimits& t, const Phase& p
   }
   return Schedule{};
 }
+constexpr int64_t kMostWaves = 32;
+FASTCONV1D_HD constexpr int64_t runs_of(int64_t tiles, int64_t rows, int64_t at_a_time) {
+  int64_t least = INT64_MAX, best = 1;
+  for (int64_t waves = 1; waves <= kMostWaves; ++waves) {
+    const int64_t runs = smaller(tiles, larger(1, waves * at_a_time / rows));
+    const int64_t time = ceil_div(rows * runs, at_a_time) * (2 * ceil_div(tiles, runs) + 1);
+    if (time >= least) continue;
+    least = time;
+    best = runs;
+  }
+  return best;
+}
+struct Pipeline {
+  Schedule schedule;
+  int rows_per_group;
+  int row_positions, row_bytes;
+  int inputs, windows, weights;
+  int input_bytes, window_bytes, weight_bytes;
+};
+struct PipelineLimits {
+  int64_t positions, channels;
+  int64_t planes, values_per_word, element_bytes;
+  int64_t shared_bytes;
+  bool many_tiles;
+};
+constexpr int kMostStages = 8;
+constexpr int64_t kInputBytes = 48 << 10;
+FASTCONV1D_HD constexpr int64_t stage_bytes(const Pipeline& l) {
+  return int64_t{l.inputs} * l.input_bytes + int64_t{l.windows} * l.window_bytes +
+         int64_t{l.weights} * l.weight_bytes;
+}
+FASTCONV1D_HD constexpr Pipeline try_pipeline(const PipelineLimits& t, const Phase& p,
+                                              int64_t channels_in, int64_t slice_words,
+                                              int64_t taps, bool rows_per_group, bool resident) {
+  Pipeline l{};
+  Schedule& s = l.schedule;
+  const int64_t g = p.taps > 1 ? gcd(p.in_step, p.shift_step) : p.in_step;
+  const int64_t column_step = taps > 1 ? p.shift_step / g : 0;
+  const int64_t vector = p.in_step == 1 ? 4 : 1;
+  const int64_t columns = t.positions + (taps - 1) * column_step + vector - 1;
+  const int64_t classes = larger(1, smaller(p.in_step / g, p.taps));
+  const int64_t parts = ceil_div(ceil_div(larger(p.taps, 1), classes), taps);
+  const int64_t last_shift =
+      rows_per_group ? 0 : (classes * taps * (parts - 1) + classes - 1) * p.shift_step;
+  if (columns > 4096 || p.in_step > 64 || last_shift > 65536) return l;
+  s.resident = resident;
+  s.classes = static_cast<int>(classes);
+  s.load_step = static_cast<int>(p.in_step);
+  s.read_step = 1;
+  s.column_step = static_cast<int>(column_step);
+  s.slice_words = static_cast<int>(slice_words);
+  s.channel_words = static_cast<int>(ceil_div(channels_in, t.values_per_word));
+  s.channel_slices = static_cast<int>(ceil_div(s.channel_words, slice_words));
+  s.columns = static_cast<int>(columns);
+  s.pitch = static_cast<int>(round_up(columns, vector) | 1);
+  s.groups = static_cast<int>(classes * parts);
+  l.rows_per_group = rows_per_group;
+  l.row_positions =
+      static_cast<int>(last_shift + (round_up(columns, vector) - 1) * p.in_step + vector);
+  l.row_bytes = static_cast<int>(round_up(l.row_positions * t.element_bytes + 15, 16) + 16);
+  l.input_bytes = static_cast<int>(slice_words * t.values_per_word * l.row_bytes);
+  l.window_bytes = static_cast<int>(t.planes * slice_words * s.pitch * 4);
+  l.weight_bytes = static_cast<int>(t.planes * slice_words * t.channels * 4);
+  const int64_t all_weights = int64_t{s.channel_slices} * s.groups * taps;
+  if (resident && all_weights * l.weight_bytes > t.shared_bytes) return l;
+  l.inputs = 2;
+  l.windows = 2;
+  l.weights = static_cast<int>(resident ? all_weights : 3);
+  if (stage_bytes(l) > t.shared_bytes) return l;
+  s.taps_per_group = static_cast<int>(taps);
+  for (bool more = true; more;) {
+    const int64_t left = t.shared_bytes - stage_bytes(l);
+    more = true;
+    if (l.inputs < kMostStages && l.inputs * l.input_bytes < kInputBytes && left >= l.input_bytes)
+      ++l.inputs;
+    else if (l.windows < 3 && left >= l.window_bytes)
+      ++l.windows;
+    else if (!resident && l.weights < kMostStages && left >= l.weight_bytes)
+      ++l.weights;
+    else if (l.windows < kMostStages && left >= l.window_bytes)
+      ++l.windows;
+    else
+      more = false;
+  }
+  return l;
+}
+FASTCONV1D_HD constexpr Pipeline pipeline_of(const PipelineLimits& t, const Phase& p,
+                                             int64_t channels_in) {
+  const int64_t g = p.taps > 1 ? gcd(p.in_step, p.shift_step) : p.in_step;
+  const int64_t classes = larger(1, smaller(p.in_step / g, p.taps));
+  const int64_t taps_in_class = ceil_div(larger(p.taps, 1), classes);
+  const int64_t few = ceil_div(channels_in, t.values_per_word);
+  const int64_t words = round_up(few, 16);
+  const int64_t wide = larger(32, round_up(4096 / t.positions, 16));
+  for (int64_t parts = 1;; ++parts) {
+    const int64_t taps = ceil_div(taps_in_class, parts);
+    for (int rows_per_group = 0; rows_per_group < 2; ++rows_per_group)
+      for (int resident = t.many_tiles; resident >= 0; --resident)
+        for (int64_t slice_words = smaller(resident ? 16 : wide, words); slice_words >= 16;
+             slice_words = slice_words / 2 / 16 * 16) {
+          const Pipeline l =
+              try_pipeline(t, p, channels_in, slice_words, taps, rows_per_group, resident);
+          if (l.schedule.taps_per_group > 0) return l;
+        }
+    if (taps == 1) return Pipeline{};
+  }
+}
 FASTCONV1D_HD constexpr int channel_slice_of(const Schedule& s, int slice) {
   return s.groups == 1 ? slice : slice / s.groups;
 }
@@ -309,726 +542,6 @@ FASTCONV1D_HD constexpr TapGroup tap_group(const Schedule& s, int64_t taps, int 
   return {first, left < s.taps_per_group ? left : s.taps_per_group};
 }
 }
-namespace fastconv1d {
-struct Fp32 {
-  using Element = float;
-  static __device__ __forceinline__ float from(Element x) { return x; }
-  static __device__ __forceinline__ Element to(float x) { return x; }
-  static __device__ __forceinline__ void store(Element* to, const float (&sum)[4], bool exists) {
-    if (!exists) return;
-    *reinterpret_cast<float2*>(to) = make_float2(sum[0], sum[1]);
-    *reinterpret_cast<float2*>(to + 8) = make_float2(sum[2], sum[3]);
-  }
-};
-struct Tf32 : Fp32 {
-  static constexpr int planes = 1, products = 1, values_per_word = 1, chain = 0;
-  static constexpr bool keeps_places = true;
-  static __device__ __forceinline__ void split(const Element (&v)[1], uint32_t (&word)[1]) {
-    word[0] = round_tf32(v[0]);
-  }
-  static __device__ __forceinline__ uint32_t pack(const Element (&v)[1]) {
-    return round_tf32(v[0]);
-  }
-  static __device__ __forceinline__ void unpack(uint32_t weight, uint32_t (&word)[1]) {
-    word[0] = weight;
-  }
-  static __device__ __forceinline__ void multiply(int, float (&d)[4], const uint32_t (&a)[1][4],
-                                                  const uint32_t (&b)[1][2]) {
-    mma_tf32(d, a[0], b[0][0], b[0][1]);
-  }
-};
-struct Ieee : Fp32 {
-  static constexpr int planes = 2, products = 3, values_per_word = 1, chain = 6;
-  static constexpr bool keeps_places = false;
-  static __device__ __forceinline__ void split(const Element (&v)[1], uint32_t (&word)[2]) {
-    const float high = nearest_tf32(v[0]);
-    word[0] = bits_of(high);
-    word[1] = bits_of(v[0] - high);
-  }
-  static __device__ __forceinline__ uint32_t pack(const Element (&v)[1]) { return bits_of(v[0]); }
-  static __device__ __forceinline__ void unpack(uint32_t weight, uint32_t (&word)[2]) {
-    split({float_of(weight)}, word);
-  }
-  static __device__ __forceinline__ void multiply(int product, float (&d)[4],
-                                                  const uint32_t (&a)[2][4],
-                                                  const uint32_t (&b)[2][2]) {
-    mma_tf32(d, a[product == 0], b[product == 1][0], b[product == 1][1]);
-  }
-};
-struct Half16 {
-  using Element = uint16_t;
-  static constexpr int planes = 1, products = 1, values_per_word = 2, chain = 0;
-  static constexpr bool keeps_places = false;
-  static __device__ __forceinline__ void split(const Element (&v)[2], uint32_t (&word)[1]) {
-    word[0] = pack(v);
-  }
-  static __device__ __forceinline__ uint32_t pack(const Element (&v)[2]) {
-    return v[0] | static_cast<uint32_t>(v[1]) << 16;
-  }
-  static __device__ __forceinline__ void unpack(uint32_t weight, uint32_t (&word)[1]) {
-    word[0] = weight;
-  }
-  static __device__ __forceinline__ void store_words(Element* to, uint32_t first, uint32_t second,
-                                                     bool exists) {
-    const bool odd = threadIdx.x % 2 != 0;
-    const uint32_t other = __shfl_xor_sync(0xffffffffu, odd ? first : second, 1);
-    if (exists)
-      *reinterpret_cast<uint2*>(to + (odd ? 6 : 0)) =
-          make_uint2(odd ? other : first, odd ? second : other);
-  }
-};
-struct Bf16 : Half16 {
-  static __device__ __forceinline__ void multiply(int, float (&d)[4], const uint32_t (&a)[1][4],
-                                                  const uint32_t (&b)[1][2]) {
-    mma_bf16(d, a[0], b[0][0], b[0][1]);
-  }
-  static __device__ __forceinline__ float from(Element x) { return bf16_to_float(x); }
-  static __device__ __forceinline__ Element to(float x) { return float_to_bf16(x); }
-  static __device__ __forceinline__ void store(Element* to, const float (&sum)[4], bool exists) {
-    store_words(to, pack({float_to_bf16(sum[0]), float_to_bf16(sum[1])}),
-                pack({float_to_bf16(sum[2]), float_to_bf16(sum[3])}), exists);
-  }
-};
-struct Fp16 : Half16 {
-  static __device__ __forceinline__ void multiply(int, float (&d)[4], const uint32_t (&a)[1][4],
-                                                  const uint32_t (&b)[1][2]) {
-    mma_fp16(d, a[0], b[0][0], b[0][1]);
-  }
-  static __device__ __forceinline__ float from(Element x) { return fp16_to_float(x); }
-  static __device__ __forceinline__ Element to(float x) { return float_to_fp16(x); }
-  static __device__ __forceinline__ void store(Element* to, const float (&sum)[4], bool exists) {
-    store_words(to, pack({float_to_fp16(sum[0]), float_to_fp16(sum[1])}),
-                pack({float_to_fp16(sum[2]), float_to_fp16(sum[3])}), exists);
-  }
-};
-template <int WARPS_M, int WARPS_N, int M_TILES, int N_TILES>
-struct Tile {
-  static constexpr int warps_m = WARPS_M, warps_n = WARPS_N, m_tiles = M_TILES, n_tiles = N_TILES;
-  static constexpr int warps = WARPS_M * WARPS_N, threads = 32 * warps;
-  static constexpr int channels = 16 * WARPS_M * M_TILES, positions = 8 * WARPS_N * N_TILES;
-  static constexpr int channels_log2 = log2_of(channels);
-  static_assert(n_tiles % 2 == 0, "stores and products take two tiles at a time");
-  static_assert(channels == 1 << channels_log2 && warps_m == 1 << log2_of(warps_m),
-                "powers of two");
-};
-template <class M, class T>
-struct Layout {
-  using Element = typename M::Element;
-  static constexpr int sums = 4 * T::m_tiles * T::n_tiles * (M::chain ? 2 : 1);
-  static constexpr int blocks =
-      static_cast<int>(larger(1, smaller(2, 65536 / (T::threads * (sums + 64)))));
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
-  static constexpr int launch_blocks = M::keeps_places ? blocks : 1;
-  static constexpr bool keeps_places = false;
-#else
-  static constexpr int launch_blocks = blocks;
-  static constexpr bool keeps_places = M::keeps_places;
-#endif
-  static constexpr int rows = sizeof(Element) == 4 ? 32 : 24;
-  static constexpr int items =
-      static_cast<int>(ceil_div(rows * (T::positions + 24), 4 * T::threads));
-  static constexpr int window_vectors = items * T::threads;
-};
-struct Place {
-  int batch, tile;
-  __device__ __forceinline__ void advance(const Place& by, int64_t tiles) {
-    batch += by.batch;
-    tile += by.tile;
-    if (tile < tiles) return;
-    tile -= static_cast<int>(tiles);
-    ++batch;
-  }
-};
-struct DenseParams {
-  const void* input;
-  const uint32_t* weights;
-  const void* bias;
-  void* output;
-  Phase phase;
-  Schedule schedule;
-  int64_t batch, length, length_out, input_batch_stride, input_channel_stride;
-  int64_t channels_in, channels_out, groups;
-  int64_t channel_blocks, tiles, runs;
-  Place step;
-  int64_t first_position;
-  int64_t slice_stride;
-  int tile_step;
-  int classes_log2, most_shift;
-  int aligned_input;
-  int aligned_output;
-};
-struct PackParams {
-  const void* weight;
-  uint32_t* packed;
-  Phase phase;
-  Schedule schedule;
-  int64_t channels_in, channels_out, groups, kernel_size, transposed, channel_blocks, fragments;
-  int classes_log2;
-};
-template <class M, class T>
-__global__ void __launch_bounds__(128) pack_kernel(const PackParams p) {
-  const int64_t index = static_cast<int64_t>(blockIdx.x) * 128 + threadIdx.x;
-  if (index >= p.fragments) return;
-  const Schedule& s = p.schedule;
-  constexpr int rows16 = T::channels / 16;
-  int64_t rest = index;
-  const int64_t lane = rest % 32;
-  rest /= 32;
-  const int64_t block16 = rest % rows16;
-  rest /= rows16;
-  const int64_t step = rest % (s.slice_words / 8);
-  rest /= s.slice_words / 8;
-  const int64_t j = rest % s.taps_per_group;
-  rest /= s.taps_per_group;
-  const int64_t tap_group_index = rest % s.groups;
-  rest /= s.groups;
-  const int64_t channel_slice = rest % s.channel_slices;
-  rest /= s.channel_slices;
-  const int64_t channel_block = rest % p.channel_blocks;
-  const int64_t group = rest / p.channel_blocks;
-  const TapGroup taps = tap_group(s, p.phase.taps, static_cast<int>(tap_group_index));
-  const int64_t tap = p.phase.first_tap + (taps.first + j * s.classes) * p.phase.tap_step;
-  const auto* weight = static_cast<const typename M::Element*>(p.weight);
-  uint32_t fragment[4];
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    const int row = static_cast<int>(block16 * 16 + lane / 4 + (i % 2) * 8);
-    const int64_t out =
-        channel_block * T::channels + channel_of_row(row, T::channels_log2, p.classes_log2);
-    const int64_t word = channel_slice * s.slice_words + step * 8 + lane % 4 + (i / 2) * 4;
-    typename M::Element value[M::values_per_word];
-#pragma unroll
-    for (int v = 0; v < M::values_per_word; ++v) {
-      const int64_t in = word * M::values_per_word + v;
-      value[v] = 0;
-      if (j < taps.count && out < p.channels_out && in < p.channels_in) {
-        const int64_t row = p.transposed ? (group * p.channels_in + in) * p.channels_out + out
-                                         : (group * p.channels_out + out) * p.channels_in + in;
-        value[v] = weight[row * p.kernel_size + tap];
-      }
-    }
-    fragment[i] = M::pack(value);
-  }
-  *reinterpret_cast<uint4*>(p.packed + 4 * index) =
-      make_uint4(fragment[0], fragment[1], fragment[2], fragment[3]);
-}
-template <class Element>
-struct Source {
-  const Element* window;
-  int64_t position;
-  int channels;
-  bool whole;
-};
-template <class M, class T>
-struct Incoming {
-  using L = Layout<M, T>;
-  using Element = typename M::Element;
-  static constexpr int words = 4 * M::values_per_word * sizeof(Element) / 4;
-  uint32_t word[L::items][words];
-  int place[L::keeps_places ? L::items : 1];
-  __device__ __forceinline__ explicit Incoming(const Schedule& s) {
-    const int vectors = s.pitch / 4;
-#pragma unroll
-    for (int i = 0; i < (L::keeps_places ? L::items : 1); ++i) {
-      const int index = threadIdx.x + i * T::threads;
-      place[i] = index / vectors << 16 | index % vectors * 4;
-    }
-  }
-  template <class Visit>
-  __device__ __forceinline__ void for_each(const Schedule& s, Visit visit) const {
-    const int vectors = s.pitch / 4, step = T::threads / vectors << 16 | T::threads % vectors * 4;
-    int at = place[0];
-#pragma unroll
-    for (int i = 0; i < L::items; ++i) {
-      if constexpr (L::keeps_places) at = place[i];
-      const int column = (at & 0xffff) < s.columns ? at & 0xffff : 0;
-      if (at >> 16 < s.slice_words) visit(i, at >> 16, column);
-      at += step;
-      if ((at & 0xffff) >= s.pitch) at += (1 << 16) - s.pitch;
-    }
-  }
-  __device__ __forceinline__ void fetch(const Schedule& s, const Source<Element>& from,
-                                        int64_t channel_stride, int64_t length) {
-    if (from.whole) {
-      const auto row_stride = static_cast<uint32_t>(channel_stride) * M::values_per_word;
-      for_each(s, [&](int i, int row, int column) {
-        const uint32_t offset = row * row_stride + column;
-        if constexpr (M::values_per_word == 1) {
-          const uint4 v = __ldg(reinterpret_cast<const uint4*>(from.window + offset));
-          word[i][0] = v.x;
-          word[i][1] = v.y;
-          word[i][2] = v.z;
-          word[i][3] = v.w;
-        } else {
-          const uint2 low = __ldg(reinterpret_cast<const uint2*>(from.window + offset));
-          const uint2 high =
-              __ldg(reinterpret_cast<const uint2*>(from.window + channel_stride + offset));
-          word[i][0] = low.x;
-          word[i][1] = low.y;
-          word[i][2] = high.x;
-          word[i][3] = high.y;
-        }
-      });
-      return;
-    }
-    for_each(s, [&](int i, int row, int column) {
-#pragma unroll
-      for (int v = 0; v < M::values_per_word; ++v) {
-        const int channel = row * M::values_per_word + v;
-        const int64_t first = static_cast<int64_t>(column) * s.load_step;
-        const Element* const begin = from.window + channel * channel_stride + first;
-        Element value[4];
-#pragma unroll
-        for (int e = 0; e < 4; ++e) {
-          const int64_t position = from.position + first + e * s.load_step;
-          const bool inside = position >= 0 && position < length && channel < from.channels;
-          value[e] = inside ? __ldg(begin + e * s.load_step) : Element{0};
-        }
-        memcpy(&word[i][v * words / M::values_per_word], value, sizeof value);
-      }
-    });
-  }
-  __device__ __forceinline__ void store(const Schedule& s, uint32_t* window) const {
-    const int vectors = s.slice_words * (s.pitch / 4) - threadIdx.x;
-#pragma unroll
-    for (int i = 0; i < L::items; ++i) {
-      if (i * T::threads >= vectors) break;
-      Element value[M::values_per_word][4];
-      memcpy(value, word[i], sizeof value);
-      uint32_t split[M::planes][4];
-#pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        Element of_column[M::values_per_word];
-#pragma unroll
-        for (int v = 0; v < M::values_per_word; ++v) of_column[v] = value[v][e];
-        uint32_t of_plane[M::planes];
-        M::split(of_column, of_plane);
-#pragma unroll
-        for (int p = 0; p < M::planes; ++p) split[p][e] = of_plane[p];
-      }
-#pragma unroll
-      for (int p = 0; p < M::planes; ++p)
-        *reinterpret_cast<uint4*>(window + p * s.slice_words * s.pitch +
-                                  4 * (threadIdx.x + i * T::threads)) =
-            make_uint4(split[p][0], split[p][1], split[p][2], split[p][3]);
-    }
-  }
-};
-template <class M, class T>
-struct Sums {
-  int column, fragment;
-  float chain[T::m_tiles][T::n_tiles][4];
-  float total[M::chain ? T::m_tiles : 1][M::chain ? T::n_tiles : 1][4];
-  int steps;
-  __device__ __forceinline__ Sums(const Schedule& s, int most_shift) {
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    const int warp_m = warp % T::warps_m, warp_n = warp / T::warps_m;
-    column = lane % 4 * s.pitch + (most_shift + warp_n * T::n_tiles * 8 + lane / 4) * s.read_step;
-    fragment = (warp_m * T::m_tiles * 32 + lane) * 4;
-  }
-  __device__ __forceinline__ void clear() {
-    steps = 0;
-#pragma unroll
-    for (int m = 0; m < T::m_tiles; ++m)
-#pragma unroll
-      for (int n = 0; n < T::n_tiles; ++n)
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          chain[m][n][i] = 0;
-          if constexpr (M::chain > 0) total[m][n][i] = 0;
-        }
-  }
-  __device__ __forceinline__ void end_chain() {
-#pragma unroll
-    for (int m = 0; m < T::m_tiles; ++m)
-#pragma unroll
-      for (int n = 0; n < T::n_tiles; ++n)
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          total[m][n][i] += chain[m][n][i];
-          chain[m][n][i] = 0;
-        }
-    steps = 0;
-  }
-  __device__ __forceinline__ float value(int m, int n, int i) const {
-    if constexpr (M::chain > 0) return total[m][n][i] + chain[m][n][i];
-    return chain[m][n][i];
-  }
-  template <bool UNIT_STEP>
-  __device__ __forceinline__ void add(const Schedule& s, const uint32_t* window,
-                                      const uint32_t* weights, int taps, int steps_used) {
-    const int read_step = UNIT_STEP ? 1 : s.read_step;
-    constexpr int step_words = T::channels * 8;
-    const int plane_words = s.slice_words * s.pitch;
-    const uint32_t* column_of_tap = window + column;
-    const uint32_t* fragment_of_tap = weights + fragment;
-    for (int tap = 0; tap < taps; ++tap) {
-      const uint32_t* column = column_of_tap;
-      const uint32_t* fragment = fragment_of_tap;
-#pragma unroll(UNIT_STEP ? 2 : 1)
-      for (int step = 0; step < steps_used; ++step) {
-        uint32_t a[T::m_tiles][M::planes][4];
-#pragma unroll
-        for (int m = 0; m < T::m_tiles; ++m) {
-          const uint4 v = *reinterpret_cast<const uint4*>(fragment + m * 128);
-          const uint32_t word[4] = {v.x, v.y, v.z, v.w};
-#pragma unroll
-          for (int i = 0; i < 4; ++i) {
-            uint32_t of_plane[M::planes];
-            M::unpack(word[i], of_plane);
-#pragma unroll
-            for (int plane = 0; plane < M::planes; ++plane) a[m][plane][i] = of_plane[plane];
-          }
-        }
-        constexpr int turns = static_cast<int>(smaller(UNIT_STEP ? 8 : 4, T::n_tiles));
-        static_assert(T::n_tiles % turns == 0, "mma tiles take turns in equal groups");
-        const uint32_t* at = column;
-#pragma unroll
-        for (int n0 = 0; n0 < T::n_tiles; n0 += turns) {
-          uint32_t b[turns][M::planes][2];
-#pragma unroll
-          for (int n = 0; n < turns; ++n) {
-#pragma unroll
-            for (int half = 0; half < 2; ++half)
-#pragma unroll
-              for (int plane = 0; plane < M::planes; ++plane)
-                b[n][plane][half] = at[plane * plane_words + half * 4 * s.pitch];
-            at += 8 * read_step;
-          }
-#pragma unroll
-          for (int product = 0; product < M::products; ++product)
-#pragma unroll
-            for (int n = 0; n < turns; ++n)
-#pragma unroll
-              for (int m = 0; m < T::m_tiles; ++m)
-                M::multiply(product, chain[m][n0 + n], a[m], b[n]);
-        }
-        if constexpr (M::chain > 0)
-          if (++steps == M::chain) end_chain();
-        column += 8 * s.pitch;
-        fragment += step_words;
-      }
-      column_of_tap += s.column_step;
-      fragment_of_tap += s.slice_words / 8 * step_words;
-    }
-  }
-};
-template <class M, class T>
-__device__ __forceinline__ void write_sums(const DenseParams& p, const Sums<M, T>& sums,
-                                           const float* biases, int channels, int64_t row,
-                                           int64_t position) {
-  using Element = typename M::Element;
-  const int64_t first = position - threadIdx.x % 4 * 2;
-  const bool whole = p.aligned_output && first >= 0 && first + T::n_tiles * 8 <= p.phase.positions;
-  const int begin = position < 0 ? static_cast<int>(-position) : 0;
-  const auto end = static_cast<int>(smaller(p.phase.positions - position, T::n_tiles * 8));
-  int channel =
-      channel_of_row(threadIdx.x / 32 % T::warps_m * T::m_tiles * 16 + threadIdx.x % 32 / 4,
-                     T::channels_log2, p.classes_log2);
-  Element* out = static_cast<Element*>(p.output) + (row + channel) * p.length_out +
-                 p.phase.out_offset + position * p.phase.out_step;
-#pragma unroll
-  for (int i = 0; i < 2 * T::m_tiles; ++i) {
-    const bool exists = channel < channels;
-    const float bias = biases[channel];
-    const auto sum = [&](int n, int e) { return sums.value(i / 2, n, i % 2 * 2 + e) + bias; };
-    if (whole) {
-#pragma unroll
-      for (int n = 0; n < T::n_tiles; n += 2)
-        M::store(out + n * 8, {sum(n, 0), sum(n, 1), sum(n + 1, 0), sum(n + 1, 1)}, exists);
-    } else if (exists) {
-#pragma unroll
-      for (int n = 0; n < T::n_tiles; ++n)
-#pragma unroll
-        for (int e = 0; e < 2; ++e)
-          if (n * 8 + e >= begin && n * 8 + e < end)
-            out[(n * 8 + e) * p.phase.out_step] = M::to(sum(n, e));
-    }
-    channel += 8 << p.classes_log2;
-    out += (p.length_out * 8) << p.classes_log2;
-  }
-}
-template <int THREADS>
-__device__ __forceinline__ void copy_words(uint32_t* to, const uint32_t* from, int words) {
-  constexpr int step = 4 * THREADS;
-  int i = 4 * threadIdx.x;
-  to += i;
-  from += i;
-#pragma unroll 1
-  for (; i + 3 * step < words; i += 4 * step) {
-    copy_async_16(to, from);
-    copy_async_16<4 * step>(to, from);
-    copy_async_16<8 * step>(to, from);
-    copy_async_16<12 * step>(to, from);
-    to += 4 * step;
-    from += 4 * step;
-  }
-#pragma unroll 1
-  for (; i < words; i += step) {
-    copy_async_16(to, from);
-    to += step;
-    from += step;
-  }
-}
-template <class M, class T, bool UNIT_STEP>
-__global__ void __launch_bounds__(T::threads, (Layout<M, T>::launch_blocks))
-    dense_kernel(const DenseParams p) {
-  using Element = typename M::Element;
-  FASTCONV1D_SHARED(shared);
-  const Schedule& s = p.schedule;
-  const int64_t rest = blockIdx.x / p.channel_blocks, first_tile = rest % p.runs;
-  const auto channel_block = static_cast<int>(blockIdx.x % p.channel_blocks),
-             group = static_cast<int>(rest / p.runs);
-  const int window_words = M::planes * s.slice_words * s.pitch;
-  const int slice_weights = s.taps_per_group * s.slice_words * T::channels;
-  auto* const filled = reinterpret_cast<uint64_t*>(shared);
-  auto* const biases = reinterpret_cast<float*>(shared + kBarrierWords);
-  uint32_t* const windows = shared + kBarrierWords + T::channels;
-  uint32_t* const shared_weights = windows + window_count(s) * window_words;
-  const int64_t channel_stride = p.input_channel_stride;
-  const Element* const input =
-      static_cast<const Element*>(p.input) + group * p.channels_in * channel_stride;
-  const uint32_t* const weights = p.weights + (group * p.channel_blocks + channel_block) *
-                                                  s.channel_slices * s.groups * slice_weights;
-  const int slice_channels = s.slice_words * M::values_per_word;
-  Incoming<M, T> incoming(s);
-  Place place{static_cast<int>(first_tile / p.tiles), static_cast<int>(first_tile % p.tiles)};
-  const int slices = s.channel_slices * s.groups;
-  const auto lead_of = [&](unsigned tile, const TapGroup& taps) {
-    unsigned position = tile * p.tile_step + static_cast<unsigned>(p.first_position);
-    position += taps.first * static_cast<unsigned>(p.phase.shift_step);
-    return s.load_step == 1 ? static_cast<int>(position % 4) : 0;
-  };
-  const auto fetch = [&](int slice) {
-    Place at = place;
-    for (; slice >= slices; slice -= slices) at.advance(p.step, p.tiles);
-    const int channel_slice = channel_slice_of(s, slice);
-    const TapGroup taps = tap_group(s, p.phase.taps, slice - channel_slice * s.groups);
-    Source<Element> from;
-    from.position = at.tile * static_cast<int64_t>(p.tile_step) + p.first_position;
-    from.position += taps.first * p.phase.shift_step;
-    from.position -= lead_of(at.tile, taps);
-    from.window =
-        input + at.batch * p.input_batch_stride + channel_slice * p.slice_stride + from.position;
-    from.channels = static_cast<int>(p.channels_in) - channel_slice * slice_channels;
-    from.whole = p.aligned_input && from.position >= 0 && from.position + s.columns <= p.length &&
-                 from.channels >= slice_channels;
-    incoming.fetch(s, from, channel_stride, p.length);
-  };
-  const auto all =
-      static_cast<unsigned>(ceil_div(p.batch * p.tiles - first_tile, p.runs) * slices);
-  copy_words<T::threads>(shared_weights, weights, (s.resident ? slices : 1) * slice_weights);
-  copy_async_commit();
-  if (threadIdx.x == 0) barrier_init(filled, T::threads);
-  for (int i = threadIdx.x; i < T::channels; i += T::threads) {
-    const int64_t channel = channel_block * T::channels + i;
-    const bool exists = p.bias != nullptr && channel < p.channels_out;
-    biases[i] =
-        exists ? M::from(static_cast<const Element*>(p.bias)[group * p.channels_out + channel]) : 0;
-  }
-  fetch(0);
-  incoming.store(s, windows);
-  copy_async_wait<0>();
-  __syncthreads();
-  if (s.resident) {
-    barrier_arrive(filled);
-    if (all > 1) fetch(1);
-  }
-  const int warp = threadIdx.x / 32;
-  const int warp_channel =
-      channel_block * T::channels +
-      channel_of_row(warp % T::warps_m * T::m_tiles * 16, T::channels_log2, p.classes_log2);
-  const auto shift_of = [&](unsigned batch) {
-    const unsigned row =
-        (batch * static_cast<unsigned>(p.groups) + group) * static_cast<unsigned>(p.channels_out) +
-        warp_channel;
-    return p.most_shift == 0
-               ? 0
-               : static_cast<int>(row * static_cast<unsigned>(p.length_out) % kAlignedOutputs);
-  };
-  Sums<M, T> sums(s, p.most_shift);
-  const auto window_of = [&](unsigned number) {
-    return windows + (s.resident ? number % 3 : number % 2) * window_words;
-  };
-  unsigned number = 0;
-  while (number < all) {
-    sums.clear();
-    for (int slice = 0; slice < slices; ++slice, ++number) {
-      if (s.resident) barrier_wait(filled, number % 2);
-      if (s.resident && number + 1 < all) {
-        incoming.store(s, window_of(number + 1));
-        barrier_arrive(filled);
-      }
-      if (!s.resident && number + 1 < all) {
-        const int64_t next = slice + 1 < slices ? slice + 1 : 0;
-        copy_words<T::threads>(shared_weights + (number + 1) % 2 * slice_weights,
-                               weights + next * slice_weights, slice_weights);
-        copy_async_commit();
-      }
-      if (number + 1 + s.resident < all) fetch(slice + 1 + s.resident);
-      const int channel_slice = channel_slice_of(s, slice);
-      const TapGroup taps = tap_group(s, p.phase.taps, slice - channel_slice * s.groups);
-      const int words = s.channel_words - channel_slice * s.slice_words;
-      const int steps = (words < s.slice_words ? words + 7 : s.slice_words) / 8;
-      const uint32_t* const window =
-          window_of(number) + lead_of(place.tile, taps) - shift_of(place.batch) * s.read_step;
-      const int turn = s.resident ? slice : number % 2;
-      sums.template add<UNIT_STEP>(s, window, shared_weights + turn * slice_weights, taps.count,
-                                   steps);
-      if (!s.resident && number + 1 < all) {
-        incoming.store(s, window_of(number + 1));
-        copy_async_wait<0>();
-        __syncthreads();
-      }
-    }
-    const int position = warp / T::warps_m * T::n_tiles * 8 + threadIdx.x % 4 * 2;
-    const int64_t channel = channel_block * T::channels;
-    write_sums<M, T>(
-        p, sums, biases, static_cast<int>(smaller(T::channels, p.channels_out - channel)),
-        (place.batch * p.groups + group) * p.channels_out + channel,
-        static_cast<int64_t>(place.tile) * T::positions + position - shift_of(place.batch));
-    place.advance(p.step, p.tiles);
-  }
-}
-constexpr int64_t kMostWaves = 32;
-template <class M, class T>
-struct Dense {
-  using L = Layout<M, T>;
-  struct Cut {
-    Phase phase;
-    TileLimits limits;
-    Schedule schedule;
-    int64_t channels_in, channels_out, channel_blocks;
-    int64_t tiles, runs;
-    int64_t packed_words;
-  };
-  static Cut cut(const ConvArgs& a, int64_t r) {
-    Cut c{};
-    c.phase = phase_of(a, r);
-    c.channels_in = a.channels_in / a.groups;
-    c.channels_out = a.channels_out / a.groups;
-    c.channel_blocks = ceil_div(c.channels_out, T::channels);
-    const int64_t most_shift =
-        c.phase.out_step == 1 ? kAlignedOutputs - kAlignedOutputs / row_classes(a.length_out) : 0;
-    c.tiles = ceil_div(c.phase.positions + most_shift, T::positions);
-    const int64_t tiles = a.batch * c.tiles, rows = a.groups * c.channel_blocks;
-    const int64_t at_a_time = a.multiprocessors * L::blocks;
-    int64_t least = INT64_MAX;
-    for (int64_t waves = 1; waves <= kMostWaves; ++waves) {
-      const int64_t runs = smaller(tiles, larger(1, waves * at_a_time / rows));
-      const int64_t time = ceil_div(rows * runs, at_a_time) * (2 * ceil_div(tiles, runs) + 1);
-      if (time >= least) continue;
-      least = time;
-      c.runs = runs;
-    }
-    for (int blocks = L::blocks; blocks >= 1; --blocks) {
-      c.limits = {T::positions,
-                  T::channels,
-                  most_shift,
-                  L::window_vectors,
-                  M::planes,
-                  M::values_per_word,
-                  shared_budget(blocks) / 4,
-                  ceil_div(tiles, c.runs) >= 4};
-      c.schedule = schedule_of(c.limits, c.phase, c.channels_in);
-      if (c.schedule.taps_per_group > 0) break;
-    }
-    if (ceil_div(tiles, c.runs) * c.schedule.channel_slices * c.schedule.groups > INT32_MAX)
-      c.schedule = Schedule{};
-    c.packed_words = a.groups * c.channel_blocks * c.schedule.channel_slices * c.schedule.groups *
-                     weight_words(c.limits, c.schedule.taps_per_group, c.schedule.slice_words);
-    return c;
-  }
-  static int64_t workspace(const ConvArgs& a) {
-    int64_t words = 0;
-    for (int64_t r = 0; r < phase_count(a); ++r) words = larger(words, cut(a, r).packed_words);
-    return 4 * words;
-  }
-  static int launch(const ConvArgs& a, void* stream) {
-    for (int64_t r = 0; r < phase_count(a); ++r) {
-      const int error = launch_phase(a, cut(a, r), stream);
-      if (error != 0) return error;
-    }
-    return 0;
-  }
-  static int launch_phase(const ConvArgs& a, const Cut& c, void* stream) {
-    const Schedule& s = c.schedule;
-    if (s.taps_per_group == 0) return 1;
-    const int classes_log2 =
-        c.phase.out_step == 1 ? log2_of(smaller(row_classes(a.length_out), T::warps_m)) : 0;
-    auto* const packed = static_cast<uint32_t*>(a.workspace);
-    const int64_t fragments = c.packed_words / 4;
-    const int64_t step = (a.length_out << classes_log2) % kAlignedOutputs;
-    const int aligned_output =
-        c.phase.out_step == 1 && gcd(kAlignedOutputs, step) * sizeof(typename M::Element) >= 8;
-    int error = fastconv1d::launch(
-        pack_kernel<M, T>, dim3(static_cast<unsigned>(ceil_div(fragments, 128))), dim3(128), 0,
-        stream,
-        PackParams{a.weight, packed, c.phase, s, c.channels_in, c.channels_out, a.groups,
-                   a.kernel_size, a.transposed, c.channel_blocks, fragments, classes_log2});
-    if (error != 0) return error;
-    const int64_t first_position = c.phase.first_shift - c.limits.most_shift * c.phase.in_step;
-    const int64_t slice_stride = s.slice_words * M::values_per_word * a.input_channel_stride;
-    const int aligned_input =
-        reinterpret_cast<uintptr_t>(a.input) % (4 * sizeof(typename M::Element)) == 0 &&
-        s.load_step == 1 && a.input_channel_stride % 4 == 0 &&
-        (a.batch == 1 || a.input_batch_stride % 4 == 0) && slice_stride < int64_t{1} << 31;
-    const int64_t bytes = 4 * shared_words(c.limits, s);
-    const auto kernel = s.read_step == 1 ? dense_kernel<M, T, true> : dense_kernel<M, T, false>;
-    error = set_shared_limit(kernel, bytes);
-    if (error != 0) return error;
-    return fastconv1d::launch(
-        kernel, dim3(static_cast<unsigned>(a.groups * c.channel_blocks * c.runs)), dim3(T::threads),
-        bytes, stream,
-        DenseParams{a.input,
-                    packed,
-                    a.bias,
-                    a.output,
-                    c.phase,
-                    s,
-                    a.batch,
-                    a.length,
-                    a.length_out,
-                    a.input_batch_stride,
-                    a.input_channel_stride,
-                    c.channels_in,
-                    c.channels_out,
-                    a.groups,
-                    c.channel_blocks,
-                    c.tiles,
-                    c.runs,
-                    Place{static_cast<int>(c.runs / c.tiles), static_cast<int>(c.runs % c.tiles)},
-                    first_position,
-                    slice_stride,
-                    static_cast<int>(T::positions * c.phase.in_step),
-                    classes_log2,
-                    static_cast<int>(c.limits.most_shift),
-                    aligned_input,
-                    aligned_output});
-  }
-};
-template <class M, class... Tiles>
-struct DenseLibrary {
-  static int launch(int64_t variant, const ConvArgs& a, void* stream) {
-    int result = 1;
-    int64_t index = 0;
-    (void)((index++ == variant && (result = Dense<M, Tiles>::launch(a, stream), true)) || ...);
-    return result;
-  }
-  static int64_t workspace(int64_t variant, const ConvArgs& a) {
-    int64_t result = 0, index = 0;
-    (void)((index++ == variant && (result = Dense<M, Tiles>::workspace(a), true)) || ...);
-    return result;
-  }
-};
-}
-#define FASTCONV1D_DENSE_LIBRARY(...)                                                      \
-  int fastconv1d_launch(int64_t variant, const fastconv1d::ConvArgs* args, void* stream) { \
-    return fastconv1d::DenseLibrary<__VA_ARGS__>::launch(variant, *args, stream);          \
-  }                                                                                        \
-  int64_t fastconv1d_workspace(int64_t variant, const fastconv1d::ConvArgs* args) {        \
-    return fastconv1d::DenseLibrary<__VA_ARGS__>::workspace(variant, *args);               \
-  }
 namespace fastconv1d {
 struct PlainFp32 {
   using Element = float;
@@ -1117,33 +630,919 @@ inline int direct_launch(int64_t mode, const ConvArgs& a, void* stream) {
     return fastconv1d::direct_launch(variant, *args, stream);                              \
   }                                                                                        \
   int64_t fastconv1d_workspace(int64_t, const fastconv1d::ConvArgs*) { return 0; }
+#include <type_traits>
 namespace fastconv1d {
-using DenseTf32 = Dense<Tf32, fastconv1d::Tile<4, 4, 2, 8>>;
-using DenseIeee = Dense<Ieee, fastconv1d::Tile<4, 2, 2, 8>>;
-using DenseBf16 = Dense<Bf16, fastconv1d::Tile<4, 2, 2, 8>>;
-using DenseFp16 = Dense<Fp16, fastconv1d::Tile<4, 2, 2, 8>>;
+struct Operand {
+  uint64_t descriptor;
+  uint32_t step_bytes, plane_bytes;
+  __device__ __forceinline__ Operand(const char* shared, uint32_t half_bytes, uint32_t plane_bytes)
+      : descriptor(wgmma_operand(shared, half_bytes)),
+        step_bytes(2 * half_bytes),
+        plane_bytes(plane_bytes) {}
+  __device__ __forceinline__ Operand after(uint32_t bytes) const {
+    Operand moved = *this;
+    moved.descriptor += bytes / 16;
+    return moved;
+  }
+  __device__ __forceinline__ Operand step(int steps) const { return after(steps * step_bytes); }
+  __device__ __forceinline__ uint64_t plane(int number) const {
+    return after(number * plane_bytes).descriptor;
+  }
+};
+struct Fp32 {
+  using Element = float;
+  static __device__ __forceinline__ float from(Element x) { return x; }
+  static __device__ __forceinline__ Element to(float x) { return x; }
+  static __device__ __forceinline__ void store_pair(void* to, float first, float second) {
+    *static_cast<float2*>(to) = make_float2(first, second);
+  }
+  static __device__ __forceinline__ void store(Element* to, const float (&sum)[4], bool exists) {
+    if (!exists) return;
+    store_pair(to, sum[0], sum[1]);
+    store_pair(to + 8, sum[2], sum[3]);
+  }
+};
+struct Tf32 : Fp32 {
+  static constexpr int planes = 1, products = 1, values_per_word = 1, chain = 0;
+  static constexpr bool keeps_places = true;
+  static __device__ __forceinline__ void split(const Element (&v)[1], uint32_t (&word)[1]) {
+    word[0] = round_tf32(v[0]);
+  }
+  static __device__ __forceinline__ uint32_t pack(const Element (&v)[1]) {
+    return round_tf32(v[0]);
+  }
+  static __device__ __forceinline__ void unpack(uint32_t weight, uint32_t (&word)[1]) {
+    word[0] = weight;
+  }
+  static __device__ __forceinline__ void multiply(int, float (&d)[4], const uint32_t (&a)[1][4],
+                                                  const uint32_t (&b)[1][2]) {
+    mma_tf32(d, a[0], b[0][0], b[0][1]);
+  }
+  template <int SUMS>
+  static __device__ __forceinline__ void multiply(float (&d)[SUMS], const Operand& a,
+                                                  const Operand& b) {
+    wgmma_tf32(d, a.plane(0), b.plane(0));
+  }
+};
+struct Ieee : Fp32 {
+  static constexpr int planes = 2, products = 3, values_per_word = 1, chain = 6;
+  static constexpr bool keeps_places = false;
+  static __device__ __forceinline__ void split(const Element (&v)[1], uint32_t (&word)[2]) {
+    const float high = nearest_tf32(v[0]);
+    word[0] = bits_of(high);
+    word[1] = bits_of(v[0] - high);
+  }
+  static __device__ __forceinline__ uint32_t pack(const Element (&v)[1]) { return bits_of(v[0]); }
+  static __device__ __forceinline__ void unpack(uint32_t weight, uint32_t (&word)[2]) {
+    split({float_of(weight)}, word);
+  }
+  static __device__ __forceinline__ void multiply(int product, float (&d)[4],
+                                                  const uint32_t (&a)[2][4],
+                                                  const uint32_t (&b)[2][2]) {
+    mma_tf32(d, a[product == 0], b[product == 1][0], b[product == 1][1]);
+  }
+  template <int SUMS>
+  static __device__ __forceinline__ void multiply(float (&d)[SUMS], const Operand& a,
+                                                  const Operand& b) {
+#pragma unroll
+    for (int product = 0; product < products; ++product)
+      wgmma_tf32(d, a.plane(product == 0), b.plane(product == 1));
+  }
+};
+struct Half16 {
+  using Element = uint16_t;
+  static constexpr int planes = 1, products = 1, values_per_word = 2, chain = 0;
+  static constexpr bool keeps_places = false;
+  static __device__ __forceinline__ void split(const Element (&v)[2], uint32_t (&word)[1]) {
+    word[0] = pack(v);
+  }
+  static __device__ __forceinline__ uint32_t pack(const Element (&v)[2]) {
+    return v[0] | static_cast<uint32_t>(v[1]) << 16;
+  }
+  static __device__ __forceinline__ void unpack(uint32_t weight, uint32_t (&word)[1]) {
+    word[0] = weight;
+  }
+  static __device__ __forceinline__ void store_words(Element* to, uint32_t first, uint32_t second,
+                                                     bool exists) {
+    const bool odd = threadIdx.x % 2 != 0;
+    const uint32_t other = __shfl_xor_sync(0xffffffffu, odd ? first : second, 1);
+    if (exists)
+      *reinterpret_cast<uint2*>(to + (odd ? 6 : 0)) =
+          make_uint2(odd ? other : first, odd ? second : other);
+  }
+};
+struct Bf16 : Half16 {
+  static __device__ __forceinline__ void multiply(int, float (&d)[4], const uint32_t (&a)[1][4],
+                                                  const uint32_t (&b)[1][2]) {
+    mma_bf16(d, a[0], b[0][0], b[0][1]);
+  }
+  template <int SUMS>
+  static __device__ __forceinline__ void multiply(float (&d)[SUMS], const Operand& a,
+                                                  const Operand& b) {
+    wgmma_bf16(d, a.plane(0), b.plane(0));
+  }
+  static __device__ __forceinline__ float from(Element x) { return bf16_to_float(x); }
+  static __device__ __forceinline__ Element to(float x) { return float_to_bf16(x); }
+  static __device__ __forceinline__ void store_pair(void* to, float first, float second) {
+    *static_cast<uint32_t*>(to) = pack({float_to_bf16(first), float_to_bf16(second)});
+  }
+  static __device__ __forceinline__ void store(Element* to, const float (&sum)[4], bool exists) {
+    store_words(to, pack({float_to_bf16(sum[0]), float_to_bf16(sum[1])}),
+                pack({float_to_bf16(sum[2]), float_to_bf16(sum[3])}), exists);
+  }
+};
+struct Fp16 : Half16 {
+  static __device__ __forceinline__ void multiply(int, float (&d)[4], const uint32_t (&a)[1][4],
+                                                  const uint32_t (&b)[1][2]) {
+    mma_fp16(d, a[0], b[0][0], b[0][1]);
+  }
+  template <int SUMS>
+  static __device__ __forceinline__ void multiply(float (&d)[SUMS], const Operand& a,
+                                                  const Operand& b) {
+    wgmma_fp16(d, a.plane(0), b.plane(0));
+  }
+  static __device__ __forceinline__ float from(Element x) { return fp16_to_float(x); }
+  static __device__ __forceinline__ Element to(float x) { return float_to_fp16(x); }
+  static __device__ __forceinline__ void store_pair(void* to, float first, float second) {
+    *static_cast<uint32_t*>(to) = pack({float_to_fp16(first), float_to_fp16(second)});
+  }
+  static __device__ __forceinline__ void store(Element* to, const float (&sum)[4], bool exists) {
+    store_words(to, pack({float_to_fp16(sum[0]), float_to_fp16(sum[1])}),
+                pack({float_to_fp16(sum[2]), float_to_fp16(sum[3])}), exists);
+  }
+};
+}
+namespace fastconv1d {
+struct Place {
+  int batch, tile;
+  __device__ __forceinline__ void advance(const Place& by, int64_t tiles) {
+    batch += by.batch;
+    tile += by.tile;
+    if (tile < tiles) return;
+    tile -= static_cast<int>(tiles);
+    ++batch;
+  }
+};
+struct PackParams {
+  const void* weight;
+  uint32_t* packed;
+  Phase phase;
+  Schedule schedule;
+  int64_t channels_in, channels_out, groups, kernel_size, transposed, channel_blocks;
+  int64_t count;
+  int classes_log2;
+};
+template <class M>
+__device__ __forceinline__ void weight_word(const PackParams& p, int64_t group, int64_t out,
+                                            int64_t word, int tap_group_index, int64_t j,
+                                            typename M::Element (&value)[M::values_per_word]) {
+  const Schedule& s = p.schedule;
+  const TapGroup taps = tap_group(s, p.phase.taps, tap_group_index);
+  const int64_t tap = p.phase.first_tap + (taps.first + j * s.classes) * p.phase.tap_step;
+  const auto* weight = static_cast<const typename M::Element*>(p.weight);
+#pragma unroll
+  for (int v = 0; v < M::values_per_word; ++v) {
+    const int64_t in = word * M::values_per_word + v;
+    value[v] = 0;
+    if (j < taps.count && out < p.channels_out && in < p.channels_in) {
+      const int64_t row = p.transposed ? (group * p.channels_in + in) * p.channels_out + out
+                                       : (group * p.channels_out + out) * p.channels_in + in;
+      value[v] = weight[row * p.kernel_size + tap];
+    }
+  }
+}
+template <template <class, class> class Kernel, class M, class... Tiles>
+struct TileLibrary {
+  static int launch(int64_t variant, const ConvArgs& a, void* stream) {
+    int result = 1;
+    int64_t index = 0;
+    (void)((index++ == variant && (result = Kernel<M, Tiles>::launch(a, stream), true)) || ...);
+    return result;
+  }
+  static int64_t workspace(int64_t variant, const ConvArgs& a) {
+    int64_t result = 0, index = 0;
+    (void)((index++ == variant && (result = Kernel<M, Tiles>::workspace(a), true)) || ...);
+    return result;
+  }
+};
+}
+#define FASTCONV1D_TILE_LIBRARY(...)                                                       \
+  int fastconv1d_launch(int64_t variant, const fastconv1d::ConvArgs* args, void* stream) { \
+    return fastconv1d::TileLibrary<__VA_ARGS__>::launch(variant, *args, stream);           \
+  }                                                                                        \
+  int64_t fastconv1d_workspace(int64_t variant, const fastconv1d::ConvArgs* args) {        \
+    return fastconv1d::TileLibrary<__VA_ARGS__>::workspace(variant, *args);                \
+  }
+namespace fastconv1d {
+template <int WARPGROUPS_M, int WARPGROUPS_N, int M_TILES, int N>
+struct HopperTile {
+  static_assert(WARPGROUPS_M * WARPGROUPS_N == 2 && N % 16 == 0, "two warpgroups");
+  static constexpr int warpgroups_m = WARPGROUPS_M, warpgroups_n = WARPGROUPS_N;
+  static constexpr int m_tiles = M_TILES, n = N, n_tiles = N / 8;
+  static constexpr int channels = 64 * WARPGROUPS_M * M_TILES;
+};
+template <class M>
+struct HopperLayout {
+  using Element = typename M::Element;
+  static constexpr int aligned_outputs = 32 / sizeof(Element);
+  static constexpr int staged = 128 / sizeof(Element);
+  static constexpr int stage_pitch = staged * sizeof(Element) + (sizeof(Element) == 4 ? 32 : 16);
+  static constexpr int stage_bytes = 16 * stage_pitch;
+};
+constexpr int kCopyThreads = 32, kConvertThreads = 96, kConsumerThreads = 256;
+constexpr int kProducerThreads = kCopyThreads + kConvertThreads;
+constexpr int kHopperThreads = kProducerThreads + kConsumerThreads;
+constexpr int kProducerRegisters = 88, kConsumerRegisters = 208;
+template <int STAGES>
+struct StageBarriers {
+  uint64_t full[STAGES], empty[STAGES];
+};
+struct HopperBarriers {
+  StageBarriers<kMostStages> inputs, windows, weights;
+};
+constexpr int64_t kHopperBarrierBytes = 512;
+static_assert(sizeof(HopperBarriers) <= kHopperBarrierBytes);
+template <class M, class T>
+FASTCONV1D_HD constexpr int64_t hopper_fixed_bytes() {
+  return kHopperBarrierBytes + 4 * T::channels +
+         kConsumerThreads / 32 * HopperLayout<M>::stage_bytes;
+}
+struct Turn {
+  int stage = 0;
+  uint32_t parity = 0;
+  __device__ __forceinline__ void advance(int stages) {
+    if (++stage < stages) return;
+    stage = 0;
+    parity ^= 1;
+  }
+};
+struct HopperParams {
+  const void* input;
+  const uint32_t* weights;
+  const void* bias;
+  void* output;
+  Phase phase;
+  Pipeline pipeline;
+  int64_t batch, length, length_out, input_batch_stride, input_channel_stride;
+  int64_t channels_in, channels_out, groups;
+  int64_t channel_blocks, tiles, runs;
+  Place step;
+  int64_t first_position;
+  int aligned_input;
+  int row_pitch;
+  int step_positions;
+  int most_shift;
+  int most_overhang;
+  int odd;
+};
+template <class M, class T>
+__global__ void __launch_bounds__(128) hopper_pack_kernel(const PackParams p) {
+  const int64_t index = static_cast<int64_t>(blockIdx.x) * 128 + threadIdx.x;
+  if (index >= p.count) return;
+  const Schedule& s = p.schedule;
+  const int quads = s.slice_words / 4;
+  int64_t rest = index;
+  const auto take = [&](int64_t count) {
+    const int64_t taken = rest % count;
+    rest /= count;
+    return taken;
+  };
+  const int64_t row_of_4 = take(4), j = take(s.taps_per_group), tap_group_index = take(s.groups),
+                quad = take(quads), channel_slice = take(s.channel_slices),
+                row = take(T::channels / 4) * 4 + row_of_4, channel_block = take(p.channel_blocks),
+                group = rest;
+  const int64_t block = group * p.channel_blocks + channel_block;
+  const int64_t stage =
+      ((block * s.channel_slices + channel_slice) * s.groups + tap_group_index) * s.taps_per_group +
+      j;
+  uint32_t words[M::planes][4];
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    typename M::Element value[M::values_per_word];
+    weight_word<M>(p, group, channel_block * T::channels + row,
+                   channel_slice * s.slice_words + quad * 4 + i, static_cast<int>(tap_group_index),
+                   j, value);
+    uint32_t of_plane[M::planes];
+    M::split(value, of_plane);
+#pragma unroll
+    for (int plane = 0; plane < M::planes; ++plane) words[plane][i] = of_plane[plane];
+  }
+#pragma unroll
+  for (int plane = 0; plane < M::planes; ++plane)
+    *reinterpret_cast<uint4*>(
+        p.packed + 4 * (((stage * M::planes + plane) * quads + quad) * T::channels + row)) =
+        make_uint4(words[plane][0], words[plane][1], words[plane][2], words[plane][3]);
+}
+template <class M, class T>
+struct HopperBlock {
+  using Element = typename M::Element;
+  using L = HopperLayout<M>;
+  const HopperParams& p;
+  const Schedule& s;
+  HopperBarriers* barriers;
+  float* biases;
+  char *stages, *inputs, *windows, *weights;
+  int channel_block, group;
+  Place first;
+  __device__ __forceinline__ HopperBlock(const HopperParams& params, uint32_t* shared)
+      : p(params), s(params.pipeline.schedule) {
+    auto* const bytes = reinterpret_cast<char*>(shared);
+    barriers = reinterpret_cast<HopperBarriers*>(bytes);
+    biases = reinterpret_cast<float*>(bytes + kHopperBarrierBytes);
+    stages = bytes + kHopperBarrierBytes + 4 * T::channels;
+    windows = bytes + hopper_fixed_bytes<M, T>();
+    weights = windows + p.pipeline.windows * p.pipeline.window_bytes;
+    inputs = weights + p.pipeline.weights * p.pipeline.weight_bytes;
+    const int64_t rest = blockIdx.x / p.channel_blocks, run = rest % p.runs;
+    channel_block = static_cast<int>(blockIdx.x % p.channel_blocks);
+    group = static_cast<int>(rest / p.runs);
+    first = {static_cast<int>(run / p.tiles), static_cast<int>(run % p.tiles)};
+  }
+  template <class Visit>
+  __device__ __forceinline__ void for_each_tile(Visit visit) const {
+    for (Place place = first; place.batch < p.batch; place.advance(p.step, p.tiles)) visit(place);
+  }
+  __device__ __forceinline__ int lead(const Place& place, const TapGroup& taps) const {
+    if (s.load_step != 1) return 0;
+    return (static_cast<int>(p.first_position) + place.tile * T::warpgroups_n * p.step_positions +
+            taps.first * static_cast<int>(p.phase.shift_step)) &
+           3;
+  }
+  struct Beginning {
+    int64_t rows;
+    int window;
+  };
+  __device__ __forceinline__ Beginning beginning(const Place& place, const TapGroup& taps) const {
+    const int64_t tile = p.first_position + static_cast<int64_t>(place.tile) * T::warpgroups_n *
+                                                p.step_positions * p.phase.in_step;
+    const int64_t window = tile + taps.first * p.phase.shift_step - lead(place, taps);
+    if (p.pipeline.rows_per_group) return {window, 0};
+    const int64_t rows = s.load_step == 1 ? tile & ~int64_t{3} : tile;
+    return {rows, static_cast<int>(window - rows)};
+  }
+  __device__ __forceinline__ const Element* row_of(const Place& place, int channel_slice) const {
+    const int64_t channel = group * p.channels_in + static_cast<int64_t>(channel_slice) *
+                                                        s.slice_words * M::values_per_word;
+    return static_cast<const Element*>(p.input) + place.batch * p.input_batch_stride +
+           channel * p.input_channel_stride;
+  }
+  static __device__ __forceinline__ int lead_of(const Element* begin) {
+    return static_cast<int>(reinterpret_cast<uint64_t>(begin) % 16);
+  }
+  __device__ __forceinline__ int channels_left(int channel_slice) const {
+    return static_cast<int>(p.channels_in) - channel_slice * s.slice_words * M::values_per_word;
+  }
+  struct NextInput {
+    Place place;
+    int slice = 0, group = 0;
+    Turn turn;
+  };
+  __device__ __forceinline__ void copy_input(NextInput& next) const {
+    if (next.place.batch >= p.batch) return;
+    constexpr int element = sizeof(Element);
+    const Pipeline& l = p.pipeline;
+    const int64_t from = beginning(next.place, tap_group(s, p.phase.taps, next.group)).rows;
+    const int64_t begin = larger(from, 0), end = smaller(from + l.row_positions, p.length);
+    const int64_t rows = smaller(s.slice_words * M::values_per_word, channels_left(next.slice));
+    char* const stage = inputs + next.turn.stage * l.input_bytes;
+    uint64_t* const full = barriers->inputs.full + next.turn.stage;
+    barrier_wait(barriers->inputs.empty + next.turn.stage, next.turn.parity ^ 1);
+    const Element* const row_0 = row_of(next.place, next.slice);
+    uint32_t bytes = 0;
+    for (int row = threadIdx.x; row < rows && begin < end; row += kCopyThreads) {
+      const auto address = reinterpret_cast<uint64_t>(row_0 + row * p.input_channel_stride);
+      const uint64_t first = (address + begin * element) & ~uint64_t{15},
+                     last = (address + end * element + 15) & ~uint64_t{15};
+      const auto skipped = static_cast<int>(first - (address + from * element));
+      copy_bulk(stage + lead_of(row_0 + from) + row * p.row_pitch + skipped,
+                reinterpret_cast<const void*>(first), static_cast<uint32_t>(last - first), full);
+      bytes += static_cast<uint32_t>(last - first);
+    }
+    barrier_arrive_expecting(full, bytes);
+    next.turn.advance(l.inputs);
+    if (l.rows_per_group && ++next.group < s.groups) return;
+    next.group = 0;
+    if (++next.slice < s.channel_slices) return;
+    next.slice = 0;
+    next.place.advance(p.step, p.tiles);
+  }
+  __device__ __forceinline__ void copy() const {
+    const Pipeline& l = p.pipeline;
+    const int taps = s.channel_slices * s.groups * s.taps_per_group;
+    const auto* const from =
+        reinterpret_cast<const char*>(p.weights) +
+        (group * p.channel_blocks + channel_block) * taps * int64_t{l.weight_bytes};
+    const bool copies_weights = threadIdx.x == 0;
+    if (s.resident && copies_weights) {
+      barrier_arrive_expecting(barriers->weights.full, taps * l.weight_bytes);
+      for (int tap = 0; tap < taps; ++tap)
+        copy_bulk(weights + tap * l.weight_bytes, from + tap * l.weight_bytes, l.weight_bytes,
+                  barriers->weights.full);
+    }
+    NextInput next{first};
+    for (int i = 0; i < l.inputs; ++i) copy_input(next);
+    Turn weight;
+    for_each_tile([&](const Place&) {
+      const char* tap = from;
+      for (int slice = 0; slice < s.channel_slices; ++slice)
+        for (int g = 0; g < s.groups; ++g) {
+          const int count = s.resident ? 0 : tap_group(s, p.phase.taps, g).count;
+          for (int j = 0; j < count && copies_weights; ++j) {
+            uint64_t* const full = barriers->weights.full + weight.stage;
+            barrier_wait(barriers->weights.empty + weight.stage, weight.parity ^ 1);
+            barrier_arrive_expecting(full, l.weight_bytes);
+            copy_bulk(weights + weight.stage * l.weight_bytes, tap + j * l.weight_bytes,
+                      l.weight_bytes, full);
+            weight.advance(l.weights);
+          }
+          tap += s.taps_per_group * l.weight_bytes;
+          if (g == s.groups - 1 || l.rows_per_group) copy_input(next);
+        }
+    });
+  }
+  template <bool WHOLE>
+  __device__ __forceinline__ void convert(const char* rows, int64_t from, int offset, int channels,
+                                          uint4* window) const {
+    constexpr int values = M::values_per_word;
+    const int quads = s.slice_words / 4;
+    int quad = 0, column = threadIdx.x - kCopyThreads;
+    for (;; column += kConvertThreads) {
+      for (; column >= s.columns; column -= s.columns) quad += 2;
+      if (quad >= quads) break;
+      const int at = offset + column * s.load_step;
+      const bool inside = WHOLE || (from + at >= 0 && from + at < p.length);
+      const char* value_of_row =
+          rows + at * static_cast<int>(sizeof(Element)) + quad * 4 * values * p.row_pitch;
+      Element value[8][values];
+#pragma unroll
+      for (int i = 0; i < 8; ++i)
+#pragma unroll
+        for (int v = 0; v < values; ++v) {
+          value[i][v] = 0;
+          if (WHOLE || (inside && (quad * 4 + i) * values + v < channels))
+            value[i][v] = *reinterpret_cast<const Element*>(value_of_row);
+          value_of_row += p.row_pitch;
+        }
+      uint32_t words[8][M::planes];
+#pragma unroll
+      for (int i = 0; i < 8; ++i) M::split(value[i], words[i]);
+      store_quad(window + quad * s.pitch + column, words);
+      store_quad(window + (quad + 1) * s.pitch + column, words + 4);
+    }
+  }
+  template <bool WHOLE>
+  __device__ __forceinline__ void convert_vectors(const char* rows, int64_t from, int offset,
+                                                  int channels, uint4* window) const {
+    constexpr int values = M::values_per_word;
+    using Vector = std::conditional_t<sizeof(Element) == 4, uint4, uint2>;
+    const int lane = threadIdx.x % 32, warp = (threadIdx.x - kCopyThreads) / 32;
+    const int quads = s.slice_words / 4, few_log2 = quads < 4 ? 1 : 2, few = 1 << few_log2;
+    const int first_quad = lane / 2 % few, piece = lane % 2 + (lane >> (1 + few_log2)) * 2;
+    const int step = 4 * (32 >> few_log2) * (kConvertThreads / 32);
+    for (int column = 4 * (piece + (32 >> few_log2) * warp); column < s.columns; column += step)
+      for (int quad = first_quad; quad < quads; quad += few) {
+        const char* value_of_row = rows + (offset + column) * static_cast<int>(sizeof(Element)) +
+                                   quad * 4 * values * p.row_pitch;
+        Element value[4][values][4];
+#pragma unroll
+        for (int i = 0; i < 4; ++i)
+#pragma unroll
+          for (int v = 0; v < values; ++v) {
+            const Vector vector = *reinterpret_cast<const Vector*>(value_of_row);
+            memcpy(value[i][v], &vector, sizeof vector);
+            value_of_row += p.row_pitch;
+          }
+#pragma unroll
+        for (int e = 0; e < 4; ++e) {
+          const int64_t position = from + offset + column + e;
+          const bool inside = WHOLE || (position >= 0 && position < p.length);
+          uint32_t words[4][M::planes];
+#pragma unroll
+          for (int i = 0; i < 4; ++i) {
+            Element of_word[values];
+#pragma unroll
+            for (int v = 0; v < values; ++v)
+              of_word[v] = WHOLE || (inside && (quad * 4 + i) * values + v < channels)
+                               ? value[i][v][e]
+                               : Element{0};
+            M::split(of_word, words[i]);
+          }
+          store_quad(window + quad * s.pitch + column + e, words);
+        }
+      }
+  }
+  __device__ __forceinline__ void store_quad(uint4* to, const uint32_t (*words)[M::planes]) const {
+#pragma unroll
+    for (int plane = 0; plane < M::planes; ++plane)
+      to[plane * (s.slice_words / 4) * s.pitch] =
+          make_uint4(words[0][plane], words[1][plane], words[2][plane], words[3][plane]);
+  }
+  __device__ __forceinline__ void make_windows() const {
+    const Pipeline& l = p.pipeline;
+    Turn input, window;
+    for_each_tile([&](const Place& place) {
+      for (int slice = 0; slice < s.channel_slices; ++slice)
+        for (int g = 0; g < s.groups; ++g) {
+          const TapGroup taps = tap_group(s, p.phase.taps, g);
+          const Beginning begin = beginning(place, taps);
+          const int64_t from = begin.rows;
+          const char* rows =
+              inputs + input.stage * l.input_bytes + lead_of(row_of(place, slice) + from);
+          auto* to = reinterpret_cast<uint4*>(windows + window.stage * l.window_bytes);
+          const int channels = channels_left(slice);
+          if (g == 0 || l.rows_per_group)
+            barrier_wait(barriers->inputs.full + input.stage, input.parity);
+          barrier_wait(barriers->windows.empty + window.stage, window.parity ^ 1);
+          const bool whole = from >= 0 && from + l.row_positions <= p.length &&
+                             channels >= s.slice_words * M::values_per_word;
+          if (p.aligned_input) {
+            if (whole)
+              convert_vectors<true>(rows, from, begin.window, channels, to);
+            else
+              convert_vectors<false>(rows, from, begin.window, channels, to);
+          } else {
+            if (whole)
+              convert<true>(rows, from, begin.window, channels, to);
+            else
+              convert<false>(rows, from, begin.window, channels, to);
+          }
+          fence_async_proxy();
+          barrier_arrive(barriers->windows.full + window.stage);
+          window.advance(l.windows);
+          if (g == s.groups - 1 || l.rows_per_group) {
+            barrier_arrive(barriers->inputs.empty + input.stage);
+            input.advance(l.inputs);
+          }
+        }
+    });
+  }
+  static constexpr int sums_count = T::n / 2;
+  using SumsOfTile = float[sums_count];
+  __device__ __forceinline__ void multiply() const {
+    const Pipeline& l = p.pipeline;
+    const int warpgroup =
+        __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x - kProducerThreads) / 128, 0);
+    const int m = warpgroup % T::warpgroups_m, n = warpgroup / T::warpgroups_m;
+    const Operand all_weights(weights + m * T::m_tiles * 64 * 16, T::channels * 16,
+                              s.slice_words * T::channels * 4),
+        all_windows(windows + n * p.step_positions * 16, s.pitch * 16, s.slice_words * s.pitch * 4);
+    const int steps = s.slice_words / 8;
+    Turn window, weight;
+    SumsOfTile chain[T::m_tiles];
+    SumsOfTile total[M::chain ? T::m_tiles : 1];
+    if (s.resident) barrier_wait(barriers->weights.full, 0);
+    for_each_tile([&](const Place& place) {
+      for_each_sum([&](int m, int i) {
+        chain[m][i] = 0;
+        if constexpr (M::chain > 0) total[m][i] = 0;
+      });
+      hold(chain);
+      int chained = 0;
+      int used_weight = -1, used_window = -1;
+      if (s.resident) weight.stage = 0;
+      for (int slice = 0; slice < s.channel_slices; ++slice)
+        for (int g = 0; g < s.groups; ++g) {
+          const TapGroup taps = tap_group(s, p.phase.taps, g);
+          Operand left = all_weights.after(weight.stage * l.weight_bytes),
+                  right = all_windows.after(window.stage * l.window_bytes + lead(place, taps) * 16);
+          barrier_wait(barriers->windows.full + window.stage, window.parity);
+          for (int j = 0; j < taps.count; ++j) {
+            if (!s.resident) barrier_wait(barriers->weights.full + weight.stage, weight.parity);
+            wgmma_fence();
+#pragma unroll 1
+            for (int step = 0; step < steps; step += 2) {
+#pragma unroll
+              for (int i = step; i < step + 2; ++i)
+#pragma unroll
+                for (int m = 0; m < T::m_tiles; ++m)
+                  M::multiply(chain[m], left.step(i).after(m * 64 * 16), right.step(i));
+              wgmma_commit();
+            }
+            right = right.after(s.column_step * 16);
+            if (M::chain > 0) {
+              chained += steps;
+              if (chained + steps > M::chain) {
+                wgmma_wait<0>();
+                hold(chain);
+                chained = 0;
+                for_each_sum([&](int m, int i) {
+                  total[M::chain ? m : 0][i] += chain[m][i];
+                  chain[m][i] = 0;
+                });
+                hold(chain);
+              }
+            }
+            if (s.resident) {
+              left = left.after(l.weight_bytes);
+              if (j > 0) continue;
+            }
+            wgmma_wait<1>();
+            give_back(barriers->windows.empty, used_window);
+            used_window = -1;
+            if (s.resident) continue;
+            give_back(barriers->weights.empty, used_weight);
+            used_weight = weight.stage;
+            weight.advance(l.weights);
+            left = all_weights.after(weight.stage * l.weight_bytes);
+          }
+          if (s.resident) weight.stage += s.taps_per_group;
+          if (taps.count == 0) {
+            wgmma_wait<0>();
+            give_back(barriers->windows.empty, used_window);
+          }
+          used_window = window.stage;
+          window.advance(l.windows);
+        }
+      wgmma_wait<0>();
+      hold(chain);
+      give_back(barriers->windows.empty, used_window);
+      give_back(barriers->weights.empty, used_weight);
+      if constexpr (M::chain > 0) for_each_sum([&](int m, int i) { chain[m][i] += total[m][i]; });
+#pragma unroll
+      for (int i = 0; i < T::m_tiles; ++i) write(chain[i], place, m * T::m_tiles + i, n);
+    });
+  }
+  static __device__ __forceinline__ void hold(SumsOfTile (&sums)[T::m_tiles]) {
+#pragma unroll
+    for (int m = 0; m < T::m_tiles; ++m) wgmma_hold(sums[m]);
+  }
+  template <class Visit>
+  static __device__ __forceinline__ void for_each_sum(const Visit& visit) {
+#pragma unroll
+    for (int m = 0; m < T::m_tiles; ++m)
+#pragma unroll
+      for (int i = 0; i < sums_count; ++i) visit(m, i);
+  }
+  static __device__ __forceinline__ void give_back(uint64_t* empty, int stage) {
+    if (stage < 0) return;
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) barrier_arrive(empty + stage);
+  }
+  __device__ __forceinline__ void write(SumsOfTile& sums, const Place& place, int m, int n) const {
+    const int first_row = m * 64 + threadIdx.x / 32 % 4 * 16;
+    const int64_t first_channel = static_cast<int64_t>(channel_block) * T::channels + first_row;
+    const Rows rows{(place.batch * p.groups + group) * p.channels_out + first_channel,
+                    static_cast<int>(smaller(16, p.channels_out - first_channel)),
+                    (static_cast<int64_t>(place.tile) * T::warpgroups_n + n) * p.step_positions};
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      const float bias = biases[first_row + threadIdx.x % 32 / 4 + 8 * h];
+#pragma unroll
+      for (int i = 0; i < T::n_tiles; ++i)
+#pragma unroll
+        for (int e = 0; e < 2; ++e) sums[i * 4 + h * 2 + e] += bias;
+    }
+    if (p.phase.out_step != 1)
+      write_apart(sums, rows);
+    else if (p.most_overhang == 0 && p.odd == 0 && rows.count == 16 && rows.first >= p.most_shift &&
+             rows.first + p.step_positions <= p.phase.positions)
+      write_neighbours<true>(sums, rows);
+    else
+      write_neighbours<false>(sums, rows);
+  }
+  struct Rows {
+    int64_t row;
+    int count;
+    int64_t first;
+  };
+  __device__ __forceinline__ Element* row_of_output(int64_t row) const {
+    return static_cast<Element*>(p.output) + row * p.length_out + p.phase.out_offset;
+  }
+  __device__ __forceinline__ int behind(int64_t row) const {
+    return static_cast<int>(row * p.length_out % L::aligned_outputs);
+  }
+  template <bool WHOLE>
+  __device__ __forceinline__ void write_neighbours(const SumsOfTile& sums, const Rows& rows) const {
+    const int lane = threadIdx.x % 32, row_of_lane = lane / 8, piece = lane % 8;
+    constexpr int element = sizeof(Element), outputs = 16 / element;
+    char* const stage = stages + (threadIdx.x - kProducerThreads) / 32 * L::stage_bytes;
+    int at[2];
+    char* to[2];
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      const int row = lane / 4 + 8 * h;
+      at[h] = lane % 4 * 2 + behind(rows.row + row) - p.most_shift;
+      to[h] = stage + row * L::stage_pitch + at[h] * element;
+    }
+    Element* out[4];
+    int begin[4], end[4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int64_t row = rows.row + row_of_lane + 4 * i, boundary = rows.first - behind(row);
+      const int64_t first = p.most_shift > 0 ? larger(boundary, 0) : rows.first;
+      const int64_t last =
+          smaller((p.most_shift > 0 ? boundary : rows.first) + p.step_positions, p.phase.positions);
+      out[i] = row_of_output(row) + boundary + piece * outputs;
+      begin[i] = static_cast<int>(first - boundary) - piece * outputs;
+      end[i] = row_of_lane + 4 * i < rows.count
+                   ? static_cast<int>(last - boundary) - piece * outputs
+                   : begin[i];
+    }
+    const char* const from = stage + row_of_lane * L::stage_pitch + piece * 16;
+#pragma unroll
+    for (int chunk = 0; chunk < T::n + (WHOLE ? 0 : L::staged); chunk += L::staged) {
+      if (chunk == T::n && p.most_overhang == 0) break;
+#pragma unroll
+      for (int h = 0; h < 2; ++h)
+#pragma unroll
+        for (int i = WHOLE ? 0 : -L::aligned_outputs; i < L::staged + L::aligned_outputs; i += 8) {
+          const int tile = (chunk + i) / 8;
+          if (chunk + i < 0 || tile >= T::n_tiles) continue;
+          const auto inside = [&](int e) {
+            return (i >= L::aligned_outputs || at[h] + i + e >= 0) &&
+                   (i + 8 + (WHOLE ? 0 : L::aligned_outputs) <= L::staged ||
+                    at[h] + i + e < L::staged);
+          };
+          const float first = sums[tile * 4 + h * 2], second = sums[tile * 4 + h * 2 + 1];
+          if (!WHOLE && p.odd) {
+            if (inside(0)) reinterpret_cast<Element*>(to[h])[i] = M::to(first);
+            if (inside(1)) reinterpret_cast<Element*>(to[h])[i + 1] = M::to(second);
+          } else if (inside(0)) {
+            M::store_pair(to[h] + i * element, first, second);
+          }
+        }
+      __syncwarp();
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const char* const sixteen = from + 4 * i * L::stage_pitch;
+        const uint4 vector = *reinterpret_cast<const uint4*>(sixteen);
+        if (WHOLE ? chunk + L::staged + L::aligned_outputs <= T::n || chunk < end[i]
+                  : begin[i] <= chunk && chunk + outputs <= end[i])
+          *reinterpret_cast<uint4*>(out[i] + chunk) = vector;
+        else if (!WHOLE && begin[i] < chunk + outputs && chunk < end[i])
+#pragma unroll 1
+          for (int e = 0; e < outputs; ++e)
+            if (begin[i] <= chunk + e && chunk + e < end[i])
+              out[i][chunk + e] = reinterpret_cast<const Element*>(sixteen)[e];
+      }
+      __syncwarp();
+    }
+  }
+  __device__ __forceinline__ void write_apart(const SumsOfTile& sums, const Rows& rows) const {
+    const int lane = threadIdx.x % 32;
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      const int row = lane / 4 + 8 * h;
+      const int64_t position = rows.first + lane % 4 * 2;
+      Element* const to = row_of_output(rows.row + row) + position * p.phase.out_step;
+      const int64_t end = row < rows.count ? p.phase.positions - position : 0;
+#pragma unroll
+      for (int i = 0; i < T::n_tiles; ++i)
+#pragma unroll
+        for (int e = 0; e < 2; ++e)
+          if (i * 8 + e < end) to[(i * 8 + e) * p.phase.out_step] = M::to(sums[i * 4 + h * 2 + e]);
+    }
+  }
+};
+template <class M, class T>
+__global__ void __launch_bounds__(kHopperThreads, 1)
+    hopper_kernel(const __grid_constant__ HopperParams p) {
+  using Element = typename M::Element;
+  FASTCONV1D_SHARED(shared);
+  const HopperBlock<M, T> block(p, shared);
+  HopperBarriers& barriers = *block.barriers;
+  if (threadIdx.x == 0) {
+    for (int i = 0; i < kMostStages; ++i) {
+      barrier_init(barriers.inputs.full + i, kCopyThreads);
+      barrier_init(barriers.inputs.empty + i, kConvertThreads);
+      barrier_init(barriers.windows.full + i, kConvertThreads);
+      barrier_init(barriers.windows.empty + i, kConsumerThreads / 32);
+      barrier_init(barriers.weights.full + i, 1);
+      barrier_init(barriers.weights.empty + i, kConsumerThreads / 32);
+    }
+    fence_async_proxy();
+  }
+  for (int i = threadIdx.x; i < T::channels; i += kHopperThreads) {
+    const int64_t channel = static_cast<int64_t>(block.channel_block) * T::channels + i;
+    const bool exists = p.bias != nullptr && channel < p.channels_out;
+    block.biases[i] =
+        exists
+            ? M::from(static_cast<const Element*>(p.bias)[block.group * p.channels_out + channel])
+            : 0;
+  }
+  __syncthreads();
+  if (threadIdx.x < kProducerThreads) {
+    keep_registers<kProducerRegisters>();
+    if (threadIdx.x < kCopyThreads)
+      block.copy();
+    else
+      block.make_windows();
+  } else {
+    take_registers<kConsumerRegisters>();
+    block.multiply();
+  }
+}
+constexpr int64_t kMostOverlappingDepth = 640;
+template <class M, class T>
+struct Hopper {
+  using Element = typename M::Element;
+  struct Cut {
+    Phase phase;
+    Pipeline pipeline;
+    int64_t channels_in, channels_out, channel_blocks;
+    int64_t tiles, runs, step_positions, most_shift, most_overhang;
+    int64_t packed_threads;
+  };
+  static Cut cut(const ConvArgs& a, int64_t r) {
+    Cut c{};
+    c.phase = phase_of(a, r);
+    c.channels_in = a.channels_in / a.groups;
+    c.channels_out = a.channels_out / a.groups;
+    c.channel_blocks = ceil_div(c.channels_out, T::channels);
+    constexpr int aligned = HopperLayout<M>::aligned_outputs;
+    const int64_t behind =
+        c.phase.out_step == 1 ? aligned - gcd(aligned, a.length_out % aligned) : 0;
+    const int64_t depth = c.phase.taps * ceil_div(c.channels_in, M::values_per_word) * M::products;
+    const bool overlap = behind > 0 && depth <= kMostOverlappingDepth;
+    c.most_shift = overlap ? behind : 0;
+    c.most_overhang = overlap ? 0 : behind;
+    c.step_positions = T::n - (overlap ? aligned : 0);
+    c.tiles = ceil_div(c.phase.positions + c.most_shift, T::warpgroups_n * c.step_positions);
+    c.runs = runs_of(a.batch * c.tiles, a.groups * c.channel_blocks, a.multiprocessors);
+    c.pipeline = pipeline_of(
+        {(T::warpgroups_n - 1) * c.step_positions + T::n, T::channels, M::planes,
+         M::values_per_word, sizeof(Element), shared_budget(1) - hopper_fixed_bytes<M, T>(),
+         ceil_div(a.batch * c.tiles, c.runs) >= 4},
+        c.phase, c.channels_in);
+    const Schedule& s = c.pipeline.schedule;
+    c.packed_threads = a.groups * c.channel_blocks * s.channel_slices * s.groups *
+                       s.taps_per_group * (s.slice_words / 4) * T::channels;
+    return c;
+  }
+  static int64_t workspace(const ConvArgs& a) {
+    int64_t bytes = 0;
+    for (int64_t r = 0; r < phase_count(a); ++r)
+      bytes = larger(bytes, cut(a, r).packed_threads * 16 * M::planes);
+    return bytes;
+  }
+  static int launch(const ConvArgs& a, void* stream) {
+    for (int64_t r = 0; r < phase_count(a); ++r) {
+      const int error = launch_phase(a, cut(a, r), stream);
+      if (error != 0) return error;
+    }
+    return 0;
+  }
+  static int launch_phase(const ConvArgs& a, const Cut& c, void* stream) {
+    const Schedule& s = c.pipeline.schedule;
+    if (s.taps_per_group == 0) return 1;
+    auto* const packed = static_cast<uint32_t*>(a.workspace);
+    int error = fastconv1d::launch(
+        hopper_pack_kernel<M, T>, dim3(static_cast<unsigned>(ceil_div(c.packed_threads, 128))),
+        dim3(128), 0, stream,
+        PackParams{a.weight, packed, c.phase, s, c.channels_in, c.channels_out, a.groups,
+                   a.kernel_size, a.transposed, c.channel_blocks, c.packed_threads, 0});
+    if (error != 0) return error;
+    const int64_t bytes = hopper_fixed_bytes<M, T>() + stage_bytes(c.pipeline);
+    const auto kernel = hopper_kernel<M, T>;
+    error = set_shared_limit(kernel, bytes);
+    if (error != 0) return error;
+    return fastconv1d::launch(
+        kernel, dim3(static_cast<unsigned>(a.groups * c.channel_blocks * c.runs)),
+        dim3(kHopperThreads), bytes, stream,
+        HopperParams{a.input, packed, a.bias, a.output, c.phase, c.pipeline, a.batch, a.length,
+                     a.length_out, a.input_batch_stride, a.input_channel_stride, c.channels_in,
+                     c.channels_out, a.groups, c.channel_blocks, c.tiles, c.runs,
+                     Place{static_cast<int>(c.runs / c.tiles), static_cast<int>(c.runs % c.tiles)},
+                     c.phase.first_shift - c.most_shift * c.phase.in_step,
+                     c.pipeline.schedule.load_step == 1 &&
+                         reinterpret_cast<uintptr_t>(a.input) % (4 * sizeof(Element)) == 0 &&
+                         a.input_channel_stride % 4 == 0 &&
+                         (a.batch == 1 || a.input_batch_stride % 4 == 0),
+                     c.pipeline.row_bytes - 16 +
+                         static_cast<int>(a.input_channel_stride * sizeof(Element) % 16),
+                     static_cast<int>(c.step_positions), static_cast<int>(c.most_shift),
+                     static_cast<int>(c.most_overhang), a.length_out % 2 != 0});
+  }
+};
+}
+#define FASTCONV1D_HOPPER_LIBRARY(...) FASTCONV1D_TILE_LIBRARY(fastconv1d::Hopper, __VA_ARGS__)
+namespace fastconv1d {
+using Tf32Kernel = Hopper<Tf32, fastconv1d::HopperTile<2, 1, 1, 256>>;
+using IeeeKernel = Hopper<Ieee, fastconv1d::HopperTile<1, 2, 1, 128>>;
+using Bf16Kernel = Hopper<Bf16, fastconv1d::HopperTile<2, 1, 1, 256>>;
+using Fp16Kernel = Hopper<Fp16, fastconv1d::HopperTile<2, 1, 1, 256>>;
 }
 namespace fastconv1d {
 template <class Function>
-int64_t with_dense(const ConvArgs& args, const Function& function) {
+int64_t with_kernel(const ConvArgs& args, const Function& function) {
   switch (args.mode) {
     case kTf32:
-      return function(DenseTf32{});
+      return function(Tf32Kernel{});
     case kIeee:
-      return function(DenseIeee{});
+      return function(IeeeKernel{});
     case kBf16:
-      return function(DenseBf16{});
+      return function(Bf16Kernel{});
     default:
-      return function(DenseFp16{});
+      return function(Fp16Kernel{});
   }
 }
 }
 int64_t fastconv1d_workspace(int64_t, const fastconv1d::ConvArgs* args) {
-  return fastconv1d::with_dense(*args, [&](auto dense) { return dense.workspace(*args); });
+  return fastconv1d::with_kernel(*args, [&](auto kernel) { return kernel.workspace(*args); });
 }
 int fastconv1d_launch(int64_t, const fastconv1d::ConvArgs* args, void* stream) {
   const int64_t error =
-      fastconv1d::with_dense(*args, [&](auto dense) { return dense.launch(*args, stream); });
+      fastconv1d::with_kernel(*args, [&](auto kernel) { return kernel.launch(*args, stream); });
   if (error != cudaErrorInvalidValue) return static_cast<int>(error);
   return fastconv1d::direct_launch(args->mode, *args, stream);
 }
@@ -1259,8 +1658,10 @@ CONV1D_LIBRARY(TORCH_EXTENSION_NAME, library) {
 def compiled_operator(device_index):
     """The operator, compiled for one CUDA device."""
     capability = torch.cuda.get_device_capability(device_index)
-    if capability < (8, 0):
-        raise RuntimeError(f"device has compute capability {capability}, expected at least (8, 0)")
+    oldest, exactly = (9, 0), True
+    if capability < oldest or (exactly and capability != oldest):
+        expected = f"{oldest}" if exactly else f"at least {oldest}"
+        raise RuntimeError(f"device has compute capability {capability}, expected {expected}")
     arch = "90a" if capability == (9, 0) else "%d%d" % capability
     made_from = "\n".join((torch.__version__, arch, CPP_SOURCE, CUDA_SOURCE))
     # A name of its own for every source: torch can load two of these files side by side.

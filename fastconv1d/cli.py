@@ -156,10 +156,17 @@ def _show_results(rows: Sequence[Mapping[str, Any]]) -> None:
 def _export(arguments: argparse.Namespace) -> int:
     overrides = {name: getattr(arguments, name) for name in OVERRIDES}
     overrides["batch_size"] = overrides.pop("batch")
-    problem = export.export(arguments.output, arguments.problem, bias=arguments.bias, **overrides)
+    problem = export.export(
+        arguments.output,
+        arguments.problem,
+        arch=arguments.arch,
+        bias=arguments.bias,
+        **overrides,
+    )
     shapes = {
         "file": str(arguments.output),
         "problem": arguments.problem,
+        "arch": arguments.arch,
         "input": problem.input_shape,
         "weight": problem.weight_shape,
         "output": problem.output_shape,
@@ -285,7 +292,7 @@ def diagnosis() -> dict[str, Any]:
         needed = ["binding_cpu"]
     else:
         fallback = "transposed convolutions and all gradients run on ATen"
-        needed = [name for name in plan.libraries() if name != "binding_cpu"]
+        needed = list(plan.libraries_for(arch))
     if built["cannot_build"]:
         fallback = f"everything runs on ATen: {built['cannot_build']}"
     return {
@@ -421,6 +428,12 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("export", _export, "write one convolution as a self-contained ModelNew file")
     sub.add_argument("--problem", type=int, default=67, help="KernelBench level 1: 67 or 76")
     sub.add_argument("-o", "--output", type=Path, default=Path("model_new.py"))
+    sub.add_argument(
+        "--arch",
+        choices=list(export.TARGETS),
+        default="90a",
+        help="for this architecture and, with the portable kernel, newer ones (default: 90a)",
+    )
     _add_geometry(sub)
 
     sub = command("verify", _verify, "compare and race a submission against its reference")

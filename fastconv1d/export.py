@@ -22,8 +22,18 @@ SIGNATURES: dict[int, dict[str, int | bool]] = {
     76: {"dilation": 1, "bias": False},
 }
 
-# Tiles are chosen for this GPU whatever the machine at hand, so that a file can be made again.
-TARGET = Gpu("NVIDIA H200", (9, 0), 132)
+# Tiles are chosen for these GPUs whatever the machine at hand, so that a file can be made again.
+TARGETS = {
+    "80": Gpu("NVIDIA A100", (8, 0), 108),
+    "90a": Gpu("NVIDIA H200", (9, 0), 132),
+    "100": Gpu("NVIDIA B200", (10, 0), 148),
+}
+
+INSTRUCTIONS = {
+    "80": "mma.sync; compute capability 8.0 on",
+    "90a": "wgmma; compute capability 9.0 only",
+    "100": "mma.sync; compute capability 10.0 on",
+}
 
 _COMMENT_OR_LITERAL = re.compile(
     r"""//[^\n]* | /\*.*?\*/ | "(?:\\.|[^"\\\n])*" | '(?:\\.|[^'\\\n])'""", re.DOTALL | re.VERBOSE
@@ -35,6 +45,7 @@ def export(
     path: Path,
     problem: int = 67,
     *,
+    arch: str = "90a",
     in_channels: int | None = None,
     out_channels: int | None = None,
     kernel_size: int | None = None,
@@ -48,11 +59,11 @@ def export(
 ) -> Problem:
     """Write `source(...)` to a file and return the problem it is tuned for.
 
-    `problem` is a KernelBench level 1 number, 67 or 76; every other argument replaces one of its
-    values.
+    `problem` is a KernelBench level 1 number, 67 or 76; `arch` one of TARGETS; every other argument
+    replaces one of the problem's values.
 
-    Raises: ValueError for another number, a geometry that poses no convolution, or an argument that
-    the problem's constructor does not have.
+    Raises: ValueError for another number or architecture, a geometry that poses no convolution, or
+    an argument that the problem's constructor does not have.
     """
     if problem not in SIGNATURES:
         raise ValueError(f"problem is {problem}, expected one of {sorted(SIGNATURES)}")
@@ -71,19 +82,22 @@ def export(
     [layer] = layers.find([str(problem)], layers.load())
     given = {name: value for name, value in overrides.items() if value is not None}
     convolution = replace(layer.problem, **given)  # type: ignore[arg-type]
-    text = source(convolution, problem)
+    text = source(convolution, problem, arch)
     path.write_text(text, encoding="utf-8")
     return convolution
 
 
-def source(convolution: Problem, problem: int) -> str:
+def source(convolution: Problem, problem: int, arch: str = "90a") -> str:
     """The text of the file: ModelNew with the constructor of a KernelBench problem (67 or 76).
 
-    The dense tiles are the plan table's choice for `convolution` in each mode, get_inputs() makes
-    its input, and get_init_inputs() its constructor arguments.
+    Kernels and tiles are the plan table's choice for `convolution` in each mode on a GPU of `arch`,
+    one of TARGETS; get_inputs() makes its input, and get_init_inputs() its constructor arguments.
 
-    Raises: ValueError for a geometry that poses no convolution or that the constructor cannot say.
+    Raises: ValueError for another architecture, a geometry that poses no convolution or that the
+    constructor cannot say.
     """
+    if arch not in TARGETS:
+        raise ValueError(f"arch is {arch!r}, expected one of {', '.join(TARGETS)}")
     convolution.validate()
     names = SIGNATURES[problem]
     values: dict[str, int | bool] = {
@@ -106,7 +120,10 @@ def source(convolution: Problem, problem: int) -> str:
     arguments = [name if name in names else str(SIGNATURES[67][name]) for name in values]
     return _read("model_new.py.in").substitute(
         problem=problem,
-        cuda=_flatten("model_new.cu", {"tiles.h": _tiles(convolution)}),
+        how=INSTRUCTIONS[arch],
+        oldest=TARGETS[arch].capability,
+        exactly=arch.endswith("a"),
+        cuda=_flatten("model_new.cu", {"tiles.h": _tiles(convolution, TARGETS[arch])}),
         cpp=_flatten("model_new.cpp", {}),
         signature=parameters,
         arguments=", ".join(arguments),
@@ -128,14 +145,19 @@ def _init_inputs(
     return [*required, *(value for value, _ in optional)]
 
 
-def _tiles(convolution: Problem) -> str:
-    """The dense kernel of each mode, with the tile that the plan table takes."""
-    lines = []
-    for mode, type_name in plan.DENSE_MODES.items():
-        wanted = replace(convolution, mode=mode, gpu=TARGET)
-        tile = plan.select(wanted, "dense").tiles[mode]
-        lines.append(f"using Dense{type_name} = Dense<{type_name}, {tile.glue}>;")
-    return "\n".join(["namespace fastconv1d {", *lines, "}"])
+def _tiles(convolution: Problem, gpu: Gpu) -> str:
+    """The kernel of each mode, with the tile that the plan table takes."""
+    includes, lines = [], []
+    for mode, type_name in plan.TENSOR_CORE_MODES.items():
+        wanted = replace(convolution, mode=mode, gpu=gpu)
+        chosen = min(
+            (p for p in plan.PLANS if p.tiles and p.why_not(wanted) is None),
+            key=lambda p: p.cost(wanted),
+        )
+        includes.append(f'#include "{chosen.family}.cuh"')
+        kernel, tile = chosen.family.capitalize(), chosen.tiles[mode]
+        lines.append(f"using {type_name}Kernel = {kernel}<{type_name}, {tile.glue}>;")
+    return "\n".join([*includes, "namespace fastconv1d {", *lines, "}"])
 
 
 def _read(name: str) -> Template:

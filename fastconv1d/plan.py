@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from math import gcd
 
 from fastconv1d import config
 from fastconv1d.problem import Problem
@@ -19,10 +20,11 @@ from fastconv1d.problem import Problem
 LAUNCH = 4.0  # µs: one kernel launch
 MULTIPROCESSORS = 132  # of the GPU measured
 BANDWIDTH = 3.6e6  # bytes per µs that a kernel reads and writes
-DENSE_RATE = {"tf32": 250e6, "ieee": 75e6, "bf16": 400e6, "fp16": 400e6}  # FLOP per µs
+DENSE_RATE = {"tf32": 150e6, "ieee": 66e6, "bf16": 280e6, "fp16": 280e6}  # FLOP per µs
+DENSE_START = 22.0  # µs: both kernels of the dense plan, the first of which packs the weight
 DIRECT_RATE = 3e6  # FLOP per µs
 DIRECT_MEMORY = 0.12e6  # elements per µs that the direct kernel reads and writes
-ATEN_RATE = {"tf32": 320e6, "ieee": 42e6, "bf16": 550e6, "fp16": 550e6, "fp64": 15e6}  # FLOP per µs
+ATEN_RATE = {"tf32": 270e6, "ieee": 42e6, "bf16": 470e6, "fp16": 470e6, "fp64": 15e6}  # FLOP per µs
 ATEN_GROUPED = 0.25  # share of that rate when groups > 1
 ATEN_LAYOUT = 0.55e6  # elements per µs from NCL to NHWC or back, whatever their dtype
 ATEN_BIAS = 0.35e6  # elements per µs that the bias pass adds to
@@ -30,6 +32,9 @@ ATEN_DEPTHWISE = 0.2e6  # elements per µs that ATen's own depthwise kernel read
 ATEN_DEPTHWISE_RATE = 8e6  # FLOP per µs of that kernel
 CPU_RATE = 50e3  # FLOP per µs of the plain loops and of ATen alike
 
+HOPPER_SHARED = 227 << 10  # bytes of shared memory that a block of the Hopper kernel may take
+HOPPER_COLUMNS = 4096  # of a window, and
+HOPPER_STRIDE = 64  # the largest stride that csrc/schedule.h tries for it
 MOST_STRIDE = 1 << 22  # that the dense kernel walks: kMostLoadStep of csrc/schedule.h
 MOST_BATCH = 1 << 31  # from here on its 32-bit counters would run over
 
@@ -60,18 +65,64 @@ class Tile:
 
 
 @dataclass(frozen=True, slots=True)
+class HopperTile:
+    """How two warpgroups cover (channels_out/groups, positions) with m64nN products, N = `n`."""
+
+    warpgroups_m: int
+    warpgroups_n: int
+    m_tiles: int
+    n: int
+
+    @property
+    def channels(self) -> int:
+        """Output channels of one block."""
+        return self.warpgroups_m * self.m_tiles * 64
+
+    @property
+    def positions(self) -> int:
+        """Output positions of one block."""
+        return self.warpgroups_n * self.n
+
+    @property
+    def glue(self) -> str:
+        """The C++ type."""
+        sizes = f"{self.warpgroups_m}, {self.warpgroups_n}, {self.m_tiles}, {self.n}"
+        return f"fastconv1d::HopperTile<{sizes}>"
+
+
+@dataclass(frozen=True, slots=True)
+class HopperCosts:
+    """What the Hopper kernel takes, fitted to 30 layers on an H200 (docs/performance.md)."""
+
+    rate: float  # FLOP per µs
+    neighbours: float  # ns: 16 words of a window's column, made from neighbouring positions
+    apart: float  # ns: the same where positions are a stride apart
+    handover: float  # ns: one window or one tap's weights between warps
+    output: float  # ps: one output written
+    start: float  # µs: of both kernels
+
+
+HOPPER = {
+    "tf32": HopperCosts(400e6, 3.3, 6.0, 179, 141, 11.0),
+    "ieee": HopperCosts(135e6, 5.5, 5.2, 244, 240, 7.0),
+    "bf16": HopperCosts(720e6, 4.5, 7.0, 267, 106, 10.0),
+    "fp16": HopperCosts(720e6, 4.5, 7.0, 267, 106, 10.0),
+}
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """One way to run a convolution.
 
-    `tiles` are the dense kernel's, by mode; `efficiency` is the share of its family's arithmetic
-    rate that they reach; a plan that is not `automatic` runs only when asked for.
+    `tiles` are those of a kernel on tensor cores, by mode; `efficiency` is the share of its
+    family's arithmetic rate that they reach; a plan that is not `automatic` runs when asked for.
     """
 
     name: str
     family: str
     legality: Callable[[Plan, Problem], str | None]
     model: Callable[[Plan, Problem], float]
-    tiles: Mapping[str, Tile] = field(default_factory=dict, hash=False)
+    tiles: Mapping[str, Tile | HopperTile] = field(default_factory=dict, hash=False)
     efficiency: float = 1.0
     automatic: bool = True
 
@@ -109,8 +160,8 @@ def _dense_why_not(plan: Plan, problem: Problem) -> str | None:
 
 
 def _dense_cost(plan: Plan, problem: Problem) -> float:
-    # Two launches: the weight is packed first. Whole tiles are computed, in waves of one block
-    # per multiprocessor, over channels padded to the product's depth.
+    # Whole tiles are computed, in waves of one block per multiprocessor, over channels padded to
+    # the product's depth.
     if problem.gpu is None or problem.mode not in plan.tiles:
         return float("inf")
     tile = plan.tiles[problem.mode]
@@ -127,7 +178,67 @@ def _dense_cost(plan: Plan, problem: Problem) -> float:
     arithmetic = _ceil_div(blocks, problem.gpu.multiprocessors) * flops / rate
     traffic = problem.bytes / (BANDWIDTH * _scale(problem))
     # Multiplying and moving overlap, but not wholly.
-    return 2 * LAUNCH + max(traffic, arithmetic) + 0.5 * min(traffic, arithmetic)
+    return DENSE_START + max(traffic, arithmetic) + 0.5 * min(traffic, arithmetic)
+
+
+def _hopper_why_not(plan: Plan, problem: Problem) -> str | None:
+    if problem.gpu is None:
+        return "needs a CUDA device"
+    if problem.gpu.capability != (9, 0):
+        return f"needs compute capability 9.0 (wgmma), this GPU has {problem.gpu.capability}"
+    if problem.mode not in plan.tiles:
+        return f"has no {problem.mode} arithmetic"
+    if problem.batch >= MOST_BATCH:
+        return f"walks batches below {MOST_BATCH}, this one is {problem.batch}"
+    if problem.transposed:
+        return "transposed convolutions run on ATen"
+    if problem.stride > HOPPER_STRIDE:
+        return f"walks strides up to {HOPPER_STRIDE}, this one is {problem.stride}"
+    least = _hopper_least_shared(plan.tiles[problem.mode], problem)
+    if least > HOPPER_SHARED:
+        return f"a stride of {problem.stride} needs {least} bytes of shared memory a block"
+    return None
+
+
+def _hopper_least_shared(tile: Tile | HopperTile, problem: Problem) -> int:
+    # `try_pipeline` of csrc/schedule.h with one tap in a group and rows of its own, which is what
+    # `pipeline_of` tries last.
+    size = problem.dtype.itemsize
+    values, planes = 4 // size, 2 if problem.mode == "ieee" else 1
+    columns = tile.positions + (3 if problem.stride == 1 else 0)
+    row = (columns - 1) * problem.stride + (7 if problem.stride == 1 else 1)
+    row_bytes = _ceil_div(row * size + 15, 16) * 16 + 16
+    window = planes * 16 * (_ceil_div(columns, 4) * 4 + 1) * 4
+    stages = 2 * (16 * values * row_bytes + window) + 3 * planes * 16 * tile.channels * 4
+    sums = 8 * 16 * (128 + (32 if size == 4 else 16))
+    return 512 + 4 * tile.channels + sums + stages
+
+
+def _hopper_cost(plan: Plan, problem: Problem) -> float:
+    if problem.gpu is None or problem.mode not in plan.tiles:
+        return float("inf")
+    tile, costs = plan.tiles[problem.mode], HOPPER[problem.mode]
+    values = 4 // problem.dtype.itemsize
+    slices = _ceil_div(problem.channels_in // problem.groups, 16 * values)
+    taps = problem.kernel_size
+    windows = min(taps, problem.stride // gcd(problem.stride, problem.dilation)) if taps > 1 else 1
+    reach = (_ceil_div(taps, windows) - 1) * problem.dilation
+    blocks = (
+        problem.batch
+        * problem.groups
+        * _ceil_div(problem.channels_out // problem.groups, tile.channels)
+        * _ceil_div(problem.length_out, tile.positions)
+    )
+    outputs = tile.channels * tile.positions
+    products = 2 * outputs * slices * 16 * values * taps / (costs.rate / MULTIPROCESSORS)
+    column = costs.neighbours if problem.stride == 1 else costs.apart
+    making = slices * windows * (tile.positions + reach) * column * 1e-3
+    writing = outputs * costs.output * 1e-6
+    handing_over = slices * (windows + taps) * costs.handover * 1e-3
+    # While one warpgroup writes, the other one multiplies, and windows are made.
+    tile_time = handing_over + max(products, making, products / 2 + writing)
+    time = _ceil_div(blocks, problem.gpu.multiprocessors) * tile_time
+    return costs.start + max(time, problem.bytes / (BANDWIDTH * _scale(problem)))
 
 
 def _direct_why_not(plan: Plan, problem: Problem) -> str | None:
@@ -187,14 +298,26 @@ def _dense(name: str, tile: Tile, ieee_tile: Tile, efficiency: float) -> Plan:
     return Plan(name, "dense", _dense_why_not, _dense_cost, tiles, efficiency)
 
 
+def _hopper(name: str, tile: HopperTile | None, ieee_tile: HopperTile | None = None) -> Plan:
+    tiles = dict.fromkeys(("tf32", "bf16", "fp16"), tile) | {"ieee": ieee_tile}
+    given = {mode: tile for mode, tile in tiles.items() if tile is not None}
+    return Plan(name, "hopper", _hopper_why_not, _hopper_cost, given)
+
+
+# Hopper rows: the tile of tf32, bf16 and fp16, then that of ieee, whose sums take twice the room.
 # Dense rows: the tile of tf32, bf16 and fp16, then that of ieee, then the share of the full rate.
 # Four rows of warps keep four alignments of output rows apart (see csrc/schedule.h); 16 warps are
 # too many for the registers of ieee, and slower than 8 where a 16-bit type halves the weights.
 PLANS: tuple[Plan, ...] = (
+    _hopper("hopper_128x256", HopperTile(2, 1, 1, 256)),
+    _hopper("hopper_256x128", HopperTile(2, 1, 2, 128)),
+    _hopper("hopper_64x256", HopperTile(1, 2, 1, 128), HopperTile(1, 2, 1, 128)),
+    _hopper("hopper_128x128", None, HopperTile(2, 1, 1, 128)),
+    _hopper("hopper_128x64", HopperTile(2, 1, 1, 64), HopperTile(2, 1, 1, 64)),
     Plan("dense_128x256", "dense", _dense_why_not, _dense_cost, {"tf32": Tile(4, 4, 2, 8)}, 1.0),
     _dense("dense_128x128", Tile(4, 2, 2, 8), Tile(4, 2, 2, 8), 0.9),
-    _dense("dense_64x128", Tile(4, 2, 1, 8), Tile(2, 4, 2, 4), 0.7),
-    _dense("dense_32x128", Tile(2, 4, 1, 4), Tile(2, 4, 1, 4), 0.5),
+    _dense("dense_64x128", Tile(4, 2, 1, 8), Tile(2, 4, 2, 4), 0.6),
+    _dense("dense_32x128", Tile(2, 4, 1, 4), Tile(2, 4, 1, 4), 0.35),
     Plan("direct", "direct", _direct_why_not, _direct_cost),
     Plan("im2col", "im2col", _im2col_why_not, _im2col_cost, automatic=False),
     Plan("aten", "aten", _aten_why_not, _aten_cost),
@@ -267,17 +390,20 @@ def _warn_once(text: str) -> None:
     warnings.warn(text, RuntimeWarning, stacklevel=4)
 
 
-DENSE_MODES = {"tf32": "Tf32", "ieee": "Ieee", "bf16": "Bf16", "fp16": "Fp16"}
+TENSOR_CORE_MODES = {"tf32": "Tf32", "ieee": "Ieee", "bf16": "Bf16", "fp16": "Fp16"}
+TENSOR_CORE_FAMILIES = ("hopper", "dense")
 
 
 def libraries() -> dict[str, str]:
     """The C++ glue of every library, by name: the instantiations that the table needs."""
     glue = {}
-    for mode, type_name in DENSE_MODES.items():
-        tiles = ", ".join(plan.tiles[mode].glue for plan in dense_rows(mode))
-        glue[f"dense_{mode}"] = (
-            f'#include "dense.cuh"\nFASTCONV1D_DENSE_LIBRARY(fastconv1d::{type_name}, {tiles})\n'
-        )
+    for family in TENSOR_CORE_FAMILIES:
+        for mode, type_name in TENSOR_CORE_MODES.items():
+            tiles = ", ".join(plan.tiles[mode].glue for plan in tile_rows(family, mode))
+            glue[f"{family}_{mode}"] = (
+                f'#include "{family}.cuh"\n'
+                f"FASTCONV1D_{family.upper()}_LIBRARY(fastconv1d::{type_name}, {tiles})\n"
+            )
     glue["direct"] = '#include "direct.cuh"\nFASTCONV1D_DIRECT_LIBRARY\n'
     glue["im2col"] = '#include "im2col.cuh"\nFASTCONV1D_IM2COL_LIBRARY\n'
     glue["binding_cuda"] = '#define FASTCONV1D_CUDA 1\n#include "binding.cpp"\n'
@@ -285,15 +411,24 @@ def libraries() -> dict[str, str]:
     return glue
 
 
-def dense_rows(mode: str) -> list[Plan]:
-    """The dense plans that have this arithmetic, in the order of their library's variants."""
-    return [plan for plan in PLANS if mode in plan.tiles]
+def libraries_for(arch: str) -> dict[str, str]:
+    """Those libraries that a GPU architecture, as '90a', can run."""
+    return {
+        name: glue
+        for name, glue in libraries().items()
+        if name != "binding_cpu" and (arch == "90a" or not name.startswith("hopper"))
+    }
+
+
+def tile_rows(family: str, mode: str) -> list[Plan]:
+    """A family's plans that have this arithmetic, in the order of their library's variants."""
+    return [plan for plan in PLANS if plan.family == family and mode in plan.tiles]
 
 
 def library_of(plan: Plan, problem: Problem) -> str:
     """The kernel library that a plan runs from, or '' if it needs none."""
-    if plan.family == "dense":
-        return f"dense_{problem.mode}"
+    if plan.family in TENSOR_CORE_FAMILIES:
+        return f"{plan.family}_{problem.mode}"
     if plan.family == "aten" or problem.gpu is None:
         return ""
     return plan.family
@@ -301,8 +436,8 @@ def library_of(plan: Plan, problem: Problem) -> str:
 
 def variant_of(plan: Plan, problem: Problem) -> int:
     """The variant of its library that a plan runs."""
-    if plan.family == "dense":
-        return dense_rows(problem.mode).index(plan)
+    if plan.family in TENSOR_CORE_FAMILIES:
+        return tile_rows(plan.family, problem.mode).index(plan)
     if plan.family == "direct":
         return config.MODES.index(problem.mode)
     return problem.dtype.itemsize

@@ -17,7 +17,7 @@ import torch
 from fastconv1d import plan
 from fastconv1d.compare import compare, draw, guards_intact, poison
 from fastconv1d.config import MODES
-from fastconv1d.problem import Problem
+from fastconv1d.problem import Gpu, Problem
 from random_problems import CONTIGUOUS_ROWS, laid_out, random_problem
 
 EMULATION = Path(__file__).parent / "emulation"
@@ -57,6 +57,21 @@ class Outcome:
     returncode: int
     log: str
     complaints: tuple[str, ...]
+
+
+HOPPER = Gpu("NVIDIA H200", (9, 0), 132)
+
+
+def on_hopper(runs: Iterable[Run]) -> list[Run]:
+    """Those that the Hopper kernel's tiles can hold, with a Hopper GPU's shared memory."""
+    return [
+        replace(run, shared_bytes=SHARED_BYTES["sm_90"])
+        for run in runs
+        if plan.tile_rows("hopper", run.problem.mode)[run.variant].why_not(
+            replace(run.problem, gpu=HOPPER, transposed=False, output_padding=0)
+        )
+        is None
+    ]
 
 
 def harness(library: str) -> str:
@@ -151,6 +166,9 @@ CORNERS = {
     "tails": Problem(2, 19, 37, 131, 3, padding=1, bias=True),
     "several tiles and slices": Problem(1, 40, 130, 261, 3),
     "runs of whole tiles": Problem(8, 7, 128, 455, 2, bias=True),
+    "taps in uneven groups": Problem(1, 25, 25, 784, 7, padding=768, dilation=128),
+    "a group without taps": Problem(1, 8, 8, 1200, 5, stride=2, dilation=221),
+    "travelling weights": Problem(1, 150, 70, 150, 5, padding=2),
     "long rows": Problem(1, 8, 17, 3203, 2, bias=True),
     "stride 2": Problem(2, 9, 20, 75, 4, stride=2, padding=3),
     "stride 3, dilation 4": Problem(1, 24, 33, 500, 3, stride=3, dilation=4),
@@ -252,10 +270,12 @@ def library_runs(library: str, problems: Iterable[Problem]) -> list[Run]:
             for run in corner_runs([problem], MODES[number % 5], number % 5)
         ]
     else:
-        mode = library.removeprefix("dense_")
-        tiles = len(plan.dense_rows(mode))
+        family, mode = library.split("_")
+        tiles = len(plan.tile_rows(family, mode))
         runs = [
             replace(run, variant=number % tiles)
             for number, run in enumerate(corner_runs(problems, mode, 0))
         ]
+        if family == "hopper":
+            runs = on_hopper(runs)
     return [replace(run, guard=0) for run in runs]

@@ -162,9 +162,14 @@ def test_plans_explains_a_layer_on_a_gpu_that_is_not_there(
     answers = answer(capsys, "plans", "--explain", "67", "--gpu", "h200")
     assert [one["mode"] for one in answers] == list(config.MODES)
     [tf32] = [one for one in answers if one["mode"] == "tf32"]
-    assert tf32["plan"].startswith("dense") and tf32["output"] == [32, 128, 131070]
+    assert tf32["plan"].startswith("hopper") and tf32["output"] == [32, 128, 131070]
     why = {row["plan"]: row["why_not"] for row in tf32["candidates"]}
     assert why[tf32["plan"]] == "taken" and why["im2col"] == "runs only when asked for"
+
+    [ampere] = answer(capsys, "plans", "--explain", "67", "--gpu", "a100", "--mode", "tf32")
+    why = {row["plan"]: row["why_not"] for row in ampere["candidates"]}
+    assert "needs compute capability 9.0 (wgmma), this GPU has (8, 0)" in why["hopper_128x256"]
+    assert ampere["plan"].startswith("dense")
 
     [old] = answer(capsys, "plans", "--explain", "67", "--gpu", "t4", "--mode", "fp16")
     why = {row["plan"]: row["why_not"] for row in old["candidates"]}

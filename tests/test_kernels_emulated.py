@@ -26,6 +26,7 @@ from kernel_runs import (
     execute,
     harness,
     library_runs,
+    on_hopper,
     random_runs,
 )
 
@@ -74,16 +75,22 @@ def assert_right(command: list[str | Path], runs: list[Run], folder: Path) -> No
     assert result.returncode == 0, result.log
 
 
-DENSE = [
-    (mode, variant) for mode in plan.DENSE_MODES for variant, _ in enumerate(plan.dense_rows(mode))
+TILES = [
+    (family, mode, variant)
+    for family in plan.TENSOR_CORE_FAMILIES
+    for mode in plan.TENSOR_CORE_MODES
+    for variant, _ in enumerate(plan.tile_rows(family, mode))
 ]
 
 
-@pytest.mark.parametrize(("mode", "variant"), DENSE)
-def test_dense(build: Build, tmp_path: Path, mode: str, variant: int) -> None:
+@pytest.mark.parametrize(("family", "mode", "variant"), TILES)
+def test_tiles(build: Build, tmp_path: Path, family: str, mode: str, variant: int) -> None:
     runs = corner_runs(EVERYTHING, mode, variant) + random_runs(12, mode, variant)
     runs = [replace(run, rounded=mode == "tf32") for run in runs]
-    assert_right(build(harness(f"dense_{mode}")), runs, tmp_path)
+    if family == "hopper":
+        runs = on_hopper(runs)
+        assert len(runs) > len(EVERYTHING)
+    assert_right(build(harness(f"{family}_{mode}")), runs, tmp_path)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -104,26 +111,37 @@ def test_sanitized(build: Build, tmp_path: Path, library: str, sanitizer: str) -
     assert_right(build(harness(library), sanitizer), library_runs(library, FEW), tmp_path)
 
 
-DENSE_SOURCE = (CSRC / "dense.cuh").read_text()
-WAITS = list(
-    re.finditer(r"__sync\w+\(\)|copy_async_wait<\d+>\(\)|barrier_wait\(\w+, \w+\)", DENSE_SOURCE)
+WAIT = re.compile(
+    r"__sync\w+\(\)|copy_async_wait<\d+>\(\)|wgmma_wait<\d+>\(\)|barrier_wait\([^;]*\)(?=;)"
 )
+WAITS = [
+    (family, number)
+    for family in plan.TENSOR_CORE_FAMILIES
+    for number, _ in enumerate(WAIT.finditer((CSRC / f"{family}.cuh").read_text()))
+]
 
 
-@pytest.mark.parametrize("number", range(len(WAITS)))
-def test_each_wait_of_the_dense_kernel_is_needed(build: Build, tmp_path: Path, number: int) -> None:
+@pytest.mark.parametrize(("family", "number"), WAITS)
+def test_each_wait_is_needed(build: Build, tmp_path: Path, family: str, number: int) -> None:
     """Without any one barrier or wait, results are wrong or ThreadSanitizer names the race."""
     csrc = shutil.copytree(CSRC, tmp_path / "csrc")
-    wait = WAITS[number]
-    before, after = DENSE_SOURCE[: wait.start()], DENSE_SOURCE[wait.end() :]
-    (csrc / "dense.cuh").write_text(before + "(void)0" + after)
-    runs = corner_runs(
-        [CORNERS["several tiles and slices"], CORNERS["runs of whole tiles"]], "bf16", 1
-    )
-    for sanitizer in ("plain", "thread"):
-        result = outcome(build(harness("dense_bf16"), sanitizer, csrc), runs, tmp_path)
-        if result.complaints or "data race" in result.log:
-            return
+    source = (CSRC / f"{family}.cuh").read_text()
+    wait = list(WAIT.finditer(source))[number]
+    before, after = source[: wait.start()], source[wait.end() :]
+    (csrc / f"{family}.cuh").write_text(before + "(void)0" + after)
+    few = [CORNERS["several tiles and slices"], CORNERS["runs of whole tiles"]]
+    runs = {"bf16": corner_runs(few, "bf16", 1)}
+    if family == "hopper":
+        runs["bf16"] += corner_runs([CORNERS["travelling weights"]], "bf16", 1)
+        runs["bf16"] += corner_runs([CORNERS["a group without taps"]], "bf16", 3)
+        runs["ieee"] = corner_runs(few, "ieee", 1)  # adds up sums in between
+    for mode in runs:
+        for sanitizer in ("plain", "thread") if mode == "bf16" else ("plain",):
+            program = build(harness(f"{family}_{mode}"), sanitizer, csrc)
+            chosen = on_hopper(runs[mode]) if family == "hopper" else runs[mode]
+            result = outcome(program, chosen, tmp_path)
+            if result.complaints or "data race" in result.log or result.returncode != 0:
+                return
     line = before.count("\n") + 1
     pytest.fail(f"nothing misses {wait[0]} in line {line}")
 

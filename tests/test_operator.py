@@ -267,10 +267,10 @@ def test_a_kernel_library_that_fails_gives_way_to_the_next_plan(
     monkeypatch.setattr(build, "load", load)
     ops._attempt.cache_clear()
     ops._warn_once.cache_clear()
-    with pytest.raises(RuntimeError, match="nvcc failed on dense_tf32"):
+    with pytest.raises(RuntimeError, match="nvcc failed on hopper_tf32"):
         ops._runnable(problem, "")
     monkeypatch.setenv("FASTCONV1D_STRICT", "0")
-    with pytest.warns(RuntimeWarning, match="nvcc failed on dense_tf32"):
+    with pytest.warns(RuntimeWarning, match="nvcc failed on hopper_tf32"):
         chosen, library = ops._runnable(problem, "")
     assert chosen.name == "aten"
     assert library is None

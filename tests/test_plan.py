@@ -11,6 +11,8 @@ from fastconv1d import build, plan
 from fastconv1d.problem import Gpu, Problem
 
 H200 = Gpu("NVIDIA H200", (9, 0), 132)
+A100 = Gpu("NVIDIA A100", (8, 0), 108)
+B200 = Gpu("NVIDIA B200", (10, 0), 148)
 V100 = Gpu("Tesla V100", (7, 0), 80)
 LAYER_67 = Problem(32, 64, 128, 131072, 3, mode="tf32", gpu=H200)
 TINY = Problem(1, 4, 4, 64, 3, mode="tf32", gpu=H200)
@@ -24,12 +26,21 @@ def on_cpu(problem: Problem) -> Problem:
 def test_names_are_distinct_and_no_family_takes_another_plans_name() -> None:
     assert len(BY_NAME) == len(plan.PLANS)
     for row in plan.PLANS:
-        assert row.family in BY_NAME or row.family == "dense"
+        assert row.family in BY_NAME or row.family in plan.TENSOR_CORE_FAMILIES
 
 
 @pytest.mark.parametrize(
     ("name", "problem", "reason"),
     [
+        ("hopper_128x256", LAYER_67, None),
+        ("hopper_128x256", on_cpu(LAYER_67), "needs a CUDA device"),
+        ("hopper_128x256", replace(LAYER_67, gpu=B200), "needs compute capability 9.0"),
+        ("hopper_128x256", replace(LAYER_67, gpu=A100), "needs compute capability 9.0"),
+        ("hopper_128x256", replace(LAYER_67, mode="ieee"), "has no ieee arithmetic"),
+        ("hopper_128x256", replace(LAYER_67, stride=65), "strides up to"),
+        ("hopper_128x256", replace(LAYER_67, stride=20), "bytes of shared memory"),
+        ("hopper_128x256", replace(LAYER_67, batch=plan.MOST_BATCH), "batches below"),
+        ("hopper_128x256", replace(LAYER_67, transposed=True), "run on ATen"),
         ("dense_128x128", LAYER_67, None),
         ("dense_128x128", on_cpu(LAYER_67), "needs a CUDA device"),
         ("dense_128x128", replace(LAYER_67, gpu=V100), "needs compute capability 8.0"),
@@ -49,18 +60,28 @@ def test_why_not(name: str, problem: Problem, reason: str | None) -> None:
 
 
 @pytest.mark.parametrize("mode", ["tf32", "ieee", "bf16", "fp16"])
-def test_the_showcases_run_on_the_dense_kernel(mode: str) -> None:
+def test_the_showcases_run_on_tensor_cores(mode: str) -> None:
     layer_76 = Problem(64, 64, 128, 524280, 3, stride=3, dilation=4, gpu=H200)
     for bias in (False, True):
-        assert plan.select(replace(LAYER_67, mode=mode, bias=bias)).family == "dense"
-        assert plan.select(replace(layer_76, mode=mode, bias=bias)).family == "dense"
+        for gpu in (H200, A100, B200):
+            families = {
+                plan.select(replace(problem, mode=mode, bias=bias, gpu=gpu)).family
+                for problem in (LAYER_67, layer_76)
+            }
+            assert families <= ({"hopper", "dense"} if gpu is H200 else {"dense"})
+        assert plan.select(replace(LAYER_67, mode=mode, bias=bias)).family == "hopper"
 
 
 def test_tiles_follow_the_channels() -> None:
     chosen = {
-        n: plan.select(replace(LAYER_67, channels_out=n, mode="bf16")).name for n in (32, 64, 128)
+        n: plan.select(replace(LAYER_67, channels_out=n, mode="bf16", gpu=A100)).name
+        for n in (32, 64, 128)
     }
     assert chosen == {32: "dense_32x128", 64: "dense_64x128", 128: "dense_128x128"}
+    chosen = {
+        n: plan.select(replace(LAYER_67, channels_out=n, mode="bf16")).name for n in (64, 128)
+    }
+    assert chosen == {64: "hopper_64x256", 128: "hopper_128x256"}
 
 
 def test_a_tiny_problem_takes_one_launch() -> None:
@@ -70,9 +91,10 @@ def test_a_tiny_problem_takes_one_launch() -> None:
 
 def test_aten_runs_what_a_dense_tile_would_waste_itself_on() -> None:
     depthwise = Problem(8, 2048, 2048, 8192, 4, padding=3, groups=2048, mode="tf32", gpu=H200)
-    wide = Problem(4, 768, 768, 131072, 5, padding=2, mode="tf32", gpu=H200)
+    wide = Problem(4, 768, 768, 131072, 5, padding=2, mode="tf32", gpu=A100)
     assert plan.select(depthwise).name == "aten"
     assert plan.select(wide).name == "aten"
+    assert plan.select(replace(wide, gpu=H200)).name == "hopper_128x256"
     assert plan.select(replace(LAYER_67, mode="fp64")).name == "aten"
 
 
@@ -158,7 +180,7 @@ def test_explain_covers_the_table() -> None:
     rows = plan.explain(replace(LAYER_67, mode="fp64"))
     assert [row for row, _, _ in rows] == list(plan.PLANS)
     for row, reason, cost in rows:
-        assert (reason is None) == (row.family != "dense")
+        assert (reason is None) == (row.family not in plan.TENSOR_CORE_FAMILIES)
         assert cost > 0
     assert [row.name for row, _, _ in plan.explain(LAYER_67, "direct")] == ["direct"]
 
@@ -167,6 +189,7 @@ def test_every_plan_has_its_library_and_variant() -> None:
     libraries = plan.libraries()
     assert set(libraries) == {
         "dense_tf32", "dense_ieee", "dense_bf16", "dense_fp16", "direct", "im2col",
+        "hopper_tf32", "hopper_ieee", "hopper_bf16", "hopper_fp16",
         "binding_cuda", "binding_cpu",
     }  # fmt: skip
     assert libraries["dense_tf32"].splitlines() == [
@@ -174,8 +197,15 @@ def test_every_plan_has_its_library_and_variant() -> None:
         "FASTCONV1D_DENSE_LIBRARY(fastconv1d::Tf32, fastconv1d::Tile<4, 4, 2, 8>, "
         "fastconv1d::Tile<4, 2, 2, 8>, fastconv1d::Tile<4, 2, 1, 8>, fastconv1d::Tile<2, 4, 1, 4>)",
     ]
+    assert libraries["hopper_ieee"].splitlines() == [
+        '#include "hopper.cuh"',
+        "FASTCONV1D_HOPPER_LIBRARY(fastconv1d::Ieee, fastconv1d::HopperTile<1, 2, 1, 128>, "
+        "fastconv1d::HopperTile<2, 1, 1, 128>, fastconv1d::HopperTile<2, 1, 1, 64>)",
+    ]
+    assert set(libraries) - set(plan.libraries_for("90a")) == {"binding_cpu"}
+    assert not any(name.startswith("hopper") for name in plan.libraries_for("100"))
     for row in plan.PLANS:
-        name = plan.library_of(row, LAYER_67)
+        name = plan.library_of(row, replace(LAYER_67, mode=next(iter(row.tiles), "tf32")))
         assert name in libraries or (row.family == "aten" and name == "")
     assert plan.library_of(BY_NAME["im2col"], on_cpu(LAYER_67)) == ""
     assert plan.variant_of(BY_NAME["dense_32x128"], LAYER_67) == 3
@@ -185,9 +215,8 @@ def test_every_plan_has_its_library_and_variant() -> None:
 
 def test_a_tiles_name_is_what_it_covers() -> None:
     for row in plan.PLANS:
-        if row.family == "dense":
-            for tile in row.tiles.values():
-                assert row.name == f"dense_{tile.channels}x{tile.positions}"
+        for tile in row.tiles.values():
+            assert row.name == f"{row.family}_{tile.channels}x{tile.positions}"
 
 
 def test_a_batch_that_the_dense_kernel_does_not_walk() -> None:

@@ -1,7 +1,8 @@
 """Random convolutions: every parameter, dtype, memory layout and plan, held against fp64.
 
 On a GPU 2,200 problems, each on one of the plans that can run it, with NaN in the memory that the
-allocator hands out. Without one, a few through the CPU's own plan.
+allocator hands out, and 2,080 more through the tiles of the Hopper kernel. Without one, a few
+through the CPU's own plan.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ import torch
 from fastconv1d import ops
 from fastconv1d.compare import compare, draw, poison_allocator
 from fastconv1d.config import MODES
-from fastconv1d.plan import PLANS, Plan
+from fastconv1d.plan import PLANS, TENSOR_CORE_MODES, Plan, tile_rows
 from fastconv1d.problem import Gpu, Problem
 from random_problems import LAYOUTS, laid_out, random_problem
 
 PROBLEMS_PER_MODE = 440
+PROBLEMS_PER_MODE_ON_HOPPER = 520
 PROBLEMS_PER_MODE_ON_CPU = 20
 FLOPS = 1 << 27
 
@@ -63,15 +65,20 @@ def run(problem: Problem, plan: Plan, random: Random, device: torch.device) -> s
     return f"{plan.name}, layouts {layouts}, {problem}: {reason}" if reason else ""
 
 
-def random_runs(mode: str, count: int, device: torch.device) -> tuple[Counter[str], list[str]]:
-    """How many problems each plan ran, and what went wrong."""
-    random = Random(f"random problems in {mode}")
+def random_runs(
+    mode: str, count: int, device: torch.device, family: str = ""
+) -> tuple[Counter[str], list[str]]:
+    """How many problems each plan (of a family) ran, and what went wrong."""
+    random = Random(f"random problems in {mode} {family}".strip())
     gpu = Gpu.of(device) if device.type == "cuda" else None
     ran: Counter[str] = Counter()
     faults = []
-    for _ in range(count):
+    while ran.total() < count:
         problem = random_problem(random, mode, FLOPS, gpu=gpu)
         plans = [p for p in PLANS if p.family != "aten" and p.why_not(problem) is None]
+        plans = [p for p in plans if family in ("", p.family)]
+        if not plans:
+            continue
         plan = min(plans, key=lambda p: ran[p.name])
         ran[plan.name] += 1
         if fault := run(problem, plan, random, device):
@@ -88,6 +95,18 @@ def test_random_problems(fp32_precision: str) -> None:
     assert not faults, "\n".join([f"{len(faults)} of {ran.total()} wrong", *faults[:10]])
     assert "direct" in ran and "im2col" in ran
     assert len(ran) > 2 or mode == "fp64"
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("fp32_precision", TENSOR_CORE_MODES, indirect=True)
+def test_random_problems_through_the_hopper_kernel(fp32_precision: str) -> None:
+    mode, device = fp32_precision, torch.device("cuda")
+    if Gpu.of(device).capability != (9, 0):
+        pytest.skip("needs a Hopper GPU")
+    ran, faults = random_runs(mode, PROBLEMS_PER_MODE_ON_HOPPER, device, "hopper")
+    print(f"{mode}: {ran.total()} problems, {len(faults)} wrong, by plan {dict(ran)}")
+    assert not faults, "\n".join([f"{len(faults)} of {ran.total()} wrong", *faults[:10]])
+    assert set(ran) == {plan.name for plan in tile_rows("hopper", mode)}
 
 
 @pytest.mark.parametrize("mode", ["ieee", "fp64"])

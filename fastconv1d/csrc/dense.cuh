@@ -24,116 +24,9 @@
 // begins at one. So each warp takes channels whose rows are aligned alike and computes positions that
 // begin at a boundary (see schedule.h): sums go straight from registers to whole sectors.
 #pragma once
-#include "device.cuh"
-#include "schedule.h"
+#include "tile.cuh"
 
 namespace fastconv1d {
-
-struct Fp32 {
-  using Element = float;
-  static __device__ __forceinline__ float from(Element x) { return x; }
-  static __device__ __forceinline__ Element to(float x) { return x; }
-  // Stores the sums that 4 neighbouring lanes hold of two mma tiles, 16 positions of a row, if that
-  // `exists`; `to` is where the lane's own pair of the first tile belongs. All lanes call it.
-  static __device__ __forceinline__ void store(Element* to, const float (&sum)[4], bool exists) {
-    if (!exists) return;
-    *reinterpret_cast<float2*>(to) = make_float2(sum[0], sum[1]);
-    *reinterpret_cast<float2*>(to + 8) = make_float2(sum[2], sum[3]);
-  }
-};
-
-struct Tf32 : Fp32 {
-  static constexpr int planes = 1, products = 1, values_per_word = 1, chain = 0;
-  static constexpr bool keeps_places = true;
-  static __device__ __forceinline__ void split(const Element (&v)[1], uint32_t (&word)[1]) {
-    word[0] = round_tf32(v[0]);
-  }
-  static __device__ __forceinline__ uint32_t pack(const Element (&v)[1]) {
-    return round_tf32(v[0]);
-  }
-  static __device__ __forceinline__ void unpack(uint32_t weight, uint32_t (&word)[1]) {
-    word[0] = weight;
-  }
-  static __device__ __forceinline__ void multiply(int, float (&d)[4], const uint32_t (&a)[1][4],
-                                                  const uint32_t (&b)[1][2]) {
-    mma_tf32(d, a[0], b[0][0], b[0][1]);
-  }
-};
-
-// fp32-accurate. The tensor cores truncate where they accumulate, so chains are cut after 6 steps
-// (48 products) and added up in ordinary fp32 registers.
-struct Ieee : Fp32 {
-  static constexpr int planes = 2, products = 3, values_per_word = 1, chain = 6;
-  static constexpr bool keeps_places = false;
-  static __device__ __forceinline__ void split(const Element (&v)[1], uint32_t (&word)[2]) {
-    // A NaN survives in the low part, which the tensor cores truncate.
-    const float high = nearest_tf32(v[0]);
-    word[0] = bits_of(high);
-    word[1] = bits_of(v[0] - high);
-  }
-  // Weights are split where they are used: their way through L2 and shared memory is the longer one.
-  static __device__ __forceinline__ uint32_t pack(const Element (&v)[1]) { return bits_of(v[0]); }
-  static __device__ __forceinline__ void unpack(uint32_t weight, uint32_t (&word)[2]) {
-    split({float_of(weight)}, word);
-  }
-  // Products low x high, high x low, high x high: small ones first.
-  static __device__ __forceinline__ void multiply(int product, float (&d)[4],
-                                                  const uint32_t (&a)[2][4],
-                                                  const uint32_t (&b)[2][2]) {
-    mma_tf32(d, a[product == 0], b[product == 1][0], b[product == 1][1]);
-  }
-};
-
-struct Half16 {
-  using Element = uint16_t;
-  static constexpr int planes = 1, products = 1, values_per_word = 2, chain = 0;
-  static constexpr bool keeps_places = false;
-  static __device__ __forceinline__ void split(const Element (&v)[2], uint32_t (&word)[1]) {
-    word[0] = pack(v);
-  }
-  static __device__ __forceinline__ uint32_t pack(const Element (&v)[2]) {
-    return v[0] | static_cast<uint32_t>(v[1]) << 16;
-  }
-  static __device__ __forceinline__ void unpack(uint32_t weight, uint32_t (&word)[1]) {
-    word[0] = weight;
-  }
-  // As `store` of the fp32 modes. Even lanes give their word of the second tile for their neighbour's
-  // of the first, so that each lane writes 8 bytes and all four 32 neighbouring ones.
-  static __device__ __forceinline__ void store_words(Element* to, uint32_t first, uint32_t second,
-                                                     bool exists) {
-    const bool odd = threadIdx.x % 2 != 0;
-    const uint32_t other = __shfl_xor_sync(0xffffffffu, odd ? first : second, 1);
-    if (exists)
-      *reinterpret_cast<uint2*>(to + (odd ? 6 : 0)) =
-          make_uint2(odd ? other : first, odd ? second : other);
-  }
-};
-
-struct Bf16 : Half16 {
-  static __device__ __forceinline__ void multiply(int, float (&d)[4], const uint32_t (&a)[1][4],
-                                                  const uint32_t (&b)[1][2]) {
-    mma_bf16(d, a[0], b[0][0], b[0][1]);
-  }
-  static __device__ __forceinline__ float from(Element x) { return bf16_to_float(x); }
-  static __device__ __forceinline__ Element to(float x) { return float_to_bf16(x); }
-  static __device__ __forceinline__ void store(Element* to, const float (&sum)[4], bool exists) {
-    store_words(to, pack({float_to_bf16(sum[0]), float_to_bf16(sum[1])}),
-                pack({float_to_bf16(sum[2]), float_to_bf16(sum[3])}), exists);
-  }
-};
-
-struct Fp16 : Half16 {
-  static __device__ __forceinline__ void multiply(int, float (&d)[4], const uint32_t (&a)[1][4],
-                                                  const uint32_t (&b)[1][2]) {
-    mma_fp16(d, a[0], b[0][0], b[0][1]);
-  }
-  static __device__ __forceinline__ float from(Element x) { return fp16_to_float(x); }
-  static __device__ __forceinline__ Element to(float x) { return float_to_fp16(x); }
-  static __device__ __forceinline__ void store(Element* to, const float (&sum)[4], bool exists) {
-    store_words(to, pack({float_to_fp16(sum[0]), float_to_fp16(sum[1])}),
-                pack({float_to_fp16(sum[2]), float_to_fp16(sum[3])}), exists);
-  }
-};
 
 // WARPS_M x WARPS_N warps of M_TILES x N_TILES mma tiles of 16 channels by 8 positions each.
 template <int WARPS_M, int WARPS_N, int M_TILES, int N_TILES>
@@ -174,18 +67,6 @@ struct Layout {
   static constexpr int window_vectors = items * T::threads;
 };
 
-// A tile of the output, `tiles` of which make a row.
-struct Place {
-  int batch, tile;
-  __device__ __forceinline__ void advance(const Place& by, int64_t tiles) {
-    batch += by.batch;
-    tile += by.tile;
-    if (tile < tiles) return;
-    tile -= static_cast<int>(tiles);
-    ++batch;
-  }
-};
-
 struct DenseParams {
   const void* input;
   const uint32_t* weights;  // packed
@@ -205,22 +86,13 @@ struct DenseParams {
   int aligned_output;            // every row's part of a tile, to 8 bytes
 };
 
-struct PackParams {
-  const void* weight;
-  uint32_t* packed;
-  Phase phase;
-  Schedule schedule;
-  int64_t channels_in, channels_out, groups, kernel_size, transposed, channel_blocks, fragments;
-  int classes_log2;
-};
-
 // Rewrites the weight in the order in which the dense kernel reads it:
 // [group][channel block][slice][tap][step of 8 words][16 channels][lane][4 words].
 // One thread makes one lane's fragment.
 template <class M, class T>
 __global__ void __launch_bounds__(128) pack_kernel(const PackParams p) {
   const int64_t index = static_cast<int64_t>(blockIdx.x) * 128 + threadIdx.x;
-  if (index >= p.fragments) return;
+  if (index >= p.count) return;
   const Schedule& s = p.schedule;
   constexpr int rows16 = T::channels / 16;
   int64_t rest = index;
@@ -239,10 +111,6 @@ __global__ void __launch_bounds__(128) pack_kernel(const PackParams p) {
   const int64_t channel_block = rest % p.channel_blocks;
   const int64_t group = rest / p.channel_blocks;
 
-  const TapGroup taps = tap_group(s, p.phase.taps, static_cast<int>(tap_group_index));
-  const int64_t tap = p.phase.first_tap + (taps.first + j * s.classes) * p.phase.tap_step;
-  const auto* weight = static_cast<const typename M::Element*>(p.weight);
-
   uint32_t fragment[4];
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
@@ -251,16 +119,7 @@ __global__ void __launch_bounds__(128) pack_kernel(const PackParams p) {
         channel_block * T::channels + channel_of_row(row, T::channels_log2, p.classes_log2);
     const int64_t word = channel_slice * s.slice_words + step * 8 + lane % 4 + (i / 2) * 4;
     typename M::Element value[M::values_per_word];
-#pragma unroll
-    for (int v = 0; v < M::values_per_word; ++v) {
-      const int64_t in = word * M::values_per_word + v;
-      value[v] = 0;
-      if (j < taps.count && out < p.channels_out && in < p.channels_in) {
-        const int64_t row = p.transposed ? (group * p.channels_in + in) * p.channels_out + out
-                                         : (group * p.channels_out + out) * p.channels_in + in;
-        value[v] = weight[row * p.kernel_size + tap];
-      }
-    }
+    weight_word<M>(p, group, out, word, static_cast<int>(tap_group_index), j, value);
     fragment[i] = M::pack(value);
   }
   *reinterpret_cast<uint4*>(p.packed + 4 * index) =
@@ -691,8 +550,6 @@ __global__ void __launch_bounds__(T::threads, (Layout<M, T>::launch_blocks))
   }
 }
 
-constexpr int64_t kMostWaves = 32;
-
 template <class M, class T>
 struct Dense {
   using L = Layout<M, T>;
@@ -716,18 +573,8 @@ struct Dense {
     const int64_t most_shift =
         c.phase.out_step == 1 ? kAlignedOutputs - kAlignedOutputs / row_classes(a.length_out) : 0;
     c.tiles = ceil_div(c.phase.positions + most_shift, T::positions);
-    // As many blocks as run at a time, unless in several waves they leave less of the GPU idle. A
-    // block's start costs about half a tile.
-    const int64_t tiles = a.batch * c.tiles, rows = a.groups * c.channel_blocks;
-    const int64_t at_a_time = a.multiprocessors * L::blocks;
-    int64_t least = INT64_MAX;
-    for (int64_t waves = 1; waves <= kMostWaves; ++waves) {
-      const int64_t runs = smaller(tiles, larger(1, waves * at_a_time / rows));
-      const int64_t time = ceil_div(rows * runs, at_a_time) * (2 * ceil_div(tiles, runs) + 1);
-      if (time >= least) continue;
-      least = time;
-      c.runs = runs;
-    }
+    const int64_t tiles = a.batch * c.tiles;
+    c.runs = runs_of(tiles, a.groups * c.channel_blocks, a.multiprocessors * L::blocks);
     for (int blocks = L::blocks; blocks >= 1; --blocks) {
       c.limits = {T::positions,
                   T::channels,
@@ -819,28 +666,6 @@ struct Dense {
   }
 };
 
-// A mode's tiles, numbered from 0.
-template <class M, class... Tiles>
-struct DenseLibrary {
-  static int launch(int64_t variant, const ConvArgs& a, void* stream) {
-    int result = 1;
-    int64_t index = 0;
-    (void)((index++ == variant && (result = Dense<M, Tiles>::launch(a, stream), true)) || ...);
-    return result;
-  }
-  static int64_t workspace(int64_t variant, const ConvArgs& a) {
-    int64_t result = 0, index = 0;
-    (void)((index++ == variant && (result = Dense<M, Tiles>::workspace(a), true)) || ...);
-    return result;
-  }
-};
-
 }  // namespace fastconv1d
 
-#define FASTCONV1D_DENSE_LIBRARY(...)                                                      \
-  int fastconv1d_launch(int64_t variant, const fastconv1d::ConvArgs* args, void* stream) { \
-    return fastconv1d::DenseLibrary<__VA_ARGS__>::launch(variant, *args, stream);          \
-  }                                                                                        \
-  int64_t fastconv1d_workspace(int64_t variant, const fastconv1d::ConvArgs* args) {        \
-    return fastconv1d::DenseLibrary<__VA_ARGS__>::workspace(variant, *args);               \
-  }
+#define FASTCONV1D_DENSE_LIBRARY(...) FASTCONV1D_TILE_LIBRARY(fastconv1d::Dense, __VA_ARGS__)

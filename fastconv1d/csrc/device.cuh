@@ -87,6 +87,148 @@ __device__ __forceinline__ float fp16_to_float(uint16_t x) {
   return __half2float(__ushort_as_half(x));
 }
 
+// What follows is for sm_90 and, from wgmma on, sm_90a.
+
+// Copies a multiple of 16 bytes from and to addresses that are multiples of 16, and tells the barrier.
+__device__ __forceinline__ void copy_bulk(void* shared, const void* global, uint32_t bytes,
+                                          uint64_t* barrier) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::
+          "r"(static_cast<uint32_t>(__cvta_generic_to_shared(shared))),
+      "l"(global), "r"(bytes), "r"(static_cast<uint32_t>(__cvta_generic_to_shared(barrier)))
+      : "memory");
+}
+// Arrives, and has the phase end no sooner than `bytes` more have been copied.
+__device__ __forceinline__ void barrier_arrive_expecting(uint64_t* barrier, uint32_t bytes) {
+  const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(barrier));
+  asm volatile(
+      "{ .reg .b64 state; mbarrier.arrive.expect_tx.shared.b64 state, [%0], %1; }" ::"r"(address),
+      "r"(bytes)
+      : "memory");
+}
+// What this thread wrote to shared memory is there for wgmma and bulk copies after a barrier.
+__device__ __forceinline__ void fence_async_proxy() {
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
+// A warpgroup keeps COUNT registers a thread, and gives the others back, or takes so many.
+template <int COUNT>
+__device__ __forceinline__ void keep_registers() {
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(COUNT));
+}
+template <int COUNT>
+__device__ __forceinline__ void take_registers() {
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(COUNT));
+}
+
+// An operand of wgmma in shared memory, rows of 32 bytes of the reduction ("K-major", no swizzle): the
+// 16 bytes of a row, then those of the next one; the second 16 bytes of all rows `half_bytes` further.
+__device__ __forceinline__ uint64_t wgmma_operand(const void* shared, uint32_t half_bytes) {
+  const auto address = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
+  return (address & 0x3ffff) >> 4 | static_cast<uint64_t>(half_bytes >> 4) << 16 |
+         static_cast<uint64_t>(128 >> 4) << 32;
+}
+__device__ __forceinline__ void wgmma_fence() {
+  asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+}
+__device__ __forceinline__ void wgmma_commit() {
+  asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+}
+template <int N>
+__device__ __forceinline__ void wgmma_wait() {
+  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(N) : "memory");
+}
+// Keeps the compiler from moving what reads or writes these sums across: it does not know that wgmma
+// writes them later.
+template <int COUNT>
+__device__ __forceinline__ void wgmma_hold(float (&sums)[COUNT]) {
+#pragma unroll
+  for (int i = 0; i < COUNT; ++i) asm volatile("" : "+f"(sums[i])::"memory");
+}
+
+#define FASTCONV1D_NAMES_0 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
+#define FASTCONV1D_NAMES_1 \
+  "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+#define FASTCONV1D_NAMES_2 \
+  "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47"
+#define FASTCONV1D_NAMES_3 \
+  "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define FASTCONV1D_NAMES_4 \
+  "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79"
+#define FASTCONV1D_NAMES_5 \
+  "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95"
+#define FASTCONV1D_NAMES_6 \
+  "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111"
+#define FASTCONV1D_NAMES_7 \
+  "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
+#define FASTCONV1D_SUMS_4(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
+#define FASTCONV1D_SUMS(i)                                                  \
+  FASTCONV1D_SUMS_4(i), FASTCONV1D_SUMS_4(i + 4), FASTCONV1D_SUMS_4(i + 8), \
+      FASTCONV1D_SUMS_4(i + 12)
+#define FASTCONV1D_NAMES_OF_64 FASTCONV1D_NAMES_0 ", " FASTCONV1D_NAMES_1
+#define FASTCONV1D_SUMS_OF_64 FASTCONV1D_SUMS(0), FASTCONV1D_SUMS(16)
+#define FASTCONV1D_NAMES_OF_96 FASTCONV1D_NAMES_0 ", " FASTCONV1D_NAMES_1 ", " FASTCONV1D_NAMES_2
+#define FASTCONV1D_SUMS_OF_96 FASTCONV1D_SUMS(0), FASTCONV1D_SUMS(16), FASTCONV1D_SUMS(32)
+#define FASTCONV1D_NAMES_OF_128 \
+  FASTCONV1D_NAMES_0 ", " FASTCONV1D_NAMES_1 ", " FASTCONV1D_NAMES_2 ", " FASTCONV1D_NAMES_3
+#define FASTCONV1D_SUMS_OF_128 \
+  FASTCONV1D_SUMS(0), FASTCONV1D_SUMS(16), FASTCONV1D_SUMS(32), FASTCONV1D_SUMS(48)
+#define FASTCONV1D_NAMES_OF_192                                                              \
+  FASTCONV1D_NAMES_0 ", " FASTCONV1D_NAMES_1 ", " FASTCONV1D_NAMES_2 ", " FASTCONV1D_NAMES_3 \
+                     ", " FASTCONV1D_NAMES_4 ", " FASTCONV1D_NAMES_5
+#define FASTCONV1D_SUMS_OF_192                                                       \
+  FASTCONV1D_SUMS(0), FASTCONV1D_SUMS(16), FASTCONV1D_SUMS(32), FASTCONV1D_SUMS(48), \
+      FASTCONV1D_SUMS(64), FASTCONV1D_SUMS(80)
+#define FASTCONV1D_NAMES_OF_256                                                              \
+  FASTCONV1D_NAMES_0 ", " FASTCONV1D_NAMES_1 ", " FASTCONV1D_NAMES_2 ", " FASTCONV1D_NAMES_3 \
+                     ", " FASTCONV1D_NAMES_4 ", " FASTCONV1D_NAMES_5 ", " FASTCONV1D_NAMES_6 \
+                     ", " FASTCONV1D_NAMES_7
+#define FASTCONV1D_SUMS_OF_256                                                       \
+  FASTCONV1D_SUMS(0), FASTCONV1D_SUMS(16), FASTCONV1D_SUMS(32), FASTCONV1D_SUMS(48), \
+      FASTCONV1D_SUMS(64), FASTCONV1D_SUMS(80), FASTCONV1D_SUMS(96), FASTCONV1D_SUMS(112)
+
+// d += a (64 rows, one warpgroup) * b (N columns), some time before the next wgmma_wait.
+#define FASTCONV1D_WGMMA(name, N, sums, left, right, depth_and_types, tail)                 \
+  __device__ __forceinline__ void name(float (&d)[sums], uint64_t a, uint64_t b) {          \
+    asm volatile(                                                                           \
+        "{ .reg .pred p; setp.eq.u32 p, 0, 0; "                                             \
+        "wgmma.mma_async.sync.aligned.m64n" #N depth_and_types " {" FASTCONV1D_NAMES_OF_##N \
+        "}, %" #left ", %" #right ", p, 1, 1" tail "; }"                                    \
+        : FASTCONV1D_SUMS_OF_##N                                                            \
+        : "l"(a), "l"(b));                                                                  \
+  }
+#define FASTCONV1D_WGMMA_TYPES(N, sums, left, right)                                \
+  FASTCONV1D_WGMMA(wgmma_tf32, N, sums, left, right, "k8.f32.tf32.tf32", "")        \
+  FASTCONV1D_WGMMA(wgmma_bf16, N, sums, left, right, "k16.f32.bf16.bf16", ", 0, 0") \
+  FASTCONV1D_WGMMA(wgmma_fp16, N, sums, left, right, "k16.f32.f16.f16", ", 0, 0")
+FASTCONV1D_WGMMA_TYPES(64, 32, 32, 33)
+FASTCONV1D_WGMMA_TYPES(96, 48, 48, 49)
+FASTCONV1D_WGMMA_TYPES(128, 64, 64, 65)
+FASTCONV1D_WGMMA_TYPES(192, 96, 96, 97)
+FASTCONV1D_WGMMA_TYPES(256, 128, 128, 129)
+#undef FASTCONV1D_NAMES_0
+#undef FASTCONV1D_NAMES_1
+#undef FASTCONV1D_NAMES_2
+#undef FASTCONV1D_NAMES_3
+#undef FASTCONV1D_NAMES_4
+#undef FASTCONV1D_NAMES_5
+#undef FASTCONV1D_NAMES_6
+#undef FASTCONV1D_NAMES_7
+#undef FASTCONV1D_NAMES_OF_64
+#undef FASTCONV1D_SUMS_OF_64
+#undef FASTCONV1D_NAMES_OF_96
+#undef FASTCONV1D_SUMS_OF_96
+#undef FASTCONV1D_NAMES_OF_128
+#undef FASTCONV1D_SUMS_OF_128
+#undef FASTCONV1D_NAMES_OF_192
+#undef FASTCONV1D_SUMS_OF_192
+#undef FASTCONV1D_NAMES_OF_256
+#undef FASTCONV1D_SUMS_OF_256
+#undef FASTCONV1D_SUMS
+#undef FASTCONV1D_SUMS_4
+#undef FASTCONV1D_WGMMA
+#undef FASTCONV1D_WGMMA_TYPES
+
 template <class... Parameters, class... Arguments>
 int launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, int64_t shared_bytes, void* stream,
            const Arguments&... arguments) {

@@ -197,6 +197,134 @@ FASTCONV1D_HD constexpr Schedule schedule_of(const TileLimits& t, const Phase& p
   return Schedule{};
 }
 
+constexpr int64_t kMostWaves = 32;
+
+// How many blocks take turns on the tiles of each of `rows` channel blocks: as many as run at a time,
+// unless in several waves they leave less of the GPU idle. A block's start costs about half a tile.
+FASTCONV1D_HD constexpr int64_t runs_of(int64_t tiles, int64_t rows, int64_t at_a_time) {
+  int64_t least = INT64_MAX, best = 1;
+  for (int64_t waves = 1; waves <= kMostWaves; ++waves) {
+    const int64_t runs = smaller(tiles, larger(1, waves * at_a_time / rows));
+    const int64_t time = ceil_div(rows * runs, at_a_time) * (2 * ceil_div(tiles, runs) + 1);
+    if (time >= least) continue;
+    least = time;
+    best = runs;
+  }
+  return best;
+}
+
+// How the Hopper kernel walks one phase. Its windows are made of rows of the input as they lie in
+// memory, from which the positions of any residue can be taken: taps are always grouped by residue.
+// Shared memory has `inputs` stages of rows, `windows` stages of windows and `weights` stages of the
+// weights of one tap and slice, or all of them where they are resident.
+struct Pipeline {
+  Schedule schedule;   // taps_per_group is 0 where nothing fits
+  int rows_per_group;  // whether each group of taps has rows of its own, else all of a slice share
+  int row_positions, row_bytes;
+  int inputs, windows, weights;
+  int input_bytes, window_bytes, weight_bytes;  // of one stage
+};
+
+// What a tile of the Hopper kernel offers to a pipeline.
+struct PipelineLimits {
+  int64_t positions, channels;  // of the output that are computed
+  int64_t planes, values_per_word, element_bytes;
+  int64_t shared_bytes;  // for stages
+  bool many_tiles;
+};
+
+constexpr int kMostStages = 8;
+constexpr int64_t kInputBytes = 48 << 10;  // on their way, at which more stages help no more
+
+FASTCONV1D_HD constexpr int64_t stage_bytes(const Pipeline& l) {
+  return int64_t{l.inputs} * l.input_bytes + int64_t{l.windows} * l.window_bytes +
+         int64_t{l.weights} * l.weight_bytes;
+}
+
+// A pipeline with `taps` taps in a group; its schedule's taps_per_group is 0 where that does not fit.
+FASTCONV1D_HD constexpr Pipeline try_pipeline(const PipelineLimits& t, const Phase& p,
+                                              int64_t channels_in, int64_t slice_words,
+                                              int64_t taps, bool rows_per_group, bool resident) {
+  Pipeline l{};
+  Schedule& s = l.schedule;
+  const int64_t g = p.taps > 1 ? gcd(p.in_step, p.shift_step) : p.in_step;
+  const int64_t column_step = taps > 1 ? p.shift_step / g : 0;
+  // Neighbouring positions are read 4 at a time, from a multiple of 4 on.
+  const int64_t vector = p.in_step == 1 ? 4 : 1;
+  const int64_t columns = t.positions + (taps - 1) * column_step + vector - 1;
+  const int64_t classes = larger(1, smaller(p.in_step / g, p.taps));
+  const int64_t parts = ceil_div(ceil_div(larger(p.taps, 1), classes), taps);
+  // Of the last group of taps, whose window may reach beyond its own.
+  const int64_t last_shift =
+      rows_per_group ? 0 : (classes * taps * (parts - 1) + classes - 1) * p.shift_step;
+  if (columns > 4096 || p.in_step > 64 || last_shift > 65536) return l;
+  s.resident = resident;
+  s.classes = static_cast<int>(classes);
+  s.load_step = static_cast<int>(p.in_step);
+  s.read_step = 1;
+  s.column_step = static_cast<int>(column_step);
+  s.slice_words = static_cast<int>(slice_words);
+  s.channel_words = static_cast<int>(ceil_div(channels_in, t.values_per_word));
+  s.channel_slices = static_cast<int>(ceil_div(s.channel_words, slice_words));
+  s.columns = static_cast<int>(columns);
+  s.pitch = static_cast<int>(round_up(columns, vector) | 1);
+  s.groups = static_cast<int>(classes * parts);
+  l.rows_per_group = rows_per_group;
+  l.row_positions =
+      static_cast<int>(last_shift + (round_up(columns, vector) - 1) * p.in_step + vector);
+  // A row begins up to 15 bytes behind a piece of 16, and the next row's up to 15 bytes later.
+  l.row_bytes = static_cast<int>(round_up(l.row_positions * t.element_bytes + 15, 16) + 16);
+  l.input_bytes = static_cast<int>(slice_words * t.values_per_word * l.row_bytes);
+  l.window_bytes = static_cast<int>(t.planes * slice_words * s.pitch * 4);
+  l.weight_bytes = static_cast<int>(t.planes * slice_words * t.channels * 4);
+  const int64_t all_weights = int64_t{s.channel_slices} * s.groups * taps;
+  if (resident && all_weights * l.weight_bytes > t.shared_bytes) return l;
+  l.inputs = 2;
+  l.windows = 2;
+  l.weights = static_cast<int>(resident ? all_weights : 3);
+  if (stage_bytes(l) > t.shared_bytes) return l;
+  s.taps_per_group = static_cast<int>(taps);
+  // What is left goes where it hides latency.
+  for (bool more = true; more;) {
+    const int64_t left = t.shared_bytes - stage_bytes(l);
+    more = true;
+    if (l.inputs < kMostStages && l.inputs * l.input_bytes < kInputBytes && left >= l.input_bytes)
+      ++l.inputs;
+    else if (l.windows < 3 && left >= l.window_bytes)
+      ++l.windows;
+    else if (!resident && l.weights < kMostStages && left >= l.weight_bytes)
+      ++l.weights;
+    else if (l.windows < kMostStages && left >= l.window_bytes)
+      ++l.windows;
+    else
+      more = false;
+  }
+  return l;
+}
+
+FASTCONV1D_HD constexpr Pipeline pipeline_of(const PipelineLimits& t, const Phase& p,
+                                             int64_t channels_in) {
+  const int64_t g = p.taps > 1 ? gcd(p.in_step, p.shift_step) : p.in_step;
+  const int64_t classes = larger(1, smaller(p.in_step / g, p.taps));
+  const int64_t taps_in_class = ceil_div(larger(p.taps, 1), classes);
+  const int64_t few = ceil_div(channels_in, t.values_per_word);
+  const int64_t words = round_up(few, 16);
+  // Wide slices have fewer handovers; narrow ones more stages, of which resident weights leave few.
+  const int64_t wide = larger(32, round_up(4096 / t.positions, 16));
+  for (int64_t parts = 1;; ++parts) {
+    const int64_t taps = ceil_div(taps_in_class, parts);
+    for (int rows_per_group = 0; rows_per_group < 2; ++rows_per_group)
+      for (int resident = t.many_tiles; resident >= 0; --resident)
+        for (int64_t slice_words = smaller(resident ? 16 : wide, words); slice_words >= 16;
+             slice_words = slice_words / 2 / 16 * 16) {
+          const Pipeline l =
+              try_pipeline(t, p, channels_in, slice_words, taps, rows_per_group, resident);
+          if (l.schedule.taps_per_group > 0) return l;
+        }
+    if (taps == 1) return Pipeline{};
+  }
+}
+
 // Slices come channel slice by channel slice, and group of taps by group of taps.
 FASTCONV1D_HD constexpr int channel_slice_of(const Schedule& s, int slice) {
   return s.groups == 1 ? slice : slice / s.groups;

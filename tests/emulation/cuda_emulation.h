@@ -42,6 +42,7 @@
 #define __device__
 #define __host__
 #define __constant__
+#define __grid_constant__
 #define __forceinline__ inline
 #define __launch_bounds__(...)
 #define __align__(n) alignas(n)
@@ -125,6 +126,8 @@ struct Fiber {
   void* sanitizer = nullptr;
   std::vector<Copy> open;
   std::deque<std::vector<Copy>> groups;
+  std::vector<std::function<void()>> open_products;
+  std::deque<std::vector<std::function<void()>>> products;
 };
 
 inline bool reverse = false;
@@ -141,6 +144,33 @@ inline unsigned block_meetings = 0;
 inline char block_order[2], launch_order[2];
 inline const char* failure = nullptr;
 inline std::map<const void*, int64_t> shared_limits;
+
+// Bulk copies and wgmma happen as late as they may: when a thread waits for them.
+struct BulkCopy {
+  void* to;
+  const void* from;
+  uint32_t bytes;
+};
+// Plain arrays, which only functions touch that ThreadSanitizer does not watch.
+struct BulkState {
+  const void* barrier;
+  int64_t expected, issued;  // bytes of the barrier's phase
+  int count;
+  BulkCopy copies[512];
+};
+inline BulkState bulk[64];
+
+void fail(const char* message);
+
+FASTCONV1D_EMULATOR inline BulkState& bulk_of(const void* barrier) {
+  for (BulkState& state : bulk)
+    if (state.barrier == barrier || state.barrier == nullptr) {
+      state.barrier = barrier;
+      return state;
+    }
+  fail("more barriers than the emulation has room for");
+  std::abort();
+}
 
 inline void order_release([[maybe_unused]] void* key) {
 #if defined(__SANITIZE_THREAD__)
@@ -250,20 +280,49 @@ inline char* barrier_order(uint64_t* barrier, uint32_t phase) {
   return reinterpret_cast<char*>(barrier) + phase % 2;
 }
 
-FASTCONV1D_EMULATOR inline void arrive(uint64_t* address) {
+// Whether the phase can end: all have arrived and all bytes were asked for.
+FASTCONV1D_EMULATOR inline bool is_complete(uint64_t* address) {
+  const BulkState& state = bulk_of(address);
+  return barrier_at(address).pending == 0 && state.expected == state.issued;
+}
+
+// Ends the phase if it can. Its bulk copies happen now, when a thread asks for them.
+FASTCONV1D_EMULATOR inline void try_to_end_phase(uint64_t* address) {
+  if (!is_complete(address)) return;
   Barrier& barrier = barrier_at(address);
-  order_release(barrier_order(address, barrier.phase));
-  if (--barrier.pending > 0) return;
+  BulkState& state = bulk_of(address);
+  if (state.count > 0) order_acquire(barrier_order(address, barrier.phase));
+  for (int i = 0; i < state.count; ++i)
+    std::memcpy(state.copies[i].to, state.copies[i].from, state.copies[i].bytes);
+  if (state.count > 0) order_release(barrier_order(address, barrier.phase));
+  state.expected = state.issued = state.count = 0;
   barrier.pending = barrier.count;
   ++barrier.phase;
+}
+
+// Wakes those that wait for the phase if it can end; it does so at once where nothing was copied.
+FASTCONV1D_EMULATOR inline void wake_if_complete(uint64_t* address) {
+  if (!is_complete(address)) return;
+  if (bulk_of(address).count == 0) try_to_end_phase(address);
   for (auto& fiber : pool)
     if (fiber->state == State::kAtBarrier && fiber->barrier == address)
       fiber->state = State::kReady;
 }
 
+FASTCONV1D_EMULATOR inline void arrive(uint64_t* address, int64_t expected = 0) {
+  Barrier& barrier = barrier_at(address);
+  order_release(barrier_order(address, barrier.phase));
+  if (barrier.pending == 0) fail("more threads arrive at a barrier than it counts");
+  --barrier.pending;
+  bulk_of(address).expected += expected;
+  wake_if_complete(address);
+}
+
 FASTCONV1D_EMULATOR inline void wait(uint64_t* address, uint32_t parity) {
   const Barrier& barrier = barrier_at(address);
-  while (barrier.phase % 2 == parity) {
+  for (;;) {
+    if (barrier.phase % 2 == parity) try_to_end_phase(address);
+    if (barrier.phase % 2 != parity) break;
     current->barrier = address;
     current->state = State::kAtBarrier;
     yield();
@@ -304,6 +363,45 @@ FASTCONV1D_EMULATOR void mma(float (&d)[4], const uint32_t (&a)[4], uint32_t b0,
     }
     d[i] = float(sum);
   }
+}
+
+// The 8 words (values_per_word values each) of a row of a wgmma operand.
+inline void operand_row(uint64_t operand, int row, uint32_t (&words)[8]) {
+  const int64_t start = int64_t(operand & 0x3fff) << 4, half = int64_t(operand >> 16 & 0x3fff) << 4,
+                eight_rows = int64_t(operand >> 32 & 0x3fff) << 4;
+  for (int h = 0; h < 2; ++h) {
+    const int64_t at = start + h * half + row / 8 * eight_rows + row % 8 * 16;
+    if (at + 16 > shared_bytes) fail("wgmma reads beyond the shared memory that was asked for");
+    for (int i = 0; i < 4; ++i)
+      words[4 * h + i] = reinterpret_cast<const uint32_t*>(shared_memory + at)[i];
+  }
+}
+
+// d += a·b of a warpgroup, the part of this thread, when it waits for it.
+template <int SUMS, int PER_WORD, class Value>
+FASTCONV1D_EMULATOR void wgmma(float (&d)[SUMS], uint64_t a, uint64_t b, Value value) {
+  float* const sums = d;
+  const int row = int(threadIdx.x) % 128 / 32 * 16 + current->lane / 4, quad = current->lane % 4;
+  exchange(kMma, nullptr, 0);
+  current->open_products.push_back([=] {
+    double left[2][8 * PER_WORD];
+    const auto decode = [&](uint64_t operand, int r, double* to) {
+      uint32_t words[8];
+      operand_row(operand, r, words);
+      for (int k = 0; k < 8 * PER_WORD; ++k) to[k] = value(words[k / PER_WORD], k % PER_WORD);
+    };
+    for (int h = 0; h < 2; ++h) decode(a, row + 8 * h, left[h]);
+    for (int n = 0; n < SUMS / 4; ++n)
+      for (int e = 0; e < 2; ++e) {
+        double right[8 * PER_WORD];
+        decode(b, n * 8 + quad * 2 + e, right);
+        for (int h = 0; h < 2; ++h) {
+          double sum = sums[n * 4 + h * 2 + e];
+          for (int k = 0; k < 8 * PER_WORD; ++k) sum += left[h][k] * right[k];
+          sums[n * 4 + h * 2 + e] = float(sum);
+        }
+      }
+  });
 }
 
 FASTCONV1D_EMULATOR inline Fiber* make_fiber() {
@@ -381,6 +479,8 @@ FASTCONV1D_EMULATOR inline int run_grid(dim3 grid, dim3 block, int64_t bytes,
     void* memory = nullptr;
     if (posix_memalign(&memory, 128, size_t(std::max<int64_t>(bytes, 1)))) std::abort();
     shared_memory = static_cast<char*>(memory);
+    for (BulkState& state : bulk)
+      state.barrier = nullptr, state.expected = state.issued = state.count = 0;
     std::memset(shared_memory, 0xff, bytes);  // NaN in every floating-point type
     for (int t = 0; t < threads; ++t) {
       Fiber& fiber = *pool[t];
@@ -391,6 +491,8 @@ FASTCONV1D_EMULATOR inline int run_grid(dim3 grid, dim3 block, int64_t bytes,
       fiber.lane = t % kLanes;
       fiber.open.clear();
       fiber.groups.clear();
+      fiber.open_products.clear();
+      fiber.products.clear();
     }
     order_release(&launch_order[0]);
     run_block(threads);
@@ -531,6 +633,67 @@ FASTCONV1D_EMULATOR inline void barrier_init(uint64_t* barrier, int count) {
 }
 inline void barrier_arrive(uint64_t* barrier) { emulation::arrive(barrier); }
 inline void barrier_wait(uint64_t* barrier, uint32_t parity) { emulation::wait(barrier, parity); }
+inline void barrier_arrive_expecting(uint64_t* barrier, uint32_t bytes) {
+  emulation::arrive(barrier, bytes);
+}
+
+FASTCONV1D_EMULATOR inline void copy_bulk(void* shared, const void* global, uint32_t bytes,
+                                          uint64_t* barrier) {
+  using namespace emulation;
+  const auto* to = static_cast<const char*>(shared);
+  if (reinterpret_cast<uintptr_t>(shared) % 16 || reinterpret_cast<uintptr_t>(global) % 16 ||
+      bytes % 16)
+    fail("a bulk copy that is not of whole pieces of 16 bytes");
+  if (to < shared_memory || to + bytes > shared_memory + shared_bytes)
+    fail("a bulk copy beyond the shared memory that was asked for");
+  for (uint32_t i = 0; i < bytes; i += 4) reinterpret_cast<uint32_t*>(shared)[i / 4] = 0xffffffffu;
+  BulkState& state = bulk_of(barrier);
+  if (state.count == 512) fail("more bulk copies of a phase than the emulation has room for");
+  state.issued += bytes;
+  state.copies[state.count++] = {shared, global, bytes};
+  wake_if_complete(barrier);
+}
+
+inline void fence_async_proxy() {}
+template <int COUNT>
+void keep_registers() {}
+template <int COUNT>
+void take_registers() {}
+
+inline uint64_t wgmma_operand(const void* shared, uint32_t half_bytes) {
+  const auto address = uint64_t(static_cast<const char*>(shared) - emulation::shared_memory);
+  if (address % 16 || half_bytes % 16)
+    emulation::fail("an operand of wgmma at an unaligned address");
+  return address >> 4 | uint64_t(half_bytes >> 4) << 16 | uint64_t(128 >> 4) << 32;
+}
+inline void wgmma_fence() {}
+inline void wgmma_commit() {
+  emulation::current->products.push_back(std::move(emulation::current->open_products));
+  emulation::current->open_products.clear();
+}
+template <int N>
+void wgmma_wait() {
+  auto& groups = emulation::current->products;
+  for (; groups.size() > N; groups.pop_front())
+    for (const auto& product : groups.front()) product();
+}
+template <int COUNT>
+void wgmma_hold(float (&)[COUNT]) {}
+template <int SUMS>
+void wgmma_tf32(float (&d)[SUMS], uint64_t a, uint64_t b) {
+  emulation::wgmma<SUMS, 1>(d, a, b,
+                            [](uint32_t word, int) { return word_as_float(word & ~0x1fffu); });
+}
+template <int SUMS>
+void wgmma_bf16(float (&d)[SUMS], uint64_t a, uint64_t b) {
+  emulation::wgmma<SUMS, 2>(
+      d, a, b, [](uint32_t word, int half) { return bf16_to_float(uint16_t(word >> 16 * half)); });
+}
+template <int SUMS>
+void wgmma_fp16(float (&d)[SUMS], uint64_t a, uint64_t b) {
+  emulation::wgmma<SUMS, 2>(
+      d, a, b, [](uint32_t word, int half) { return fp16_to_float(uint16_t(word >> 16 * half)); });
+}
 
 inline int64_t shared_budget(int blocks) {
   return emulation::processor_shared_bytes / blocks - emulation::kSharedReserved;
