@@ -677,8 +677,13 @@ void wgmma_wait() {
   for (; groups.size() > N; groups.pop_front())
     for (const auto& product : groups.front()) product();
 }
+// Nobody may look at sums while products are under way.
 template <int COUNT>
-void wgmma_hold(float (&)[COUNT]) {}
+void wgmma_hold(float (&)[COUNT]) {
+  const emulation::Fiber& fiber = *emulation::current;
+  if (!fiber.open_products.empty() || !fiber.products.empty())
+    emulation::fail("sums are used while wgmma may still write them");
+}
 template <int SUMS>
 void wgmma_tf32(float (&d)[SUMS], uint64_t a, uint64_t b) {
   emulation::wgmma<SUMS, 1>(d, a, b,
