@@ -20,11 +20,12 @@ from fastconv1d.problem import Problem
 LAUNCH = 4.0  # µs: one kernel launch
 MULTIPROCESSORS = 132  # of the GPU measured
 BANDWIDTH = 3.6e6  # bytes per µs that a kernel reads and writes
-DENSE_RATE = {"tf32": 150e6, "ieee": 66e6, "bf16": 280e6, "fp16": 280e6}  # FLOP per µs
-DENSE_START = 22.0  # µs: both kernels of the dense plan, the first of which packs the weight
+DENSE_RATE = {"tf32": 150e6, "ieee": 66e6, "bf16": 240e6, "fp16": 240e6}  # FLOP per µs
+DENSE_START = 34.0  # µs: both kernels of the dense plan, the first of which packs the weight
 DIRECT_RATE = 3e6  # FLOP per µs
 DIRECT_MEMORY = 0.12e6  # elements per µs that the direct kernel reads and writes
-ATEN_RATE = {"tf32": 270e6, "ieee": 42e6, "bf16": 470e6, "fp16": 470e6, "fp64": 15e6}  # FLOP per µs
+ATEN_RATE = {"tf32": 330e6, "ieee": 46e6, "bf16": 700e6, "fp16": 700e6, "fp64": 15e6}  # FLOP per µs
+ATEN_START = 30.0  # µs: the kernels of a dense convolution, beside what grows with its size
 ATEN_GROUPED = 0.25  # share of that rate when groups > 1
 ATEN_LAYOUT = 0.55e6  # elements per µs from NCL to NHWC or back, whatever their dtype
 ATEN_BIAS = 0.35e6  # elements per µs that the bias pass adds to
@@ -97,16 +98,17 @@ class HopperCosts:
     rate: float  # FLOP per µs
     neighbours: float  # ns: 16 words of a window's column, made from neighbouring positions
     apart: float  # ns: the same where positions are a stride apart
-    handover: float  # ns: one window or one tap's weights between warps
+    window: float  # ns: one window handed over between warps
+    tap: float  # ns: one tap's weights handed over
     output: float  # ps: one output written
     start: float  # µs: of both kernels
 
 
 HOPPER = {
-    "tf32": HopperCosts(400e6, 3.3, 6.0, 179, 141, 11.0),
-    "ieee": HopperCosts(135e6, 5.5, 5.2, 244, 240, 7.0),
-    "bf16": HopperCosts(720e6, 4.5, 7.0, 267, 106, 10.0),
-    "fp16": HopperCosts(720e6, 4.5, 7.0, 267, 106, 10.0),
+    "tf32": HopperCosts(450e6, 2.5, 3.2, 610, 64, 133, 14.0),
+    "ieee": HopperCosts(145e6, 5.2, 4.5, 444, 161, 242, 10.0),
+    "bf16": HopperCosts(850e6, 3.2, 2.8, 891, 80, 90, 13.0),
+    "fp16": HopperCosts(850e6, 3.2, 2.8, 891, 80, 90, 13.0),
 }
 
 
@@ -234,7 +236,7 @@ def _hopper_cost(plan: Plan, problem: Problem) -> float:
     column = costs.neighbours if problem.stride == 1 else costs.apart
     making = slices * windows * (tile.positions + reach) * column * 1e-3
     writing = outputs * costs.output * 1e-6
-    handing_over = slices * (windows + taps) * costs.handover * 1e-3
+    handing_over = slices * (windows * costs.window + taps * costs.tap) * 1e-3
     # While one warpgroup writes, the other one multiplies, and windows are made.
     tile_time = handing_over + max(products, making, products / 2 + writing)
     time = _ceil_div(blocks, problem.gpu.multiprocessors) * tile_time
@@ -290,7 +292,7 @@ def _aten_cost(plan: Plan, problem: Problem) -> float:
     rate = ATEN_RATE[problem.mode] * (ATEN_GROUPED if problem.groups > 1 else 1.0)
     time = max(problem.bytes / BANDWIDTH, problem.flops / rate) + elements / ATEN_LAYOUT
     time += problem.bias * problem.output_elements / ATEN_BIAS
-    return (4 + problem.bias) * LAUNCH + time / _scale(problem)
+    return ATEN_START + problem.bias * LAUNCH + time / _scale(problem)
 
 
 def _dense(name: str, tile: Tile, ieee_tile: Tile, efficiency: float) -> Plan:

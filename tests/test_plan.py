@@ -94,7 +94,7 @@ def test_aten_runs_what_a_dense_tile_would_waste_itself_on() -> None:
     wide = Problem(4, 768, 768, 131072, 5, padding=2, mode="tf32", gpu=A100)
     assert plan.select(depthwise).name == "aten"
     assert plan.select(wide).name == "aten"
-    assert plan.select(replace(wide, gpu=H200)).name == "hopper_128x256"
+    assert plan.select(replace(wide, gpu=H200, bias=True)).name == "hopper_128x256"
     assert plan.select(replace(LAYER_67, mode="fp64")).name == "aten"
 
 
