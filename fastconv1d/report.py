@@ -196,6 +196,7 @@ def plot(rows: Sequence[Row], path: Path) -> None:
         [f"{row['layer']}, {row['mode']}{', bias' if row['bias'] else ''}" for row in timed],
         fontsize=7,
     )
+    axes.margins(y=0.01)
     axes.invert_yaxis()
     axes.set_xlim(left=0)
     axes.xaxis.set_major_formatter("{x:g}×")
