@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 SIMULATED = {
-    "h200": Gpu("NVIDIA H200", (9, 0), 132),
-    "a100": Gpu("NVIDIA A100", (8, 0), 108),
+    "h200": export.TARGETS["90a"],
+    "a100": export.TARGETS["80"],
     "t4": Gpu("Tesla T4", (7, 5), 40),
     "none": None,
 }

@@ -29,12 +29,6 @@ TARGETS = {
     "100": Gpu("NVIDIA B200", (10, 0), 148),
 }
 
-INSTRUCTIONS = {
-    "80": "mma.sync; compute capability 8.0 on",
-    "90a": "wgmma; compute capability 9.0 only",
-    "100": "mma.sync; compute capability 10.0 on",
-}
-
 _COMMENT_OR_LITERAL = re.compile(
     r"""//[^\n]* | /\*.*?\*/ | "(?:\\.|[^"\\\n])*" | '(?:\\.|[^'\\\n])'""", re.DOTALL | re.VERBOSE
 )
@@ -118,11 +112,14 @@ def source(convolution: Problem, problem: int, arch: str = "90a") -> str:
         f"        {name}: {type(default).__name__} = {default}," for name, default in names.items()
     )
     arguments = [name if name in names else str(SIGNATURES[67][name]) for name in values]
+    major, minor = TARGETS[arch].capability
+    exactly = arch.endswith("a")
+    instruction = "wgmma" if exactly else "mma.sync"
     return _read("model_new.py.in").substitute(
         problem=problem,
-        how=INSTRUCTIONS[arch],
-        oldest=TARGETS[arch].capability,
-        exactly=arch.endswith("a"),
+        how=f"{instruction}; compute capability {major}.{minor} {'only' if exactly else 'on'}",
+        oldest=(major, minor),
+        exactly=exactly,
         cuda=_flatten("model_new.cu", {"tiles.h": _tiles(convolution, TARGETS[arch])}),
         cpp=_flatten("model_new.cpp", {}),
         signature=parameters,
@@ -150,10 +147,8 @@ def _tiles(convolution: Problem, gpu: Gpu) -> str:
     includes, lines = [], []
     for mode, type_name in plan.TENSOR_CORE_MODES.items():
         wanted = replace(convolution, mode=mode, gpu=gpu)
-        chosen = min(
-            (p for p in plan.PLANS if p.tiles and p.why_not(wanted) is None),
-            key=lambda p: p.cost(wanted),
-        )
+        rows = [row for row in plan.explain(wanted) if row[0].tiles and row[1] is None]
+        chosen, _, _ = min(rows, key=lambda row: row[2])
         includes.append(f'#include "{chosen.family}.cuh"')
         kernel, tile = chosen.family.capitalize(), chosen.tiles[mode]
         lines.append(f"using {type_name}Kernel = {kernel}<{type_name}, {tile.glue}>;")

@@ -13,7 +13,7 @@ from functools import lru_cache
 from math import gcd
 
 from fastconv1d import config
-from fastconv1d.problem import Problem
+from fastconv1d.problem import Gpu, Problem
 
 # The cost model's constants, measured on an H200. Only ratios matter to the choice between plans;
 # arithmetic and bandwidth are scaled by the number of multiprocessors for other GPUs.
@@ -34,7 +34,6 @@ ATEN_DEPTHWISE_RATE = 8e6  # FLOP per µs of that kernel
 CPU_RATE = 50e3  # FLOP per µs of the plain loops and of ATen alike
 
 HOPPER_SHARED = 227 << 10  # bytes of shared memory that a block of the Hopper kernel may take
-HOPPER_COLUMNS = 4096  # of a window, and
 HOPPER_STRIDE = 64  # the largest stride that csrc/schedule.h tries for it
 MOST_STRIDE = 1 << 22  # that the dense kernel walks: kMostLoadStep of csrc/schedule.h
 MOST_BATCH = 1 << 31  # from here on its 32-bit counters would run over
@@ -145,19 +144,36 @@ def _scale(problem: Problem) -> float:
     return problem.gpu.multiprocessors / MULTIPROCESSORS if problem.gpu else 1.0
 
 
-def _dense_why_not(plan: Plan, problem: Problem) -> str | None:
+def _tensor_core_why_not(plan: Plan, problem: Problem) -> str | None:
     if problem.gpu is None:
         return "needs a CUDA device"
-    if problem.gpu.capability < (8, 0):
-        return f"needs compute capability 8.0, this GPU has {problem.gpu.capability}"
     if problem.mode not in plan.tiles:
         return f"has no {problem.mode} arithmetic"
-    if problem.stride > MOST_STRIDE:
-        return f"walks strides up to {MOST_STRIDE}, this one is {problem.stride}"
     if problem.batch >= MOST_BATCH:
         return f"walks batches below {MOST_BATCH}, this one is {problem.batch}"
     if problem.transposed:
         return "transposed convolutions run on ATen"
+    return None
+
+
+def _waves(tile: Tile | HopperTile, problem: Problem, gpu: Gpu) -> int:
+    """How often each multiprocessor computes a tile."""
+    blocks = (
+        problem.batch
+        * problem.groups
+        * _ceil_div(problem.channels_out // problem.groups, tile.channels)
+        * _ceil_div(problem.length_out, tile.positions)
+    )
+    return _ceil_div(blocks, gpu.multiprocessors)
+
+
+def _dense_why_not(plan: Plan, problem: Problem) -> str | None:
+    if problem.gpu and problem.gpu.capability < (8, 0):
+        return f"needs compute capability 8.0, this GPU has {problem.gpu.capability}"
+    if reason := _tensor_core_why_not(plan, problem):
+        return reason
+    if problem.stride > MOST_STRIDE:
+        return f"walks strides up to {MOST_STRIDE}, this one is {problem.stride}"
     return None
 
 
@@ -169,31 +185,19 @@ def _dense_cost(plan: Plan, problem: Problem) -> float:
     tile = plan.tiles[problem.mode]
     step = 16 if problem.dtype.itemsize == 2 else 8
     depth = _ceil_div(problem.channels_in // problem.groups, step) * step
-    blocks = (
-        problem.batch
-        * problem.groups
-        * _ceil_div(problem.channels_out // problem.groups, tile.channels)
-        * _ceil_div(problem.length_out, tile.positions)
-    )
     flops = 2 * tile.channels * tile.positions * depth * problem.kernel_size
     rate = DENSE_RATE[problem.mode] * plan.efficiency / MULTIPROCESSORS
-    arithmetic = _ceil_div(blocks, problem.gpu.multiprocessors) * flops / rate
+    arithmetic = _waves(tile, problem, problem.gpu) * flops / rate
     traffic = problem.bytes / (BANDWIDTH * _scale(problem))
     # Multiplying and moving overlap, but not wholly.
     return DENSE_START + max(traffic, arithmetic) + 0.5 * min(traffic, arithmetic)
 
 
 def _hopper_why_not(plan: Plan, problem: Problem) -> str | None:
-    if problem.gpu is None:
-        return "needs a CUDA device"
-    if problem.gpu.capability != (9, 0):
+    if problem.gpu and problem.gpu.capability != (9, 0):
         return f"needs compute capability 9.0 (wgmma), this GPU has {problem.gpu.capability}"
-    if problem.mode not in plan.tiles:
-        return f"has no {problem.mode} arithmetic"
-    if problem.batch >= MOST_BATCH:
-        return f"walks batches below {MOST_BATCH}, this one is {problem.batch}"
-    if problem.transposed:
-        return "transposed convolutions run on ATen"
+    if reason := _tensor_core_why_not(plan, problem):
+        return reason
     if problem.stride > HOPPER_STRIDE:
         return f"walks strides up to {HOPPER_STRIDE}, this one is {problem.stride}"
     least = _hopper_least_shared(plan.tiles[problem.mode], problem)
@@ -225,12 +229,6 @@ def _hopper_cost(plan: Plan, problem: Problem) -> float:
     taps = problem.kernel_size
     windows = min(taps, problem.stride // gcd(problem.stride, problem.dilation)) if taps > 1 else 1
     reach = (_ceil_div(taps, windows) - 1) * problem.dilation
-    blocks = (
-        problem.batch
-        * problem.groups
-        * _ceil_div(problem.channels_out // problem.groups, tile.channels)
-        * _ceil_div(problem.length_out, tile.positions)
-    )
     outputs = tile.channels * tile.positions
     products = 2 * outputs * slices * 16 * values * taps / (costs.rate / MULTIPROCESSORS)
     column = costs.neighbours if problem.stride == 1 else costs.apart
@@ -239,7 +237,7 @@ def _hopper_cost(plan: Plan, problem: Problem) -> float:
     handing_over = slices * (windows * costs.window + taps * costs.tap) * 1e-3
     # While one warpgroup writes, the other one multiplies, and windows are made.
     tile_time = handing_over + max(products, making, products / 2 + writing)
-    time = _ceil_div(blocks, problem.gpu.multiprocessors) * tile_time
+    time = _waves(tile, problem, problem.gpu) * tile_time
     return costs.start + max(time, problem.bytes / (BANDWIDTH * _scale(problem)))
 
 

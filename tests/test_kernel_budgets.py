@@ -120,10 +120,9 @@ def test_products_of_the_hopper_kernel_overlap(logs: dict[str, Future[str]], lib
 def test_each_tile_is_compiled(logs: dict[str, Future[str]], family: str, mode: str) -> None:
     names = [k.name for k in kernels_in(logs[f"{family}_{mode}"].result())]
     compiled = {
-        tuple(map(int, found.groups()))
+        tuple(map(int, re.findall(r"\d+", found[1])))
         for name in names
-        if (found := re.search(r"_kernel.*4TileILi(\d+)ELi(\d+)ELi(\d+)ELi(\d+)E", name))
-        or (found := re.search(r"_kernel.*HopperTileILi(\d+)ELi(\d+)ELi(\d+)ELi(\d+)E", name))
+        if (found := re.search(r"_kernel.*(?:4|10Hopper)TileI((?:Li\d+E){4})E", name))
     }
     assert compiled == {astuple(row.tiles[mode]) for row in plan.tile_rows(family, mode)}
 

@@ -219,6 +219,11 @@ def test_a_tiles_name_is_what_it_covers() -> None:
             assert row.name == f"{row.family}_{tile.channels}x{tile.positions}"
 
 
+def test_the_hopper_kernels_largest_stride_is_the_schedules() -> None:
+    header = (build.CSRC / "schedule.h").read_text()
+    assert f"p.in_step > {plan.HOPPER_STRIDE} " in header
+
+
 def test_a_batch_that_the_dense_kernel_does_not_walk() -> None:
     problem = replace(LAYER_67, batch=plan.MOST_BATCH)
     assert "batches below" in str(BY_NAME["dense_128x128"].why_not(problem))
