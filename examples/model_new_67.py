@@ -23,10 +23,11 @@ CUDA_SOURCE = r"""
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <cuda.h>
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
-#define FASTCONV1D_SHARED(name) extern __shared__ __align__(16) uint32_t name[]
+#define FASTCONV1D_SHARED(name) extern __shared__ __align__(128) uint32_t name[]
 namespace fastconv1d {
 #define FASTCONV1D_MMA(name, shape)                                                        \
   __device__ __forceinline__ void name(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, \
@@ -100,6 +101,45 @@ __device__ __forceinline__ void copy_bulk(void* shared, const void* global, uint
       "l"(global), "r"(bytes), "r"(static_cast<uint32_t>(__cvta_generic_to_shared(barrier)))
       : "memory");
 }
+struct BoxMap {
+  CUtensorMap map;
+};
+inline int make_box_map(BoxMap* box, int element_bytes, const void* first, int64_t columns,
+                        int64_t rows, int64_t pitch, int box_columns, int box_rows) {
+  static const auto encode = [] {
+    void* function = nullptr;
+    cudaDriverEntryPointQueryResult found{};
+#if CUDART_VERSION >= 12050
+    cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000, cudaEnableDefault,
+                                     &found);
+#else
+    cudaGetDriverEntryPoint("cuTensorMapEncodeTiled", &function, cudaEnableDefault, &found);
+#endif
+    return reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(function);
+  }();
+  if (encode == nullptr) return cudaErrorNotSupported;
+  const cuuint64_t size[2] = {static_cast<cuuint64_t>(columns), static_cast<cuuint64_t>(rows)},
+                   pitches[1] = {static_cast<cuuint64_t>(pitch)};
+  const cuuint32_t box_size[2] = {static_cast<cuuint32_t>(box_columns),
+                                  static_cast<cuuint32_t>(box_rows)},
+                   steps[2] = {1, 1};
+  const CUresult error =
+      encode(&box->map,
+             element_bytes == 2 ? CU_TENSOR_MAP_DATA_TYPE_UINT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT32,
+             2, const_cast<void*>(first), size, pitches, box_size, steps,
+             CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_NONE,
+             CU_TENSOR_MAP_L2_PROMOTION_L2_128B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  return error == CUDA_SUCCESS ? 0 : cudaErrorInvalidValue;
+}
+__device__ __forceinline__ void copy_box(void* shared, const BoxMap* box, int column, int row,
+                                         uint64_t* barrier) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
+      " [%0], [%1, {%2, %3}], [%4];" ::"r"(static_cast<uint32_t>(__cvta_generic_to_shared(shared))),
+      "l"(reinterpret_cast<uint64_t>(box)), "r"(column), "r"(row),
+      "r"(static_cast<uint32_t>(__cvta_generic_to_shared(barrier)))
+      : "memory");
+}
 __device__ __forceinline__ void barrier_arrive_expecting(uint64_t* barrier, uint32_t bytes) {
   const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(barrier));
   asm volatile(
@@ -109,6 +149,19 @@ __device__ __forceinline__ void barrier_arrive_expecting(uint64_t* barrier, uint
 }
 __device__ __forceinline__ void fence_async_proxy() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+__device__ __forceinline__ void load_matrices(uint32_t (&pairs)[4], const void* row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(pairs[0]), "=r"(pairs[1]), "=r"(pairs[2]), "=r"(pairs[3])
+               : "r"(static_cast<uint32_t>(__cvta_generic_to_shared(row)))
+               : "memory");
+}
+__device__ __forceinline__ void store_matrices_transposed(void* column,
+                                                          const uint32_t (&pairs)[4]) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(
+                   static_cast<uint32_t>(__cvta_generic_to_shared(column))),
+               "r"(pairs[0]), "r"(pairs[1]), "r"(pairs[2]), "r"(pairs[3])
+               : "memory");
 }
 template <int COUNT>
 __device__ __forceinline__ void keep_registers() {
@@ -159,18 +212,10 @@ __device__ __forceinline__ void wgmma_hold(float (&sums)[COUNT]) {
       FASTCONV1D_SUMS_4(i + 12)
 #define FASTCONV1D_NAMES_OF_64 FASTCONV1D_NAMES_0 ", " FASTCONV1D_NAMES_1
 #define FASTCONV1D_SUMS_OF_64 FASTCONV1D_SUMS(0), FASTCONV1D_SUMS(16)
-#define FASTCONV1D_NAMES_OF_96 FASTCONV1D_NAMES_0 ", " FASTCONV1D_NAMES_1 ", " FASTCONV1D_NAMES_2
-#define FASTCONV1D_SUMS_OF_96 FASTCONV1D_SUMS(0), FASTCONV1D_SUMS(16), FASTCONV1D_SUMS(32)
 #define FASTCONV1D_NAMES_OF_128 \
   FASTCONV1D_NAMES_0 ", " FASTCONV1D_NAMES_1 ", " FASTCONV1D_NAMES_2 ", " FASTCONV1D_NAMES_3
 #define FASTCONV1D_SUMS_OF_128 \
   FASTCONV1D_SUMS(0), FASTCONV1D_SUMS(16), FASTCONV1D_SUMS(32), FASTCONV1D_SUMS(48)
-#define FASTCONV1D_NAMES_OF_192                                                              \
-  FASTCONV1D_NAMES_0 ", " FASTCONV1D_NAMES_1 ", " FASTCONV1D_NAMES_2 ", " FASTCONV1D_NAMES_3 \
-                     ", " FASTCONV1D_NAMES_4 ", " FASTCONV1D_NAMES_5
-#define FASTCONV1D_SUMS_OF_192                                                       \
-  FASTCONV1D_SUMS(0), FASTCONV1D_SUMS(16), FASTCONV1D_SUMS(32), FASTCONV1D_SUMS(48), \
-      FASTCONV1D_SUMS(64), FASTCONV1D_SUMS(80)
 #define FASTCONV1D_NAMES_OF_256                                                              \
   FASTCONV1D_NAMES_0 ", " FASTCONV1D_NAMES_1 ", " FASTCONV1D_NAMES_2 ", " FASTCONV1D_NAMES_3 \
                      ", " FASTCONV1D_NAMES_4 ", " FASTCONV1D_NAMES_5 ", " FASTCONV1D_NAMES_6 \
@@ -192,9 +237,7 @@ __device__ __forceinline__ void wgmma_hold(float (&sums)[COUNT]) {
   FASTCONV1D_WGMMA(wgmma_bf16, N, sums, left, right, "k16.f32.bf16.bf16", ", 0, 0") \
   FASTCONV1D_WGMMA(wgmma_fp16, N, sums, left, right, "k16.f32.f16.f16", ", 0, 0")
 FASTCONV1D_WGMMA_TYPES(64, 32, 32, 33)
-FASTCONV1D_WGMMA_TYPES(96, 48, 48, 49)
 FASTCONV1D_WGMMA_TYPES(128, 64, 64, 65)
-FASTCONV1D_WGMMA_TYPES(192, 96, 96, 97)
 FASTCONV1D_WGMMA_TYPES(256, 128, 128, 129)
 #undef FASTCONV1D_NAMES_0
 #undef FASTCONV1D_NAMES_1
@@ -206,12 +249,8 @@ FASTCONV1D_WGMMA_TYPES(256, 128, 128, 129)
 #undef FASTCONV1D_NAMES_7
 #undef FASTCONV1D_NAMES_OF_64
 #undef FASTCONV1D_SUMS_OF_64
-#undef FASTCONV1D_NAMES_OF_96
-#undef FASTCONV1D_SUMS_OF_96
 #undef FASTCONV1D_NAMES_OF_128
 #undef FASTCONV1D_SUMS_OF_128
-#undef FASTCONV1D_NAMES_OF_192
-#undef FASTCONV1D_SUMS_OF_192
 #undef FASTCONV1D_NAMES_OF_256
 #undef FASTCONV1D_SUMS_OF_256
 #undef FASTCONV1D_SUMS
@@ -244,6 +283,7 @@ inline int64_t shared_budget(int blocks) {
 }
 }
 namespace fastconv1d {
+__device__ __forceinline__ void reconverge() { __syncwarp(); }
 __device__ __forceinline__ uint32_t bits_of(float x) {
   uint32_t bits;
   memcpy(&bits, &x, 4);
@@ -435,63 +475,82 @@ FASTCONV1D_HD constexpr int64_t runs_of(int64_t tiles, int64_t rows, int64_t at_
   return best;
 }
 struct Pipeline {
-  Schedule schedule;
-  int rows_per_group;
-  int row_positions, row_bytes;
+  int parts, taps;
+  int slices, words, slices_alike;
+  int classes, slack, class_pitch, quad_pitch;
+  int shift_columns, shift_rest;
+  int positions, pieces;
+  int alike_log2, quads_of_kind_log2, quad_step, row_step;
+  int blocks, block_positions, row_pitch;
+  int resident;
   int inputs, windows, weights;
   int input_bytes, window_bytes, weight_bytes;
 };
 struct PipelineLimits {
   int64_t positions, channels;
   int64_t planes, values_per_word, element_bytes;
+  int64_t alike;
   int64_t shared_bytes;
   bool many_tiles;
 };
 constexpr int kMostStages = 8;
+constexpr int64_t kMostClasses = 64;
 constexpr int64_t kInputBytes = 48 << 10;
+constexpr int64_t kMostBlockPositions = 248;
+constexpr int kMostKinds = 8;
+FASTCONV1D_HD constexpr int64_t rows_alike(int64_t row_bytes) {
+  return 16 / gcd(16, row_bytes % 16);
+}
 FASTCONV1D_HD constexpr int64_t stage_bytes(const Pipeline& l) {
   return int64_t{l.inputs} * l.input_bytes + int64_t{l.windows} * l.window_bytes +
          int64_t{l.weights} * l.weight_bytes;
 }
 FASTCONV1D_HD constexpr Pipeline try_pipeline(const PipelineLimits& t, const Phase& p,
-                                              int64_t channels_in, int64_t slice_words,
-                                              int64_t taps, bool rows_per_group, bool resident) {
+                                              int64_t channels_in, int64_t words, int64_t taps,
+                                              bool resident, int inputs) {
   Pipeline l{};
-  Schedule& s = l.schedule;
-  const int64_t g = p.taps > 1 ? gcd(p.in_step, p.shift_step) : p.in_step;
-  const int64_t column_step = taps > 1 ? p.shift_step / g : 0;
-  const int64_t vector = p.in_step == 1 ? 4 : 1;
-  const int64_t columns = t.positions + (taps - 1) * column_step + vector - 1;
-  const int64_t classes = larger(1, smaller(p.in_step / g, p.taps));
-  const int64_t parts = ceil_div(ceil_div(larger(p.taps, 1), classes), taps);
-  const int64_t last_shift =
-      rows_per_group ? 0 : (classes * taps * (parts - 1) + classes - 1) * p.shift_step;
-  if (columns > 4096 || p.in_step > 64 || last_shift > 65536) return l;
-  s.resident = resident;
-  s.classes = static_cast<int>(classes);
-  s.load_step = static_cast<int>(p.in_step);
-  s.read_step = 1;
-  s.column_step = static_cast<int>(column_step);
-  s.slice_words = static_cast<int>(slice_words);
-  s.channel_words = static_cast<int>(ceil_div(channels_in, t.values_per_word));
-  s.channel_slices = static_cast<int>(ceil_div(s.channel_words, slice_words));
-  s.columns = static_cast<int>(columns);
-  s.pitch = static_cast<int>(round_up(columns, vector) | 1);
-  s.groups = static_cast<int>(classes * parts);
-  l.rows_per_group = rows_per_group;
-  l.row_positions =
-      static_cast<int>(last_shift + (round_up(columns, vector) - 1) * p.in_step + vector);
-  l.row_bytes = static_cast<int>(round_up(l.row_positions * t.element_bytes + 15, 16) + 16);
-  l.input_bytes = static_cast<int>(slice_words * t.values_per_word * l.row_bytes);
-  l.window_bytes = static_cast<int>(t.planes * slice_words * s.pitch * 4);
-  l.weight_bytes = static_cast<int>(t.planes * slice_words * t.channels * 4);
-  const int64_t all_weights = int64_t{s.channel_slices} * s.groups * taps;
+  const int64_t of_piece = 16 / t.element_bytes;
+  const int64_t classes = taps > 1 ? smaller(p.in_step / gcd(p.in_step, p.shift_step), taps) : 1;
+  const int64_t positions =
+      (t.positions - 1) * p.in_step + (larger(taps, 1) - 1) * p.shift_step + 1;
+  const int64_t pieces = ceil_div(positions + of_piece - 1, of_piece);
+  const int64_t slack = ceil_div(of_piece - 1, p.in_step);
+  const int64_t columns = slack + ceil_div(pieces * of_piece, p.in_step);
+  if (columns > 4096 || p.in_step > kMostClasses || positions > 65536) return l;
+  const int64_t apart = ceil_div(8, classes), class_pitch = round_up(columns - apart, 8) + apart;
+  const int64_t quads = words / 4;
+  l.parts = static_cast<int>(ceil_div(larger(p.taps, 1), taps));
+  l.words = static_cast<int>(words);
+  l.slices_alike = static_cast<int>(t.alike / gcd(t.alike, quads));
+  l.slices = static_cast<int>(
+      p.taps == 0 ? 0 : round_up(ceil_div(channels_in, words * t.values_per_word), l.slices_alike));
+  l.classes = static_cast<int>(classes);
+  l.slack = static_cast<int>(slack);
+  l.class_pitch = static_cast<int>(classes == 1 ? columns : class_pitch);
+  l.quad_pitch = static_cast<int>(classes * l.class_pitch) | 1;
+  l.shift_columns = static_cast<int>(taps > 1 ? p.shift_step / p.in_step : 0);
+  l.shift_rest = static_cast<int>(taps > 1 ? p.shift_step % p.in_step : 0);
+  l.positions = static_cast<int>(positions);
+  l.pieces = static_cast<int>(pieces);
+  const int64_t rows_of_quad = 4 * t.values_per_word, all_quads = l.slices_alike * quads;
+  l.alike_log2 = log2_of(t.alike);
+  l.quads_of_kind_log2 = log2_of(all_quads / t.alike);
+  l.quad_step = static_cast<int>(t.element_bytes == 4 ? 1 : rows_of_quad);
+  l.row_step = t.element_bytes == 4 ? 1 << l.quads_of_kind_log2 : 1;
+  l.blocks = static_cast<int>(ceil_div(pieces * of_piece, kMostBlockPositions));
+  l.block_positions = static_cast<int>(round_up(ceil_div(pieces * of_piece, l.blocks) - 8, 16) + 8);
+  l.row_pitch = static_cast<int>(l.block_positions * t.element_bytes);
+  l.input_bytes = static_cast<int>(all_quads * rows_of_quad * l.blocks * l.row_pitch);
+  l.window_bytes = static_cast<int>(t.planes * quads * l.quad_pitch * 16);
+  l.weight_bytes = static_cast<int>(t.planes * words * t.channels * 4);
+  const int64_t all_weights = int64_t{l.slices} * l.parts * taps;
   if (resident && all_weights * l.weight_bytes > t.shared_bytes) return l;
-  l.inputs = 2;
+  l.resident = resident;
+  l.inputs = inputs;
   l.windows = 2;
   l.weights = static_cast<int>(resident ? all_weights : 3);
   if (stage_bytes(l) > t.shared_bytes) return l;
-  s.taps_per_group = static_cast<int>(taps);
+  l.taps = static_cast<int>(taps);
   for (bool more = true; more;) {
     const int64_t left = t.shared_bytes - stage_bytes(l);
     more = true;
@@ -510,24 +569,22 @@ FASTCONV1D_HD constexpr Pipeline try_pipeline(const PipelineLimits& t, const Pha
 }
 FASTCONV1D_HD constexpr Pipeline pipeline_of(const PipelineLimits& t, const Phase& p,
                                              int64_t channels_in) {
-  const int64_t g = p.taps > 1 ? gcd(p.in_step, p.shift_step) : p.in_step;
-  const int64_t classes = larger(1, smaller(p.in_step / g, p.taps));
-  const int64_t taps_in_class = ceil_div(larger(p.taps, 1), classes);
-  const int64_t few = ceil_div(channels_in, t.values_per_word);
-  const int64_t words = round_up(few, 16);
-  const int64_t wide = larger(32, round_up(4096 / t.positions, 16));
+  const int64_t all_words = round_up(ceil_div(channels_in, t.values_per_word), 16);
+  const int64_t wide = t.positions > 64 ? 32 : 64;
   for (int64_t parts = 1;; ++parts) {
-    const int64_t taps = ceil_div(taps_in_class, parts);
-    for (int rows_per_group = 0; rows_per_group < 2; ++rows_per_group)
+    const int64_t taps = ceil_div(larger(p.taps, 1), parts);
+    for (int inputs = 2; inputs >= 1; --inputs)
       for (int resident = t.many_tiles; resident >= 0; --resident)
-        for (int64_t slice_words = smaller(resident ? 16 : wide, words); slice_words >= 16;
-             slice_words = slice_words / 2 / 16 * 16) {
-          const Pipeline l =
-              try_pipeline(t, p, channels_in, slice_words, taps, rows_per_group, resident);
-          if (l.schedule.taps_per_group > 0) return l;
+        for (int64_t words = resident ? 16 : wide; words >= 16; words /= 2) {
+          if (words >= 2 * all_words) continue;
+          const Pipeline l = try_pipeline(t, p, channels_in, words, taps, resident, inputs);
+          if (l.taps > 0) return l;
         }
     if (taps == 1) return Pipeline{};
   }
+}
+FASTCONV1D_HD constexpr int taps_of_part(const Pipeline& l, const Phase& p, int part) {
+  return static_cast<int>(smaller(l.taps, larger(p.taps, 0) - int64_t{part} * l.taps));
 }
 FASTCONV1D_HD constexpr int channel_slice_of(const Schedule& s, int slice) {
   return s.groups == 1 ? slice : slice / s.groups;
@@ -630,7 +687,6 @@ inline int direct_launch(int64_t mode, const ConvArgs& a, void* stream) {
     return fastconv1d::direct_launch(variant, *args, stream);                              \
   }                                                                                        \
   int64_t fastconv1d_workspace(int64_t, const fastconv1d::ConvArgs*) { return 0; }
-#include <type_traits>
 namespace fastconv1d {
 struct Operand {
   uint64_t descriptor;
@@ -773,549 +829,54 @@ struct Fp16 : Half16 {
 };
 }
 namespace fastconv1d {
-struct Place {
-  int batch, tile;
-  __device__ __forceinline__ void advance(const Place& by, int64_t tiles) {
-    batch += by.batch;
-    tile += by.tile;
-    if (tile < tiles) return;
-    tile -= static_cast<int>(tiles);
-    ++batch;
-  }
-};
-struct PackParams {
-  const void* weight;
-  uint32_t* packed;
-  Phase phase;
-  Schedule schedule;
-  int64_t channels_in, channels_out, groups, kernel_size, transposed, channel_blocks;
-  int64_t count;
-  int classes_log2;
-};
 template <class M>
-__device__ __forceinline__ void weight_word(const PackParams& p, int64_t group, int64_t out,
-                                            int64_t word, int tap_group_index, int64_t j,
-                                            typename M::Element (&value)[M::values_per_word]) {
-  const Schedule& s = p.schedule;
-  const TapGroup taps = tap_group(s, p.phase.taps, tap_group_index);
-  const int64_t tap = p.phase.first_tap + (taps.first + j * s.classes) * p.phase.tap_step;
-  const auto* weight = static_cast<const typename M::Element*>(p.weight);
-#pragma unroll
-  for (int v = 0; v < M::values_per_word; ++v) {
-    const int64_t in = word * M::values_per_word + v;
-    value[v] = 0;
-    if (j < taps.count && out < p.channels_out && in < p.channels_in) {
-      const int64_t row = p.transposed ? (group * p.channels_in + in) * p.channels_out + out
-                                       : (group * p.channels_out + out) * p.channels_in + in;
-      value[v] = weight[row * p.kernel_size + tap];
-    }
-  }
-}
-template <template <class, class> class Kernel, class M, class... Tiles>
-struct TileLibrary {
-  static int launch(int64_t variant, const ConvArgs& a, void* stream) {
-    int result = 1;
-    int64_t index = 0;
-    (void)((index++ == variant && (result = Kernel<M, Tiles>::launch(a, stream), true)) || ...);
-    return result;
-  }
-  static int64_t workspace(int64_t variant, const ConvArgs& a) {
-    int64_t result = 0, index = 0;
-    (void)((index++ == variant && (result = Kernel<M, Tiles>::workspace(a), true)) || ...);
-    return result;
-  }
-};
-}
-#define FASTCONV1D_TILE_LIBRARY(...)                                                       \
-  int fastconv1d_launch(int64_t variant, const fastconv1d::ConvArgs* args, void* stream) { \
-    return fastconv1d::TileLibrary<__VA_ARGS__>::launch(variant, *args, stream);           \
-  }                                                                                        \
-  int64_t fastconv1d_workspace(int64_t variant, const fastconv1d::ConvArgs* args) {        \
-    return fastconv1d::TileLibrary<__VA_ARGS__>::workspace(variant, *args);                \
-  }
-namespace fastconv1d {
-template <int WARPGROUPS_M, int WARPGROUPS_N, int M_TILES, int N>
-struct HopperTile {
-  static_assert(WARPGROUPS_M * WARPGROUPS_N == 2 && N % 16 == 0, "two warpgroups");
-  static constexpr int warpgroups_m = WARPGROUPS_M, warpgroups_n = WARPGROUPS_N;
-  static constexpr int m_tiles = M_TILES, n = N, n_tiles = N / 8;
-  static constexpr int channels = 64 * WARPGROUPS_M * M_TILES;
-};
-template <class M>
-struct HopperLayout {
+struct OutputLayout {
   using Element = typename M::Element;
   static constexpr int aligned_outputs = 32 / sizeof(Element);
   static constexpr int staged = 128 / sizeof(Element);
   static constexpr int stage_pitch = staged * sizeof(Element) + (sizeof(Element) == 4 ? 32 : 16);
   static constexpr int stage_bytes = 16 * stage_pitch;
 };
-constexpr int kCopyThreads = 32, kConvertThreads = 96, kConsumerThreads = 256;
-constexpr int kProducerThreads = kCopyThreads + kConvertThreads;
-constexpr int kHopperThreads = kProducerThreads + kConsumerThreads;
-constexpr int kProducerRegisters = 88, kConsumerRegisters = 208;
-template <int STAGES>
-struct StageBarriers {
-  uint64_t full[STAGES], empty[STAGES];
-};
-struct HopperBarriers {
-  StageBarriers<kMostStages> inputs, windows, weights;
-};
-constexpr int64_t kHopperBarrierBytes = 512;
-static_assert(sizeof(HopperBarriers) <= kHopperBarrierBytes);
-template <class M, class T>
-FASTCONV1D_HD constexpr int64_t hopper_fixed_bytes() {
-  return kHopperBarrierBytes + 4 * T::channels +
-         kConsumerThreads / 32 * HopperLayout<M>::stage_bytes;
-}
-struct Turn {
-  int stage = 0;
-  uint32_t parity = 0;
-  __device__ __forceinline__ void advance(int stages) {
-    if (++stage < stages) return;
-    stage = 0;
-    parity ^= 1;
-  }
-};
-struct HopperParams {
-  const void* input;
-  const uint32_t* weights;
-  const void* bias;
+struct OutputParams {
   void* output;
-  Phase phase;
-  Pipeline pipeline;
-  int64_t batch, length, length_out, input_batch_stride, input_channel_stride;
-  int64_t channels_in, channels_out, groups;
-  int64_t channel_blocks, tiles, runs;
-  Place step;
-  int64_t first_position;
-  int aligned_input;
-  int row_pitch;
+  int64_t length_out, positions, out_offset, out_step;
   int step_positions;
   int most_shift;
   int most_overhang;
   int odd;
 };
-template <class M, class T>
-__global__ void __launch_bounds__(128) hopper_pack_kernel(const PackParams p) {
-  const int64_t index = static_cast<int64_t>(blockIdx.x) * 128 + threadIdx.x;
-  if (index >= p.count) return;
-  const Schedule& s = p.schedule;
-  const int quads = s.slice_words / 4;
-  int64_t rest = index;
-  const auto take = [&](int64_t count) {
-    const int64_t taken = rest % count;
-    rest /= count;
-    return taken;
-  };
-  const int64_t row_of_4 = take(4), j = take(s.taps_per_group), tap_group_index = take(s.groups),
-                quad = take(quads), channel_slice = take(s.channel_slices),
-                row = take(T::channels / 4) * 4 + row_of_4, channel_block = take(p.channel_blocks),
-                group = rest;
-  const int64_t block = group * p.channel_blocks + channel_block;
-  const int64_t stage =
-      ((block * s.channel_slices + channel_slice) * s.groups + tap_group_index) * s.taps_per_group +
-      j;
-  uint32_t words[M::planes][4];
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    typename M::Element value[M::values_per_word];
-    weight_word<M>(p, group, channel_block * T::channels + row,
-                   channel_slice * s.slice_words + quad * 4 + i, static_cast<int>(tap_group_index),
-                   j, value);
-    uint32_t of_plane[M::planes];
-    M::split(value, of_plane);
-#pragma unroll
-    for (int plane = 0; plane < M::planes; ++plane) words[plane][i] = of_plane[plane];
-  }
-#pragma unroll
-  for (int plane = 0; plane < M::planes; ++plane)
-    *reinterpret_cast<uint4*>(
-        p.packed + 4 * (((stage * M::planes + plane) * quads + quad) * T::channels + row)) =
-        make_uint4(words[plane][0], words[plane][1], words[plane][2], words[plane][3]);
-}
-template <class M, class T>
-struct HopperBlock {
+struct OutputRows {
+  int64_t row;
+  int count;
+  int64_t first;
+};
+template <class M, int N>
+struct OutputWriter {
   using Element = typename M::Element;
-  using L = HopperLayout<M>;
-  const HopperParams& p;
-  const Schedule& s;
-  HopperBarriers* barriers;
-  float* biases;
-  char *stages, *inputs, *windows, *weights;
-  int channel_block, group;
-  Place first;
-  __device__ __forceinline__ HopperBlock(const HopperParams& params, uint32_t* shared)
-      : p(params), s(params.pipeline.schedule) {
-    auto* const bytes = reinterpret_cast<char*>(shared);
-    barriers = reinterpret_cast<HopperBarriers*>(bytes);
-    biases = reinterpret_cast<float*>(bytes + kHopperBarrierBytes);
-    stages = bytes + kHopperBarrierBytes + 4 * T::channels;
-    windows = bytes + hopper_fixed_bytes<M, T>();
-    weights = windows + p.pipeline.windows * p.pipeline.window_bytes;
-    inputs = weights + p.pipeline.weights * p.pipeline.weight_bytes;
-    const int64_t rest = blockIdx.x / p.channel_blocks, run = rest % p.runs;
-    channel_block = static_cast<int>(blockIdx.x % p.channel_blocks);
-    group = static_cast<int>(rest / p.runs);
-    first = {static_cast<int>(run / p.tiles), static_cast<int>(run % p.tiles)};
-  }
-  template <class Visit>
-  __device__ __forceinline__ void for_each_tile(Visit visit) const {
-    for (Place place = first; place.batch < p.batch; place.advance(p.step, p.tiles)) visit(place);
-  }
-  __device__ __forceinline__ int lead(const Place& place, const TapGroup& taps) const {
-    if (s.load_step != 1) return 0;
-    return (static_cast<int>(p.first_position) + place.tile * T::warpgroups_n * p.step_positions +
-            taps.first * static_cast<int>(p.phase.shift_step)) &
-           3;
-  }
-  struct Beginning {
-    int64_t rows;
-    int window;
-  };
-  __device__ __forceinline__ Beginning beginning(const Place& place, const TapGroup& taps) const {
-    const int64_t tile = p.first_position + static_cast<int64_t>(place.tile) * T::warpgroups_n *
-                                                p.step_positions * p.phase.in_step;
-    const int64_t window = tile + taps.first * p.phase.shift_step - lead(place, taps);
-    if (p.pipeline.rows_per_group) return {window, 0};
-    const int64_t rows = s.load_step == 1 ? tile & ~int64_t{3} : tile;
-    return {rows, static_cast<int>(window - rows)};
-  }
-  __device__ __forceinline__ const Element* row_of(const Place& place, int channel_slice) const {
-    const int64_t channel = group * p.channels_in + static_cast<int64_t>(channel_slice) *
-                                                        s.slice_words * M::values_per_word;
-    return static_cast<const Element*>(p.input) + place.batch * p.input_batch_stride +
-           channel * p.input_channel_stride;
-  }
-  static __device__ __forceinline__ int lead_of(const Element* begin) {
-    return static_cast<int>(reinterpret_cast<uint64_t>(begin) % 16);
-  }
-  __device__ __forceinline__ int channels_left(int channel_slice) const {
-    return static_cast<int>(p.channels_in) - channel_slice * s.slice_words * M::values_per_word;
-  }
-  struct NextInput {
-    Place place;
-    int slice = 0, group = 0;
-    Turn turn;
-  };
-  __device__ __forceinline__ void copy_input(NextInput& next) const {
-    if (next.place.batch >= p.batch) return;
-    constexpr int element = sizeof(Element);
-    const Pipeline& l = p.pipeline;
-    const int64_t from = beginning(next.place, tap_group(s, p.phase.taps, next.group)).rows;
-    const int64_t begin = larger(from, 0), end = smaller(from + l.row_positions, p.length);
-    const int64_t rows = smaller(s.slice_words * M::values_per_word, channels_left(next.slice));
-    char* const stage = inputs + next.turn.stage * l.input_bytes;
-    uint64_t* const full = barriers->inputs.full + next.turn.stage;
-    barrier_wait(barriers->inputs.empty + next.turn.stage, next.turn.parity ^ 1);
-    const Element* const row_0 = row_of(next.place, next.slice);
-    uint32_t bytes = 0;
-    for (int row = threadIdx.x; row < rows && begin < end; row += kCopyThreads) {
-      const auto address = reinterpret_cast<uint64_t>(row_0 + row * p.input_channel_stride);
-      const uint64_t first = (address + begin * element) & ~uint64_t{15},
-                     last = (address + end * element + 15) & ~uint64_t{15};
-      const auto skipped = static_cast<int>(first - (address + from * element));
-      copy_bulk(stage + lead_of(row_0 + from) + row * p.row_pitch + skipped,
-                reinterpret_cast<const void*>(first), static_cast<uint32_t>(last - first), full);
-      bytes += static_cast<uint32_t>(last - first);
-    }
-    barrier_arrive_expecting(full, bytes);
-    next.turn.advance(l.inputs);
-    if (l.rows_per_group && ++next.group < s.groups) return;
-    next.group = 0;
-    if (++next.slice < s.channel_slices) return;
-    next.slice = 0;
-    next.place.advance(p.step, p.tiles);
-  }
-  __device__ __forceinline__ void copy() const {
-    const Pipeline& l = p.pipeline;
-    const int taps = s.channel_slices * s.groups * s.taps_per_group;
-    const auto* const from =
-        reinterpret_cast<const char*>(p.weights) +
-        (group * p.channel_blocks + channel_block) * taps * int64_t{l.weight_bytes};
-    const bool copies_weights = threadIdx.x == 0;
-    if (s.resident && copies_weights) {
-      barrier_arrive_expecting(barriers->weights.full, taps * l.weight_bytes);
-      for (int tap = 0; tap < taps; ++tap)
-        copy_bulk(weights + tap * l.weight_bytes, from + tap * l.weight_bytes, l.weight_bytes,
-                  barriers->weights.full);
-    }
-    NextInput next{first};
-    for (int i = 0; i < l.inputs; ++i) copy_input(next);
-    Turn weight;
-    for_each_tile([&](const Place&) {
-      const char* tap = from;
-      for (int slice = 0; slice < s.channel_slices; ++slice)
-        for (int g = 0; g < s.groups; ++g) {
-          const int count = s.resident ? 0 : tap_group(s, p.phase.taps, g).count;
-          for (int j = 0; j < count && copies_weights; ++j) {
-            uint64_t* const full = barriers->weights.full + weight.stage;
-            barrier_wait(barriers->weights.empty + weight.stage, weight.parity ^ 1);
-            barrier_arrive_expecting(full, l.weight_bytes);
-            copy_bulk(weights + weight.stage * l.weight_bytes, tap + j * l.weight_bytes,
-                      l.weight_bytes, full);
-            weight.advance(l.weights);
-          }
-          tap += s.taps_per_group * l.weight_bytes;
-          if (g == s.groups - 1 || l.rows_per_group) copy_input(next);
-        }
-    });
-  }
-  template <bool WHOLE>
-  __device__ __forceinline__ void convert(const char* rows, int64_t from, int offset, int channels,
-                                          uint4* window) const {
-    constexpr int values = M::values_per_word;
-    const int quads = s.slice_words / 4;
-    int quad = 0, column = threadIdx.x - kCopyThreads;
-    for (;; column += kConvertThreads) {
-      for (; column >= s.columns; column -= s.columns) quad += 2;
-      if (quad >= quads) break;
-      const int at = offset + column * s.load_step;
-      const bool inside = WHOLE || (from + at >= 0 && from + at < p.length);
-      const char* value_of_row =
-          rows + at * static_cast<int>(sizeof(Element)) + quad * 4 * values * p.row_pitch;
-      Element value[8][values];
-#pragma unroll
-      for (int i = 0; i < 8; ++i)
-#pragma unroll
-        for (int v = 0; v < values; ++v) {
-          value[i][v] = 0;
-          if (WHOLE || (inside && (quad * 4 + i) * values + v < channels))
-            value[i][v] = *reinterpret_cast<const Element*>(value_of_row);
-          value_of_row += p.row_pitch;
-        }
-      uint32_t words[8][M::planes];
-#pragma unroll
-      for (int i = 0; i < 8; ++i) M::split(value[i], words[i]);
-      store_quad(window + quad * s.pitch + column, words);
-      store_quad(window + (quad + 1) * s.pitch + column, words + 4);
-    }
-  }
-  template <bool WHOLE>
-  __device__ __forceinline__ void convert_vectors(const char* rows, int64_t from, int offset,
-                                                  int channels, uint4* window) const {
-    constexpr int values = M::values_per_word;
-    using Vector = std::conditional_t<sizeof(Element) == 4, uint4, uint2>;
-    const int lane = threadIdx.x % 32, warp = (threadIdx.x - kCopyThreads) / 32;
-    const int quads = s.slice_words / 4, few_log2 = quads < 4 ? 1 : 2, few = 1 << few_log2;
-    const int first_quad = lane / 2 % few, piece = lane % 2 + (lane >> (1 + few_log2)) * 2;
-    const int step = 4 * (32 >> few_log2) * (kConvertThreads / 32);
-    for (int column = 4 * (piece + (32 >> few_log2) * warp); column < s.columns; column += step)
-      for (int quad = first_quad; quad < quads; quad += few) {
-        const char* value_of_row = rows + (offset + column) * static_cast<int>(sizeof(Element)) +
-                                   quad * 4 * values * p.row_pitch;
-        Element value[4][values][4];
-#pragma unroll
-        for (int i = 0; i < 4; ++i)
-#pragma unroll
-          for (int v = 0; v < values; ++v) {
-            const Vector vector = *reinterpret_cast<const Vector*>(value_of_row);
-            memcpy(value[i][v], &vector, sizeof vector);
-            value_of_row += p.row_pitch;
-          }
-#pragma unroll
-        for (int e = 0; e < 4; ++e) {
-          const int64_t position = from + offset + column + e;
-          const bool inside = WHOLE || (position >= 0 && position < p.length);
-          uint32_t words[4][M::planes];
-#pragma unroll
-          for (int i = 0; i < 4; ++i) {
-            Element of_word[values];
-#pragma unroll
-            for (int v = 0; v < values; ++v)
-              of_word[v] = WHOLE || (inside && (quad * 4 + i) * values + v < channels)
-                               ? value[i][v][e]
-                               : Element{0};
-            M::split(of_word, words[i]);
-          }
-          store_quad(window + quad * s.pitch + column + e, words);
-        }
-      }
-  }
-  __device__ __forceinline__ void store_quad(uint4* to, const uint32_t (*words)[M::planes]) const {
-#pragma unroll
-    for (int plane = 0; plane < M::planes; ++plane)
-      to[plane * (s.slice_words / 4) * s.pitch] =
-          make_uint4(words[0][plane], words[1][plane], words[2][plane], words[3][plane]);
-  }
-  __device__ __forceinline__ void make_windows() const {
-    const Pipeline& l = p.pipeline;
-    Turn input, window;
-    for_each_tile([&](const Place& place) {
-      for (int slice = 0; slice < s.channel_slices; ++slice)
-        for (int g = 0; g < s.groups; ++g) {
-          const TapGroup taps = tap_group(s, p.phase.taps, g);
-          const Beginning begin = beginning(place, taps);
-          const int64_t from = begin.rows;
-          const char* rows =
-              inputs + input.stage * l.input_bytes + lead_of(row_of(place, slice) + from);
-          auto* to = reinterpret_cast<uint4*>(windows + window.stage * l.window_bytes);
-          const int channels = channels_left(slice);
-          if (g == 0 || l.rows_per_group)
-            barrier_wait(barriers->inputs.full + input.stage, input.parity);
-          barrier_wait(barriers->windows.empty + window.stage, window.parity ^ 1);
-          const bool whole = from >= 0 && from + l.row_positions <= p.length &&
-                             channels >= s.slice_words * M::values_per_word;
-          if (p.aligned_input) {
-            if (whole)
-              convert_vectors<true>(rows, from, begin.window, channels, to);
-            else
-              convert_vectors<false>(rows, from, begin.window, channels, to);
-          } else {
-            if (whole)
-              convert<true>(rows, from, begin.window, channels, to);
-            else
-              convert<false>(rows, from, begin.window, channels, to);
-          }
-          fence_async_proxy();
-          barrier_arrive(barriers->windows.full + window.stage);
-          window.advance(l.windows);
-          if (g == s.groups - 1 || l.rows_per_group) {
-            barrier_arrive(barriers->inputs.empty + input.stage);
-            input.advance(l.inputs);
-          }
-        }
-    });
-  }
-  static constexpr int sums_count = T::n / 2;
-  using SumsOfTile = float[sums_count];
-  __device__ __forceinline__ void multiply() const {
-    const Pipeline& l = p.pipeline;
-    const int warpgroup =
-        __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x - kProducerThreads) / 128, 0);
-    const int m = warpgroup % T::warpgroups_m, n = warpgroup / T::warpgroups_m;
-    const Operand all_weights(weights + m * T::m_tiles * 64 * 16, T::channels * 16,
-                              s.slice_words * T::channels * 4),
-        all_windows(windows + n * p.step_positions * 16, s.pitch * 16, s.slice_words * s.pitch * 4);
-    const int steps = s.slice_words / 8;
-    Turn window, weight;
-    SumsOfTile chain[T::m_tiles];
-    SumsOfTile total[M::chain ? T::m_tiles : 1];
-    if (s.resident) barrier_wait(barriers->weights.full, 0);
-    for_each_tile([&](const Place& place) {
-      for_each_sum([&](int m, int i) {
-        chain[m][i] = 0;
-        if constexpr (M::chain > 0) total[m][i] = 0;
-      });
-      hold(chain);
-      int chained = 0;
-      int used_weight = -1, used_window = -1;
-      if (s.resident) weight.stage = 0;
-      for (int slice = 0; slice < s.channel_slices; ++slice)
-        for (int g = 0; g < s.groups; ++g) {
-          const TapGroup taps = tap_group(s, p.phase.taps, g);
-          Operand left = all_weights.after(weight.stage * l.weight_bytes),
-                  right = all_windows.after(window.stage * l.window_bytes + lead(place, taps) * 16);
-          barrier_wait(barriers->windows.full + window.stage, window.parity);
-          for (int j = 0; j < taps.count; ++j) {
-            if (!s.resident) barrier_wait(barriers->weights.full + weight.stage, weight.parity);
-            wgmma_fence();
-#pragma unroll 1
-            for (int step = 0; step < steps; step += 2) {
-#pragma unroll
-              for (int i = step; i < step + 2; ++i)
-#pragma unroll
-                for (int m = 0; m < T::m_tiles; ++m)
-                  M::multiply(chain[m], left.step(i).after(m * 64 * 16), right.step(i));
-              wgmma_commit();
-            }
-            right = right.after(s.column_step * 16);
-            if (M::chain > 0) {
-              chained += steps;
-              if (chained + steps > M::chain) {
-                wgmma_wait<0>();
-                hold(chain);
-                chained = 0;
-                for_each_sum([&](int m, int i) {
-                  total[M::chain ? m : 0][i] += chain[m][i];
-                  chain[m][i] = 0;
-                });
-                hold(chain);
-              }
-            }
-            if (s.resident) {
-              left = left.after(l.weight_bytes);
-              if (j > 0) continue;
-            }
-            wgmma_wait<1>();
-            give_back(barriers->windows.empty, used_window);
-            used_window = -1;
-            if (s.resident) continue;
-            give_back(barriers->weights.empty, used_weight);
-            used_weight = weight.stage;
-            weight.advance(l.weights);
-            left = all_weights.after(weight.stage * l.weight_bytes);
-          }
-          if (s.resident) weight.stage += s.taps_per_group;
-          if (taps.count == 0) {
-            wgmma_wait<0>();
-            give_back(barriers->windows.empty, used_window);
-          }
-          used_window = window.stage;
-          window.advance(l.windows);
-        }
-      wgmma_wait<0>();
-      hold(chain);
-      give_back(barriers->windows.empty, used_window);
-      give_back(barriers->weights.empty, used_weight);
-      if constexpr (M::chain > 0) for_each_sum([&](int m, int i) { chain[m][i] += total[m][i]; });
-#pragma unroll
-      for (int i = 0; i < T::m_tiles; ++i) write(chain[i], place, m * T::m_tiles + i, n);
-    });
-  }
-  static __device__ __forceinline__ void hold(SumsOfTile (&sums)[T::m_tiles]) {
-#pragma unroll
-    for (int m = 0; m < T::m_tiles; ++m) wgmma_hold(sums[m]);
-  }
-  template <class Visit>
-  static __device__ __forceinline__ void for_each_sum(const Visit& visit) {
-#pragma unroll
-    for (int m = 0; m < T::m_tiles; ++m)
-#pragma unroll
-      for (int i = 0; i < sums_count; ++i) visit(m, i);
-  }
-  static __device__ __forceinline__ void give_back(uint64_t* empty, int stage) {
-    if (stage < 0) return;
-    __syncwarp();
-    if (threadIdx.x % 32 == 0) barrier_arrive(empty + stage);
-  }
-  __device__ __forceinline__ void write(SumsOfTile& sums, const Place& place, int m, int n) const {
-    const int first_row = m * 64 + threadIdx.x / 32 % 4 * 16;
-    const int64_t first_channel = static_cast<int64_t>(channel_block) * T::channels + first_row;
-    const Rows rows{(place.batch * p.groups + group) * p.channels_out + first_channel,
-                    static_cast<int>(smaller(16, p.channels_out - first_channel)),
-                    (static_cast<int64_t>(place.tile) * T::warpgroups_n + n) * p.step_positions};
-#pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      const float bias = biases[first_row + threadIdx.x % 32 / 4 + 8 * h];
-#pragma unroll
-      for (int i = 0; i < T::n_tiles; ++i)
-#pragma unroll
-        for (int e = 0; e < 2; ++e) sums[i * 4 + h * 2 + e] += bias;
-    }
-    if (p.phase.out_step != 1)
+  using L = OutputLayout<M>;
+  using Sums = float[N / 2];
+  const OutputParams& p;
+  char* stage;
+  __device__ __forceinline__ void write(const Sums& sums, const OutputRows& rows) const {
+    if (p.out_step != 1)
       write_apart(sums, rows);
     else if (p.most_overhang == 0 && p.odd == 0 && rows.count == 16 && rows.first >= p.most_shift &&
-             rows.first + p.step_positions <= p.phase.positions)
+             rows.first + p.step_positions <= p.positions)
       write_neighbours<true>(sums, rows);
     else
       write_neighbours<false>(sums, rows);
   }
-  struct Rows {
-    int64_t row;
-    int count;
-    int64_t first;
-  };
+ private:
   __device__ __forceinline__ Element* row_of_output(int64_t row) const {
-    return static_cast<Element*>(p.output) + row * p.length_out + p.phase.out_offset;
+    return static_cast<Element*>(p.output) + row * p.length_out + p.out_offset;
   }
   __device__ __forceinline__ int behind(int64_t row) const {
     return static_cast<int>(row * p.length_out % L::aligned_outputs);
   }
   template <bool WHOLE>
-  __device__ __forceinline__ void write_neighbours(const SumsOfTile& sums, const Rows& rows) const {
+  __device__ __forceinline__ void write_neighbours(const Sums& sums, const OutputRows& rows) const {
     const int lane = threadIdx.x % 32, row_of_lane = lane / 8, piece = lane % 8;
     constexpr int element = sizeof(Element), outputs = 16 / element;
-    char* const stage = stages + (threadIdx.x - kProducerThreads) / 32 * L::stage_bytes;
     int at[2];
     char* to[2];
 #pragma unroll
@@ -1331,7 +892,7 @@ struct HopperBlock {
       const int64_t row = rows.row + row_of_lane + 4 * i, boundary = rows.first - behind(row);
       const int64_t first = p.most_shift > 0 ? larger(boundary, 0) : rows.first;
       const int64_t last =
-          smaller((p.most_shift > 0 ? boundary : rows.first) + p.step_positions, p.phase.positions);
+          smaller((p.most_shift > 0 ? boundary : rows.first) + p.step_positions, p.positions);
       out[i] = row_of_output(row) + boundary + piece * outputs;
       begin[i] = static_cast<int>(first - boundary) - piece * outputs;
       end[i] = row_of_lane + 4 * i < rows.count
@@ -1340,14 +901,14 @@ struct HopperBlock {
     }
     const char* const from = stage + row_of_lane * L::stage_pitch + piece * 16;
 #pragma unroll
-    for (int chunk = 0; chunk < T::n + (WHOLE ? 0 : L::staged); chunk += L::staged) {
-      if (chunk == T::n && p.most_overhang == 0) break;
+    for (int chunk = 0; chunk < N + (WHOLE ? 0 : L::staged); chunk += L::staged) {
+      if (chunk == N && p.most_overhang == 0) break;
 #pragma unroll
       for (int h = 0; h < 2; ++h)
 #pragma unroll
         for (int i = WHOLE ? 0 : -L::aligned_outputs; i < L::staged + L::aligned_outputs; i += 8) {
           const int tile = (chunk + i) / 8;
-          if (chunk + i < 0 || tile >= T::n_tiles) continue;
+          if (chunk + i < 0 || tile >= N / 8) continue;
           const auto inside = [&](int e) {
             return (i >= L::aligned_outputs || at[h] + i + e >= 0) &&
                    (i + 8 + (WHOLE ? 0 : L::aligned_outputs) <= L::staged ||
@@ -1366,7 +927,7 @@ struct HopperBlock {
       for (int i = 0; i < 4; ++i) {
         const char* const sixteen = from + 4 * i * L::stage_pitch;
         const uint4 vector = *reinterpret_cast<const uint4*>(sixteen);
-        if (WHOLE ? chunk + L::staged + L::aligned_outputs <= T::n || chunk < end[i]
+        if (WHOLE ? chunk + L::staged + L::aligned_outputs <= N || chunk < end[i]
                   : begin[i] <= chunk && chunk + outputs <= end[i])
           *reinterpret_cast<uint4*>(out[i] + chunk) = vector;
         else if (!WHOLE && begin[i] < chunk + outputs && chunk < end[i])
@@ -1378,48 +939,692 @@ struct HopperBlock {
       __syncwarp();
     }
   }
-  __device__ __forceinline__ void write_apart(const SumsOfTile& sums, const Rows& rows) const {
+  __device__ __forceinline__ void write_apart(const Sums& sums, const OutputRows& rows) const {
     const int lane = threadIdx.x % 32;
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       const int row = lane / 4 + 8 * h;
       const int64_t position = rows.first + lane % 4 * 2;
-      Element* const to = row_of_output(rows.row + row) + position * p.phase.out_step;
-      const int64_t end = row < rows.count ? p.phase.positions - position : 0;
+      Element* const to = row_of_output(rows.row + row) + position * p.out_step;
+      const int64_t end = row < rows.count ? p.positions - position : 0;
 #pragma unroll
-      for (int i = 0; i < T::n_tiles; ++i)
+      for (int i = 0; i < N / 8; ++i)
 #pragma unroll
         for (int e = 0; e < 2; ++e)
-          if (i * 8 + e < end) to[(i * 8 + e) * p.phase.out_step] = M::to(sums[i * 4 + h * 2 + e]);
+          if (i * 8 + e < end) to[(i * 8 + e) * p.out_step] = M::to(sums[i * 4 + h * 2 + e]);
     }
+  }
+};
+}
+namespace fastconv1d {
+struct Place {
+  int batch, tile;
+  __device__ __forceinline__ void advance(const Place& by, int64_t tiles) {
+    batch += by.batch;
+    tile += by.tile;
+    if (tile < tiles) return;
+    tile -= static_cast<int>(tiles);
+    ++batch;
+  }
+};
+struct WeightParams {
+  const void* weight;
+  uint32_t* packed;
+  Phase phase;
+  int64_t channels_in, channels_out, groups, kernel_size, transposed, channel_blocks;
+  int64_t count;
+};
+template <class Element>
+__device__ __forceinline__ Element weight_of(const WeightParams& p, int64_t group, int64_t out,
+                                             int64_t in, int64_t tap) {
+  if (tap >= p.phase.taps || out >= p.channels_out || in >= p.channels_in) return 0;
+  const int64_t row = p.transposed ? (group * p.channels_in + in) * p.channels_out + out
+                                   : (group * p.channels_out + out) * p.channels_in + in;
+  return static_cast<const Element*>(
+      p.weight)[row * p.kernel_size + p.phase.first_tap + tap * p.phase.tap_step];
+}
+template <class M>
+__device__ __forceinline__ float bias_of(const void* bias, int64_t group, int64_t out,
+                                         int64_t channels_out) {
+  if (bias == nullptr || out >= channels_out) return 0;
+  return M::from(static_cast<const typename M::Element*>(bias)[group * channels_out + out]);
+}
+struct Digits {
+  int64_t rest;
+  __device__ __forceinline__ int64_t take(int64_t count) {
+    const int64_t digit = rest % count;
+    rest /= count;
+    return digit;
+  }
+};
+template <template <class, class> class Kernel, class M, class... Tiles>
+struct TileLibrary {
+  template <class Cutter>
+  static int launch_phases(const ConvArgs& a, void* stream) {
+    int error = 0;
+    for (int64_t r = 0; r < phase_count(a) && error == 0; ++r)
+      error = Cutter::launch_phase(a, Cutter::cut(a, r), stream);
+    return error;
+  }
+  template <class Cutter>
+  static int64_t packed_bytes(const ConvArgs& a) {
+    int64_t bytes = 0;
+    for (int64_t r = 0; r < phase_count(a); ++r)
+      bytes = larger(bytes, Cutter::packed_bytes(Cutter::cut(a, r)));
+    return bytes;
+  }
+  static int launch(int64_t variant, const ConvArgs& a, void* stream) {
+    int result = 1;
+    int64_t index = 0;
+    (void)((index++ == variant && (result = launch_phases<Kernel<M, Tiles>>(a, stream), true)) ||
+           ...);
+    return result;
+  }
+  static int64_t workspace(int64_t variant, const ConvArgs& a) {
+    int64_t result = 0, index = 0;
+    (void)((index++ == variant && (result = packed_bytes<Kernel<M, Tiles>>(a), true)) || ...);
+    return result;
+  }
+};
+}
+#define FASTCONV1D_TILE_LIBRARY(...)                                                       \
+  int fastconv1d_launch(int64_t variant, const fastconv1d::ConvArgs* args, void* stream) { \
+    return fastconv1d::TileLibrary<__VA_ARGS__>::launch(variant, *args, stream);           \
+  }                                                                                        \
+  int64_t fastconv1d_workspace(int64_t variant, const fastconv1d::ConvArgs* args) {        \
+    return fastconv1d::TileLibrary<__VA_ARGS__>::workspace(variant, *args);                \
+  }
+namespace fastconv1d {
+template <int WARPGROUPS_M, int WARPGROUPS_N, int M_TILES, int N>
+struct HopperTile {
+  static_assert(WARPGROUPS_M * WARPGROUPS_N == 2 && N % 16 == 0, "two warpgroups");
+  static constexpr int warpgroups_m = WARPGROUPS_M, warpgroups_n = WARPGROUPS_N;
+  static constexpr int m_tiles = M_TILES, n = N;
+  static constexpr int channels = 64 * WARPGROUPS_M * M_TILES;
+};
+constexpr int kCopyThreads = 32, kConvertThreads = 96, kConsumerThreads = 256;
+constexpr int kConvertWarps = kConvertThreads / 32;
+constexpr int kProducerThreads = kCopyThreads + kConvertThreads;
+constexpr int kHopperThreads = kProducerThreads + kConsumerThreads;
+constexpr int kProducerRegisters = 120, kConsumerRegisters = 192;
+template <int STAGES>
+struct StageBarriers {
+  uint64_t full[STAGES], empty[STAGES];
+};
+struct HopperShared {
+  StageBarriers<kMostStages> inputs, windows, weights;
+  int8_t class_of[kMostClasses];
+  alignas(16) uint4 unread[kConvertThreads];
+};
+constexpr int64_t kHopperSharedBytes = 2048;
+static_assert(sizeof(HopperShared) <= kHopperSharedBytes);
+template <class M, class T>
+FASTCONV1D_HD constexpr int64_t hopper_fixed_bytes() {
+  return kHopperSharedBytes + 4 * T::channels +
+         kConsumerThreads / 32 * OutputLayout<M>::stage_bytes;
+}
+struct Turn {
+  int stage = 0;
+  uint32_t parity = 0;
+  __device__ __forceinline__ void advance(int stages) {
+    if (++stage < stages) return;
+    stage = 0;
+    parity ^= 1;
+  }
+};
+struct HopperParams {
+  BoxMap boxes[kMostKinds];
+  int box_leads[kMostKinds];
+  const void* input;
+  const uint32_t* weights;
+  const void* bias;
+  OutputParams output;
+  Phase phase;
+  Pipeline pipeline;
+  int64_t batch, length, input_batch_stride, input_channel_stride;
+  int64_t channels_in, channels_out, groups;
+  int64_t channel_blocks, tiles, runs;
+  Place step;
+  int64_t first_position;
+  int64_t row_bytes;
+  int64_t tile_step;
+  int in_boxes;
+  int64_t rows_per_batch;
+  int stride;
+  int step_columns, step_rest;
+  uint32_t stride_reciprocal;
+  uint32_t block_reciprocal;
+  int block_gap;
+};
+struct HopperPackParams : WeightParams {
+  Pipeline pipeline;
+};
+template <class M, class T>
+__global__ void __launch_bounds__(128) hopper_pack_kernel(const HopperPackParams p) {
+  const int64_t index = static_cast<int64_t>(blockIdx.x) * 128 + threadIdx.x;
+  if (index >= p.count) return;
+  const Pipeline& l = p.pipeline;
+  const int quads = l.words / 4, all_quads = quads * l.slices_alike;
+  constexpr int values = M::values_per_word;
+  Digits digits{index};
+  const int64_t row_of_4 = digits.take(4), tap = digits.take(l.taps), part = digits.take(l.parts),
+                quad = digits.take(quads), slice = digits.take(l.slices_alike),
+                input = digits.take(l.slices / l.slices_alike),
+                row = digits.take(T::channels / 4) * 4 + row_of_4,
+                channel_block = digits.take(p.channel_blocks), group = digits.rest;
+  const int64_t of_block = ((input * l.parts + part) * l.slices_alike + slice) * l.taps + tap,
+                stage = (group * p.channel_blocks + channel_block) * l.slices * l.parts * l.taps +
+                        of_block;
+  const int64_t number = slice * quads + quad, kind = number >> l.quads_of_kind_log2,
+                j = number - (kind << l.quads_of_kind_log2),
+                first_in =
+                    input * all_quads * 4 * values + kind + (j * l.quad_step << l.alike_log2);
+  uint32_t words[M::planes][4];
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    typename M::Element value[values];
+#pragma unroll
+    for (int v = 0; v < values; ++v)
+      value[v] = weight_of<typename M::Element>(
+          p, group, channel_block * T::channels + row,
+          first_in + ((i * values + v) * l.row_step << l.alike_log2), part * l.taps + tap);
+    uint32_t of_plane[M::planes];
+    M::split(value, of_plane);
+#pragma unroll
+    for (int plane = 0; plane < M::planes; ++plane) words[plane][i] = of_plane[plane];
+  }
+#pragma unroll
+  for (int plane = 0; plane < M::planes; ++plane)
+    *reinterpret_cast<uint4*>(
+        p.packed + 4 * (((stage * M::planes + plane) * quads + quad) * T::channels + row)) =
+        make_uint4(words[plane][0], words[plane][1], words[plane][2], words[plane][3]);
+}
+template <class M, class T>
+struct HopperBlock {
+  using Element = typename M::Element;
+  static constexpr int64_t element = sizeof(Element);
+  static constexpr int values = M::values_per_word, of_piece = 16 / element;
+  static constexpr int rows_of_quad = 4 * values;
+  const HopperParams& p;
+  const Pipeline& l;
+  HopperShared* shared;
+  float* biases;
+  char *output_stages, *inputs, *windows, *weights;
+  int channel_block, group;
+  Place first;
+  __device__ __forceinline__ HopperBlock(const HopperParams& params, uint32_t* memory)
+      : p(params), l(params.pipeline) {
+    auto* const bytes = reinterpret_cast<char*>(memory);
+    shared = reinterpret_cast<HopperShared*>(bytes);
+    biases = reinterpret_cast<float*>(bytes + kHopperSharedBytes);
+    output_stages = bytes + kHopperSharedBytes + 4 * T::channels;
+    inputs = bytes + hopper_fixed_bytes<M, T>();
+    windows = inputs + l.inputs * l.input_bytes;
+    weights = windows + l.windows * l.window_bytes;
+    const int64_t rest = blockIdx.x / p.channel_blocks, run = rest % p.runs;
+    channel_block = static_cast<int>(blockIdx.x % p.channel_blocks);
+    group = static_cast<int>(rest / p.runs);
+    first = {static_cast<int>(run / p.tiles), static_cast<int>(run % p.tiles)};
+  }
+  template <class Visit>
+  __device__ __forceinline__ void for_each_tile(Visit visit) const {
+    for (Place place = first; place.batch < p.batch; place.advance(p.step, p.tiles)) visit(place);
+  }
+  struct Source {
+    int64_t address;
+    int position;
+    int before, left;
+    int rows;
+    bool whole;
+  };
+  __device__ __forceinline__ Source source(const Place& place, int alike, int part) const {
+    constexpr int64_t far = 1 << 30;
+    const int64_t position = p.first_position + place.tile * p.tile_step +
+                             static_cast<int64_t>(part) * l.taps * p.phase.shift_step;
+    const int64_t rows_alike = quads_alike() * rows_of_quad, channel = alike * (l.words * values);
+    const int64_t row = place.batch * p.input_batch_stride +
+                        (group * p.channels_in + channel) * p.input_channel_stride;
+    return {static_cast<int64_t>(reinterpret_cast<uint64_t>(p.input)) + (row + position) * element,
+            static_cast<int>(position),
+            static_cast<int>(position < 0 ? smaller(-position, far) : 0),
+            static_cast<int>(smaller(larger(0, p.length - position), far)),
+            static_cast<int>(smaller(rows_alike, p.channels_in - channel)),
+            position >= 0 && position + l.positions <= p.length &&
+                channel + rows_alike <= p.channels_in};
+  }
+  __device__ __forceinline__ int quads_alike() const { return l.slices_alike * (l.words / 4); }
+  __device__ __forceinline__ int64_t address_of(const Source& from, int row) const {
+    return from.address + row * p.row_bytes;
+  }
+  __device__ __forceinline__ int ahead(const Source& from, int kind) const {
+    return static_cast<int>(static_cast<uint32_t>(address_of(from, kind)) % 16 / element);
+  }
+  struct Quad {
+    int kind, first, row;
+  };
+  __device__ __forceinline__ Quad quad_of_input(int number) const {
+    const int kind = number >> l.quads_of_kind_log2, j = number - (kind << l.quads_of_kind_log2);
+    return {kind, number - j, j * l.quad_step};
+  }
+  __device__ __forceinline__ bool exists(const Source& from, const Quad& quad, int i,
+                                         int position) const {
+    return quad.kind + (quad.row + i * l.row_step << l.alike_log2) < from.rows &&
+           position >= from.before && position < from.left;
+  }
+  struct NextInput {
+    Place place;
+    int alike = 0, part = 0;
+    Turn turn;
+  };
+  __device__ __forceinline__ void copy_input(NextInput& next) const {
+    if (next.place.batch >= p.batch) return;
+    const Source from = source(next.place, next.alike, next.part);
+    char* const stage = inputs + next.turn.stage * l.input_bytes;
+    uint64_t* const full = shared->inputs.full + next.turn.stage;
+    barrier_wait(shared->inputs.empty + next.turn.stage, next.turn.parity ^ 1);
+    const uint32_t bytes =
+        p.in_boxes ? copy_boxes(next, from, stage, full) : copy_rows(from, stage, full);
+    barrier_arrive_expecting(full, bytes);
+    next.turn.advance(l.inputs);
+    if (++next.part < l.parts) return;
+    next.part = 0;
+    next.alike += l.slices_alike;
+    if (next.alike < l.slices) return;
+    next.alike = 0;
+    next.place.advance(p.step, p.tiles);
+  }
+  __device__ __forceinline__ uint32_t copy_boxes(const NextInput& next, const Source& from,
+                                                 char* stage, uint64_t* full) const {
+    const int kind = threadIdx.x % 32, kinds = 1 << l.alike_log2;
+    if (kind >= kinds) return 0;
+    const int64_t first = next.place.batch * p.rows_per_batch + group * p.channels_in +
+                          int64_t{next.alike} * l.words * values;
+    const auto row = static_cast<uint32_t>(first + kind), of_row = row & (kinds - 1);
+    int column = from.position + p.box_leads[of_row] - ahead(from, kind);
+    const int bytes = (rows_of_quad << l.quads_of_kind_log2) * l.row_pitch;
+    for (char* to = stage + kind * bytes; to < stage + l.input_bytes;
+         to += kinds * bytes, column += l.block_positions)
+      copy_box(to, &p.boxes[of_row], column, static_cast<int>(row >> l.alike_log2), full);
+    return l.input_bytes >> l.alike_log2;
+  }
+  __device__ __forceinline__ uint32_t copy_rows(const Source& from, char* stage,
+                                                uint64_t* full) const {
+    const int64_t begin = from.before * element,
+                  end = (from.left < l.positions ? from.left : l.positions) * element;
+    const int kinds = 1 << l.alike_log2, rows_of_kind = rows_of_quad << l.quads_of_kind_log2;
+    uint32_t bytes = 0;
+    for (int row = threadIdx.x % 32; row < from.rows && begin < end; row += 32) {
+      const int64_t address = address_of(from, row);
+      const int64_t first = (address + begin) & ~int64_t{15},
+                    last = (address + end + 15) & ~int64_t{15}, origin = address & ~int64_t{15};
+      char* const to =
+          stage + ((row & (kinds - 1)) * rows_of_kind + (row >> l.alike_log2)) * l.row_pitch;
+      for (int block = 0; block < l.blocks; ++block) {
+        const int64_t of_block = origin + block * l.row_pitch;
+        const int64_t from_here = larger(first, of_block),
+                      to_here = smaller(last, of_block + l.row_pitch);
+        if (from_here >= to_here) continue;
+        copy_bulk(to + block * kinds * rows_of_kind * l.row_pitch + (from_here - of_block),
+                  reinterpret_cast<const void*>(from_here),
+                  static_cast<uint32_t>(to_here - from_here), full);
+        bytes += static_cast<uint32_t>(to_here - from_here);
+      }
+    }
+    return bytes;
+  }
+  __device__ __forceinline__ void copy() const {
+    if (l.slices == 0) return;
+    const int taps = l.slices * l.parts * l.taps;
+    const auto* const from =
+        reinterpret_cast<const char*>(p.weights) +
+        (group * p.channel_blocks + channel_block) * taps * int64_t{l.weight_bytes};
+    const bool copies_weights = threadIdx.x == 0;
+    if (l.resident && copies_weights) {
+      barrier_arrive_expecting(shared->weights.full, taps * l.weight_bytes);
+      for (int tap = 0; tap < taps; ++tap)
+        copy_bulk(weights + tap * l.weight_bytes, from + tap * l.weight_bytes, l.weight_bytes,
+                  shared->weights.full);
+    }
+    NextInput next{first};
+    for (int i = 0; i < l.inputs; ++i) copy_input(next);
+    Turn weight;
+    for_each_tile([&](const Place&) {
+      const char* window = from;
+      for (int alike = 0; alike < l.slices; alike += l.slices_alike)
+        for (int part = 0; part < l.parts; ++part) {
+          const int count = l.resident ? 0 : taps_of_part(l, p.phase, part);
+          for (int slice = 0; slice < l.slices_alike && copies_weights; ++slice) {
+            for (int j = 0; j < count; ++j) {
+              uint64_t* const full = shared->weights.full + weight.stage;
+              barrier_wait(shared->weights.empty + weight.stage, weight.parity ^ 1);
+              barrier_arrive_expecting(full, l.weight_bytes);
+              copy_bulk(weights + weight.stage * l.weight_bytes, window + j * l.weight_bytes,
+                        l.weight_bytes, full);
+              weight.advance(l.weights);
+            }
+            window += l.taps * l.weight_bytes;
+          }
+          reconverge();
+          copy_input(next);
+        }
+    });
+  }
+  template <bool NEIGHBOURS>
+  struct Column {
+    const HopperBlock& block;
+    int column, rest;
+    __device__ __forceinline__ Column(const HopperBlock& block, int position) : block(block) {
+      position += block.l.slack * block.p.stride;
+      column =
+          NEIGHBOURS ? position : static_cast<int>(__umulhi(position, block.p.stride_reciprocal));
+      rest = NEIGHBOURS ? 0 : position - column * block.p.stride;
+    }
+    __device__ __forceinline__ int offset() const {
+      if (NEIGHBOURS) return column;
+      const int number = block.shared->class_of[rest];
+      return number < 0 ? -1 : number * block.l.class_pitch + column;
+    }
+    __device__ __forceinline__ void advance(int positions, int columns, int more) {
+      column += NEIGHBOURS ? positions : columns;
+      rest += more;
+      if (NEIGHBOURS || rest < block.p.stride) return;
+      rest -= block.p.stride;
+      ++column;
+    }
+  };
+  template <bool NEIGHBOURS>
+  __device__ __forceinline__ uint4* written(uint4* quad, int offset) const {
+    return NEIGHBOURS || offset >= 0 ? quad + offset
+                                     : shared->unread + (threadIdx.x - kCopyThreads);
+  }
+  __device__ __forceinline__ int place_of(int piece) const {
+    const auto block = static_cast<int>(__umulhi(piece, p.block_reciprocal));
+    return piece * 16 + block * p.block_gap;
+  }
+  template <bool EDGE, bool NEIGHBOURS>
+  __device__ __forceinline__ void convert_32bit(const char* rows, const Source& from, int number,
+                                                int warp, uint4* quads) const {
+    constexpr int batch = 8 / rows_of_quad, step = 8 * kConvertWarps;
+    const int lane = threadIdx.x % 32;
+    const Quad quad = quad_of_input(number + lane / 2 % 4);
+    const int before = ahead(from, quad.kind), pieces = l.pieces;
+    quads += lane / 2 % 4 * l.quad_pitch;
+    rows += (quad.first * rows_of_quad + quad.row) * l.row_pitch;
+    const int pitch = l.row_step * l.row_pitch;
+    for (int first = lane % 2 + lane / 8 * 2 + 8 * warp; first < pieces; first += batch * step) {
+      float4 value[batch][rows_of_quad];
+#pragma unroll
+      for (int b = 0; b < batch; ++b)
+#pragma unroll
+        for (int i = 0; i < rows_of_quad; ++i)
+          if (b == 0 || first + b * step < pieces)
+            value[b][i] =
+                *reinterpret_cast<const float4*>(rows + i * pitch + place_of(first + b * step));
+#pragma unroll
+      for (int b = 0; b < batch; ++b) {
+        if (b > 0 && first + b * step >= pieces) break;
+        const int position = (first + b * step) * of_piece - before;
+        Column<NEIGHBOURS> column(*this, position);
+        int offsets[4];
+#pragma unroll
+        for (int e = 0; e < 4; ++e) {
+          offsets[e] = column.offset();
+          column.advance(1, 0, 1);
+        }
+#pragma unroll
+        for (int e = 0; e < 4; ++e) {
+          uint32_t words[4][M::planes];
+#pragma unroll
+          for (int i = 0; i < 4; ++i) {
+            float of_word[values];
+#pragma unroll
+            for (int v = 0; v < values; ++v) {
+              const float4& x = value[b][i * values + v];
+              of_word[v] = e == 0 ? x.x : e == 1 ? x.y : e == 2 ? x.z : x.w;
+              if (EDGE && !exists(from, quad, i * values + v, position + e)) of_word[v] = 0;
+            }
+            M::split(of_word, words[i]);
+          }
+#pragma unroll
+          for (int plane = 0; plane < M::planes; ++plane)
+            *written<NEIGHBOURS>(quads + plane * (l.words / 4) * l.quad_pitch, offsets[e]) =
+                make_uint4(words[0][plane], words[1][plane], words[2][plane], words[3][plane]);
+        }
+      }
+    }
+  }
+  template <bool EDGE, bool NEIGHBOURS>
+  __device__ __forceinline__ void convert_16bit(const char* rows, const Source& from, int number,
+                                                int warp, uint4* quads) const {
+    constexpr int batch = 4, step = kConvertWarps;
+    const int lane = threadIdx.x % 32;
+    const Quad quad = quad_of_input(number + lane / 8);
+    rows += (quad.first * rows_of_quad + quad.row + lane % 8) * l.row_pitch;
+    quads += lane / 8 * l.quad_pitch;
+    const int pieces = l.pieces;
+    Column<NEIGHBOURS> column(*this, warp * of_piece - ahead(from, quad.kind) + lane % 8);
+    for (int first = warp; first < pieces; first += batch * step) {
+      uint32_t pairs[batch][4];
+      int offsets[batch];
+#pragma unroll
+      for (int b = 0; b < batch; ++b) {
+        if (first + b * step < pieces) load_matrices(pairs[b], rows + place_of(first + b * step));
+        offsets[b] = column.offset();
+        column.advance(8 * step, p.step_columns, p.step_rest);
+      }
+#pragma unroll
+      for (int b = 0; b < batch; ++b) {
+        if (first + b * step >= pieces) break;
+#pragma unroll
+        for (int m = 0; m < 4 && EDGE; ++m) {
+          const Quad of_pair = quad_of_input(number + m);
+          const int at = (first + b * step) * of_piece - ahead(from, of_pair.kind) + lane % 4 * 2;
+          if (!exists(from, of_pair, lane / 4, at)) pairs[b][m] &= 0xffff0000u;
+          if (!exists(from, of_pair, lane / 4, at + 1)) pairs[b][m] &= 0x0000ffffu;
+        }
+        store_matrices_transposed(written<NEIGHBOURS>(quads, offsets[b]), pairs[b]);
+      }
+    }
+  }
+  template <bool EDGE, bool NEIGHBOURS>
+  __device__ __forceinline__ void convert(const char* stage, const Source& from, int slice,
+                                          uint4* window) const {
+    for (int quad = 0; quad < l.words / 4; quad += 4) {
+      const int warp = (threadIdx.x / 32 + quad / 4) % kConvertWarps,
+                number = slice * (l.words / 4) + quad;
+      if constexpr (element == 4)
+        convert_32bit<EDGE, NEIGHBOURS>(stage, from, number, warp, window + quad * l.quad_pitch);
+      else
+        convert_16bit<EDGE, NEIGHBOURS>(stage, from, number, warp, window + quad * l.quad_pitch);
+    }
+  }
+  __device__ __forceinline__ void make_windows() const {
+    Turn input, window;
+    for_each_tile([&](const Place& place) {
+      for (int alike = 0; alike < l.slices; alike += l.slices_alike)
+        for (int part = 0; part < l.parts; ++part) {
+          const Source from = source(place, alike, part);
+          const char* const stage = inputs + input.stage * l.input_bytes;
+          barrier_wait(shared->inputs.full + input.stage, input.parity);
+          for (int slice = 0; slice < l.slices_alike; ++slice) {
+            auto* const to = reinterpret_cast<uint4*>(windows + window.stage * l.window_bytes);
+            barrier_wait(shared->windows.empty + window.stage, window.parity ^ 1);
+            if (p.stride == 1) {
+              if (from.whole)
+                convert<false, true>(stage, from, slice, to);
+              else
+                convert<true, true>(stage, from, slice, to);
+            } else {
+              if (from.whole)
+                convert<false, false>(stage, from, slice, to);
+              else
+                convert<true, false>(stage, from, slice, to);
+            }
+            fence_async_proxy();
+            barrier_arrive(shared->windows.full + window.stage);
+            window.advance(l.windows);
+          }
+          barrier_arrive(shared->inputs.empty + input.stage);
+          input.advance(l.inputs);
+        }
+    });
+  }
+  using Sums = float[T::n / 2];
+  __device__ __forceinline__ void multiply() const {
+    const int warpgroup =
+        __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x - kProducerThreads) / 128, 0);
+    const int m = warpgroup % T::warpgroups_m, n = warpgroup / T::warpgroups_m;
+    const Operand all_weights(weights + m * T::m_tiles * 64 * 16, T::channels * 16,
+                              l.words * T::channels * 4),
+        all_windows(windows + (n * p.output.step_positions + l.slack) * 16, l.quad_pitch * 16,
+                    l.words * l.quad_pitch * 4);
+    const int steps = l.words / 8;
+    Turn window, weight;
+    Sums chain[T::m_tiles];
+    Sums total[M::chain ? T::m_tiles : 1];
+    if (l.resident && l.slices > 0) barrier_wait(shared->weights.full, 0);
+    for_each_tile([&](const Place& place) {
+      for_each_sum([&](int m, int i) {
+        chain[m][i] = 0;
+        if constexpr (M::chain > 0) total[m][i] = 0;
+      });
+      hold(chain);
+      int chained = 0;
+      int used_weight = -1, used_window = -1;
+      if (l.resident) weight.stage = 0;
+      int part = 0, slice_of_alike = 0;
+      for (int i = 0; i < l.slices * l.parts; ++i) {
+        const int taps = taps_of_part(l, p.phase, part);
+        if (++slice_of_alike == l.slices_alike) {
+          slice_of_alike = 0;
+          if (++part == l.parts) part = 0;
+        }
+        Operand left = all_weights.after(weight.stage * l.weight_bytes);
+        const Operand first_column = all_windows.after(window.stage * l.window_bytes);
+        int number = 0, column = 0, rest = 0;
+        barrier_wait(shared->windows.full + window.stage, window.parity);
+        for (int j = 0; j < taps; ++j) {
+          const Operand right = first_column.after((number * l.class_pitch + column) * 16);
+          if (++number == l.classes) number = 0;
+          column += l.shift_columns;
+          rest += l.shift_rest;
+          if (rest >= p.stride) {
+            rest -= p.stride;
+            ++column;
+          }
+          if (!l.resident) barrier_wait(shared->weights.full + weight.stage, weight.parity);
+          wgmma_fence();
+#pragma unroll 1
+          for (int step = 0; step < steps; step += 2) {
+#pragma unroll
+            for (int i = step; i < step + 2; ++i)
+#pragma unroll
+              for (int m = 0; m < T::m_tiles; ++m)
+                M::multiply(chain[m], left.step(i).after(m * 64 * 16), right.step(i));
+            wgmma_commit();
+          }
+          if (M::chain > 0) {
+            chained += steps;
+            if (chained + steps > M::chain) {
+              wgmma_wait<0>();
+              hold(chain);
+              chained = 0;
+              for_each_sum([&](int m, int i) {
+                total[M::chain ? m : 0][i] += chain[m][i];
+                chain[m][i] = 0;
+              });
+              hold(chain);
+            }
+          }
+          if (l.resident) {
+            left = left.after(l.weight_bytes);
+            if (j > 0) continue;
+          }
+          wgmma_wait<1>();
+          give_back(shared->windows.empty, used_window);
+          used_window = -1;
+          if (l.resident) continue;
+          give_back(shared->weights.empty, used_weight);
+          used_weight = weight.stage;
+          weight.advance(l.weights);
+          left = all_weights.after(weight.stage * l.weight_bytes);
+        }
+        if (l.resident) weight.stage += l.taps;
+        used_window = window.stage;
+        window.advance(l.windows);
+      }
+      wgmma_wait<0>();
+      hold(chain);
+      give_back(shared->windows.empty, used_window);
+      give_back(shared->weights.empty, used_weight);
+      if constexpr (M::chain > 0) for_each_sum([&](int m, int i) { chain[m][i] += total[m][i]; });
+#pragma unroll
+      for (int i = 0; i < T::m_tiles; ++i) write(chain[i], place, m * T::m_tiles + i, n);
+    });
+  }
+  static __device__ __forceinline__ void hold(Sums (&sums)[T::m_tiles]) {
+#pragma unroll
+    for (int m = 0; m < T::m_tiles; ++m) wgmma_hold(sums[m]);
+  }
+  template <class Visit>
+  static __device__ __forceinline__ void for_each_sum(const Visit& visit) {
+#pragma unroll
+    for (int m = 0; m < T::m_tiles; ++m)
+#pragma unroll
+      for (int i = 0; i < T::n / 2; ++i) visit(m, i);
+  }
+  static __device__ __forceinline__ void give_back(uint64_t* empty, int stage) {
+    if (stage < 0) return;
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) barrier_arrive(empty + stage);
+  }
+  __device__ __forceinline__ void write(Sums& sums, const Place& place, int m, int n) const {
+    const int first_row = m * 64 + threadIdx.x / 32 % 4 * 16;
+    const int64_t first_channel = static_cast<int64_t>(channel_block) * T::channels + first_row;
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      const float bias = biases[first_row + threadIdx.x % 32 / 4 + 8 * h];
+#pragma unroll
+      for (int i = 0; i < T::n / 8; ++i)
+#pragma unroll
+        for (int e = 0; e < 2; ++e) sums[i * 4 + h * 2 + e] += bias;
+    }
+    const OutputRows rows{
+        (place.batch * p.groups + group) * p.channels_out + first_channel,
+        static_cast<int>(smaller(16, p.channels_out - first_channel)),
+        (static_cast<int64_t>(place.tile) * T::warpgroups_n + n) * p.output.step_positions};
+    const OutputWriter<M, T::n> writer{
+        p.output,
+        output_stages + (threadIdx.x - kProducerThreads) / 32 * OutputLayout<M>::stage_bytes};
+    writer.write(sums, rows);
   }
 };
 template <class M, class T>
 __global__ void __launch_bounds__(kHopperThreads, 1)
     hopper_kernel(const __grid_constant__ HopperParams p) {
-  using Element = typename M::Element;
-  FASTCONV1D_SHARED(shared);
-  const HopperBlock<M, T> block(p, shared);
-  HopperBarriers& barriers = *block.barriers;
+  FASTCONV1D_SHARED(memory);
+  const HopperBlock<M, T> block(p, memory);
+  HopperShared& shared = *block.shared;
   if (threadIdx.x == 0) {
     for (int i = 0; i < kMostStages; ++i) {
-      barrier_init(barriers.inputs.full + i, kCopyThreads);
-      barrier_init(barriers.inputs.empty + i, kConvertThreads);
-      barrier_init(barriers.windows.full + i, kConvertThreads);
-      barrier_init(barriers.windows.empty + i, kConsumerThreads / 32);
-      barrier_init(barriers.weights.full + i, 1);
-      barrier_init(barriers.weights.empty + i, kConsumerThreads / 32);
+      barrier_init(shared.inputs.full + i, kCopyThreads);
+      barrier_init(shared.inputs.empty + i, kConvertThreads);
+      barrier_init(shared.windows.full + i, kConvertThreads);
+      barrier_init(shared.windows.empty + i, kConsumerThreads / 32);
+      barrier_init(shared.weights.full + i, 1);
+      barrier_init(shared.weights.empty + i, kConsumerThreads / 32);
     }
     fence_async_proxy();
+    for (int rest = 0; rest < p.stride; ++rest) shared.class_of[rest] = -1;
+    for (int number = 0, rest = 0; number < p.pipeline.classes; ++number) {
+      shared.class_of[rest] = static_cast<int8_t>(number);
+      rest = (rest + p.pipeline.shift_rest) % p.stride;
+    }
   }
-  for (int i = threadIdx.x; i < T::channels; i += kHopperThreads) {
-    const int64_t channel = static_cast<int64_t>(block.channel_block) * T::channels + i;
-    const bool exists = p.bias != nullptr && channel < p.channels_out;
+  for (int i = threadIdx.x; i < T::channels; i += kHopperThreads)
     block.biases[i] =
-        exists
-            ? M::from(static_cast<const Element*>(p.bias)[block.group * p.channels_out + channel])
-            : 0;
-  }
+        bias_of<M>(p.bias, block.group, static_cast<int64_t>(block.channel_block) * T::channels + i,
+                   p.channels_out);
   __syncthreads();
   if (threadIdx.x < kProducerThreads) {
     keep_registers<kProducerRegisters>();
@@ -1449,7 +1654,7 @@ struct Hopper {
     c.channels_in = a.channels_in / a.groups;
     c.channels_out = a.channels_out / a.groups;
     c.channel_blocks = ceil_div(c.channels_out, T::channels);
-    constexpr int aligned = HopperLayout<M>::aligned_outputs;
+    constexpr int aligned = OutputLayout<M>::aligned_outputs;
     const int64_t behind =
         c.phase.out_step == 1 ? aligned - gcd(aligned, a.length_out % aligned) : 0;
     const int64_t depth = c.phase.taps * ceil_div(c.channels_in, M::values_per_word) * M::products;
@@ -1461,66 +1666,103 @@ struct Hopper {
     c.runs = runs_of(a.batch * c.tiles, a.groups * c.channel_blocks, a.multiprocessors);
     c.pipeline = pipeline_of(
         {(T::warpgroups_n - 1) * c.step_positions + T::n, T::channels, M::planes,
-         M::values_per_word, sizeof(Element), shared_budget(1) - hopper_fixed_bytes<M, T>(),
-         ceil_div(a.batch * c.tiles, c.runs) >= 4},
+         M::values_per_word, sizeof(Element),
+         rows_alike(a.input_channel_stride * static_cast<int64_t>(sizeof(Element))),
+         shared_budget(1) - hopper_fixed_bytes<M, T>(), ceil_div(a.batch * c.tiles, c.runs) >= 4},
         c.phase, c.channels_in);
-    const Schedule& s = c.pipeline.schedule;
-    c.packed_threads = a.groups * c.channel_blocks * s.channel_slices * s.groups *
-                       s.taps_per_group * (s.slice_words / 4) * T::channels;
+    const Pipeline& l = c.pipeline;
+    c.packed_threads =
+        a.groups * c.channel_blocks * l.slices * l.parts * l.taps * (l.words / 4) * T::channels;
     return c;
   }
-  static int64_t workspace(const ConvArgs& a) {
-    int64_t bytes = 0;
-    for (int64_t r = 0; r < phase_count(a); ++r)
-      bytes = larger(bytes, cut(a, r).packed_threads * 16 * M::planes);
-    return bytes;
-  }
-  static int launch(const ConvArgs& a, void* stream) {
-    for (int64_t r = 0; r < phase_count(a); ++r) {
-      const int error = launch_phase(a, cut(a, r), stream);
-      if (error != 0) return error;
-    }
-    return 0;
-  }
+  static int64_t packed_bytes(const Cut& c) { return c.packed_threads * 16 * M::planes; }
   static int launch_phase(const ConvArgs& a, const Cut& c, void* stream) {
-    const Schedule& s = c.pipeline.schedule;
-    if (s.taps_per_group == 0) return 1;
+    const Pipeline& l = c.pipeline;
+    if (l.taps == 0) return 1;
     auto* const packed = static_cast<uint32_t*>(a.workspace);
-    int error = fastconv1d::launch(
-        hopper_pack_kernel<M, T>, dim3(static_cast<unsigned>(ceil_div(c.packed_threads, 128))),
-        dim3(128), 0, stream,
-        PackParams{a.weight, packed, c.phase, s, c.channels_in, c.channels_out, a.groups,
-                   a.kernel_size, a.transposed, c.channel_blocks, c.packed_threads, 0});
+    int error = 0;
+    if (c.packed_threads > 0)
+      error = fastconv1d::launch(
+          hopper_pack_kernel<M, T>, dim3(static_cast<unsigned>(ceil_div(c.packed_threads, 128))),
+          dim3(128), 0, stream,
+          HopperPackParams{{a.weight, packed, c.phase, c.channels_in, c.channels_out, a.groups,
+                            a.kernel_size, a.transposed, c.channel_blocks, c.packed_threads},
+                           l});
     if (error != 0) return error;
-    const int64_t bytes = hopper_fixed_bytes<M, T>() + stage_bytes(c.pipeline);
+    const int64_t bytes = hopper_fixed_bytes<M, T>() + stage_bytes(l);
     const auto kernel = hopper_kernel<M, T>;
     error = set_shared_limit(kernel, bytes);
     if (error != 0) return error;
-    return fastconv1d::launch(
-        kernel, dim3(static_cast<unsigned>(a.groups * c.channel_blocks * c.runs)),
-        dim3(kHopperThreads), bytes, stream,
-        HopperParams{a.input, packed, a.bias, a.output, c.phase, c.pipeline, a.batch, a.length,
-                     a.length_out, a.input_batch_stride, a.input_channel_stride, c.channels_in,
-                     c.channels_out, a.groups, c.channel_blocks, c.tiles, c.runs,
-                     Place{static_cast<int>(c.runs / c.tiles), static_cast<int>(c.runs % c.tiles)},
-                     c.phase.first_shift - c.most_shift * c.phase.in_step,
-                     c.pipeline.schedule.load_step == 1 &&
-                         reinterpret_cast<uintptr_t>(a.input) % (4 * sizeof(Element)) == 0 &&
-                         a.input_channel_stride % 4 == 0 &&
-                         (a.batch == 1 || a.input_batch_stride % 4 == 0),
-                     c.pipeline.row_bytes - 16 +
-                         static_cast<int>(a.input_channel_stride * sizeof(Element) % 16),
-                     static_cast<int>(c.step_positions), static_cast<int>(c.most_shift),
-                     static_cast<int>(c.most_overhang), a.length_out % 2 != 0});
+    const OutputParams output{a.output,
+                              a.length_out,
+                              c.phase.positions,
+                              c.phase.out_offset,
+                              c.phase.out_step,
+                              static_cast<int>(c.step_positions),
+                              static_cast<int>(c.most_shift),
+                              static_cast<int>(c.most_overhang),
+                              a.length_out % 2 != 0};
+    HopperParams p{};
+    p.input = a.input;
+    p.weights = packed;
+    p.bias = a.bias;
+    p.output = output;
+    p.phase = c.phase;
+    p.pipeline = l;
+    p.batch = a.batch;
+    p.length = a.length;
+    p.input_batch_stride = a.input_batch_stride;
+    p.input_channel_stride = a.input_channel_stride;
+    p.channels_in = c.channels_in;
+    p.channels_out = c.channels_out;
+    p.groups = a.groups;
+    p.channel_blocks = c.channel_blocks;
+    p.tiles = c.tiles;
+    p.runs = c.runs;
+    p.step = {static_cast<int>(c.runs / c.tiles), static_cast<int>(c.runs % c.tiles)};
+    p.first_position = c.phase.first_shift - c.most_shift * c.phase.in_step;
+    p.row_bytes = a.input_channel_stride * static_cast<int64_t>(sizeof(Element));
+    p.tile_step = T::warpgroups_n * c.step_positions * c.phase.in_step;
+    p.in_boxes = make_boxes(a, l, p);
+    p.stride = static_cast<int>(c.phase.in_step);
+    p.step_columns = 8 * kConvertWarps / p.stride;
+    p.step_rest = 8 * kConvertWarps % p.stride;
+    p.stride_reciprocal = static_cast<uint32_t>(ceil_div(int64_t{1} << 32, c.phase.in_step));
+    p.block_reciprocal = static_cast<uint32_t>(ceil_div(int64_t{1} << 32, l.row_pitch / 16));
+    p.block_gap = l.input_bytes / l.blocks - l.row_pitch;
+    return fastconv1d::launch(kernel,
+                              dim3(static_cast<unsigned>(a.groups * c.channel_blocks * c.runs)),
+                              dim3(kHopperThreads), bytes, stream, p);
+  }
+  static bool make_boxes(const ConvArgs& a, const Pipeline& l, HopperParams& p) {
+    if (a.input_channel_stride <= 0 || a.length >= INT32_MAX / 2) return false;
+    if (a.batch > 1 && (a.input_batch_stride < 0 || a.input_batch_stride % a.input_channel_stride))
+      return false;
+    p.rows_per_batch = a.batch > 1 ? a.input_batch_stride / a.input_channel_stride : 0;
+    const int64_t rows = (a.batch - 1) * p.rows_per_batch + a.channels_in;
+    if (rows >= INT32_MAX) return false;
+    for (int kind = 0; kind < 1 << l.alike_log2; ++kind) {
+      const uintptr_t begin = reinterpret_cast<uintptr_t>(a.input),
+                      first = begin + kind * static_cast<uintptr_t>(p.row_bytes);
+      p.box_leads[kind] = static_cast<int>(first % 16 / sizeof(Element));
+      const uintptr_t of_map = kind < rows ? first : begin;
+      if (make_box_map(
+              p.boxes + kind, sizeof(Element),
+              reinterpret_cast<const void*>(of_map & ~uintptr_t{15}), a.length + p.box_leads[kind],
+              larger(1, ceil_div(rows - kind, 1 << l.alike_log2)), p.row_bytes << l.alike_log2,
+              l.block_positions, (4 * M::values_per_word) << l.quads_of_kind_log2) != 0)
+        return false;
+    }
+    return true;
   }
 };
 }
 #define FASTCONV1D_HOPPER_LIBRARY(...) FASTCONV1D_TILE_LIBRARY(fastconv1d::Hopper, __VA_ARGS__)
 namespace fastconv1d {
-using Tf32Kernel = Hopper<Tf32, fastconv1d::HopperTile<2, 1, 1, 256>>;
-using IeeeKernel = Hopper<Ieee, fastconv1d::HopperTile<1, 2, 1, 128>>;
-using Bf16Kernel = Hopper<Bf16, fastconv1d::HopperTile<2, 1, 1, 256>>;
-using Fp16Kernel = Hopper<Fp16, fastconv1d::HopperTile<2, 1, 1, 256>>;
+using Tf32Kernel = TileLibrary<Hopper, Tf32, fastconv1d::HopperTile<2, 1, 1, 256>>;
+using IeeeKernel = TileLibrary<Hopper, Ieee, fastconv1d::HopperTile<1, 2, 1, 128>>;
+using Bf16Kernel = TileLibrary<Hopper, Bf16, fastconv1d::HopperTile<2, 1, 1, 256>>;
+using Fp16Kernel = TileLibrary<Hopper, Fp16, fastconv1d::HopperTile<2, 1, 1, 256>>;
 }
 namespace fastconv1d {
 template <class Function>
@@ -1538,11 +1780,11 @@ int64_t with_kernel(const ConvArgs& args, const Function& function) {
 }
 }
 int64_t fastconv1d_workspace(int64_t, const fastconv1d::ConvArgs* args) {
-  return fastconv1d::with_kernel(*args, [&](auto kernel) { return kernel.workspace(*args); });
+  return fastconv1d::with_kernel(*args, [&](auto kernel) { return kernel.workspace(0, *args); });
 }
 int fastconv1d_launch(int64_t, const fastconv1d::ConvArgs* args, void* stream) {
   const int64_t error =
-      fastconv1d::with_kernel(*args, [&](auto kernel) { return kernel.launch(*args, stream); });
+      fastconv1d::with_kernel(*args, [&](auto kernel) { return kernel.launch(0, *args, stream); });
   if (error != cudaErrorInvalidValue) return static_cast<int>(error);
   return fastconv1d::direct_launch(args->mode, *args, stream);
 }

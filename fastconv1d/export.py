@@ -151,7 +151,7 @@ def _tiles(convolution: Problem, gpu: Gpu) -> str:
         chosen, _, _ = min(rows, key=lambda row: row[2])
         includes.append(f'#include "{chosen.family}.cuh"')
         kernel, tile = chosen.family.capitalize(), chosen.tiles[mode]
-        lines.append(f"using {type_name}Kernel = {kernel}<{type_name}, {tile.glue}>;")
+        lines.append(f"using {type_name}Kernel = TileLibrary<{kernel}, {type_name}, {tile.glue}>;")
     return "\n".join([*includes, "namespace fastconv1d {", *lines, "}"])
 
 

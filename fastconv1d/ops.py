@@ -22,7 +22,7 @@ from torch.autograd import forward_ad
 from torch.autograd.function import _SingleLevelFunction
 
 from fastconv1d import build, config, plan
-from fastconv1d.problem import Gpu, Problem, UnsupportedError
+from fastconv1d.problem import Gpu, Problem, UnsupportedError, row_alignment
 
 _ARGUMENTS = (
     "Tensor input, Tensor weight, Tensor? bias, SymInt[] stride, SymInt[] padding, "
@@ -137,7 +137,7 @@ def _select(
         input, weight, None, [stride], [padding], [dilation], transposed, [output_padding], groups,
         mode,
     )  # fmt: skip
-    problem = replace(problem, bias=bias)
+    problem = replace(problem, bias=bias, row_alignment=row_alignment(input))
     chosen, library = _runnable(problem, algorithm)
     index = plan.PLANS.index(chosen)
     if chosen.family == "aten":

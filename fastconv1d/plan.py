@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import product
 from math import gcd
 
 from fastconv1d import config
@@ -20,20 +21,22 @@ from fastconv1d.problem import Gpu, Problem
 LAUNCH = 4.0  # µs: one kernel launch
 MULTIPROCESSORS = 132  # of the GPU measured
 BANDWIDTH = 3.6e6  # bytes per µs that a kernel reads and writes
-DENSE_RATE = {"tf32": 150e6, "ieee": 66e6, "bf16": 240e6, "fp16": 240e6}  # FLOP per µs
+DENSE_RATE = {"tf32": 130e6, "ieee": 66e6, "bf16": 240e6, "fp16": 240e6}  # FLOP per µs
 DENSE_START = 34.0  # µs: both kernels of the dense plan, the first of which packs the weight
 DIRECT_RATE = 3e6  # FLOP per µs
 DIRECT_MEMORY = 0.12e6  # elements per µs that the direct kernel reads and writes
-ATEN_RATE = {"tf32": 330e6, "ieee": 46e6, "bf16": 700e6, "fp16": 700e6, "fp64": 15e6}  # FLOP per µs
+ATEN_RATE = {"tf32": 300e6, "ieee": 46e6, "bf16": 700e6, "fp16": 700e6, "fp64": 15e6}  # FLOP per µs
 ATEN_START = 30.0  # µs: the kernels of a dense convolution, beside what grows with its size
 ATEN_GROUPED = 0.25  # share of that rate when groups > 1
-ATEN_LAYOUT = 0.55e6  # elements per µs from NCL to NHWC or back, whatever their dtype
+ATEN_LAYOUT = {2: 0.7e6, 4: 0.55e6, 8: 0.55e6}  # elements per µs from NCL to NHWC or back, by size
+ATEN_FEW_CHANNELS = 4  # of fp32 below which half of that is saved
 ATEN_BIAS = 0.35e6  # elements per µs that the bias pass adds to
 ATEN_DEPTHWISE = 0.2e6  # elements per µs that ATen's own depthwise kernel reads and writes
 ATEN_DEPTHWISE_RATE = 8e6  # FLOP per µs of that kernel
 CPU_RATE = 50e3  # FLOP per µs of the plain loops and of ATen alike
 
 HOPPER_SHARED = 227 << 10  # bytes of shared memory that a block of the Hopper kernel may take
+HOPPER_ALTERNATING = 1.24  # what a tile takes longer where rows are copied and read in turns
 HOPPER_STRIDE = 64  # the largest stride that csrc/schedule.h tries for it
 MOST_STRIDE = 1 << 22  # that the dense kernel walks: kMostLoadStep of csrc/schedule.h
 MOST_BATCH = 1 << 31  # from here on its 32-bit counters would run over
@@ -95,19 +98,19 @@ class HopperCosts:
     """What the Hopper kernel takes, fitted to 30 layers on an H200 (docs/performance.md)."""
 
     rate: float  # FLOP per µs
-    neighbours: float  # ns: 16 words of a window's column, made from neighbouring positions
-    apart: float  # ns: the same where positions are a stride apart
+    neighbours: float  # ns: 16 words of one position, made where columns are neighbours
+    apart: float  # ns: the same where they are a stride apart
     window: float  # ns: one window handed over between warps
-    tap: float  # ns: one tap's weights handed over
+    tap: float  # ns: one tap's weights handed over, for 128 output channels
     output: float  # ps: one output written
     start: float  # µs: of both kernels
 
 
 HOPPER = {
-    "tf32": HopperCosts(450e6, 2.5, 3.2, 610, 64, 133, 14.0),
-    "ieee": HopperCosts(145e6, 5.2, 4.5, 444, 161, 242, 10.0),
-    "bf16": HopperCosts(850e6, 3.2, 2.8, 891, 80, 90, 13.0),
-    "fp16": HopperCosts(850e6, 3.2, 2.8, 891, 80, 90, 13.0),
+    "tf32": HopperCosts(484e6, 3.60, 3.00, 671, 60.8, 144, 19.8),
+    "ieee": HopperCosts(135e6, 5.63, 3.46, 512, 173, 296, 7.2),
+    "bf16": HopperCosts(934e6, 3.97, 4.53, 695, 63.1, 106, 22.5),
+    "fp16": HopperCosts(934e6, 3.97, 4.53, 695, 63.1, 106, 22.5),
 }
 
 
@@ -193,6 +196,61 @@ def _dense_cost(plan: Plan, problem: Problem) -> float:
     return DENSE_START + max(traffic, arithmetic) + 0.5 * min(traffic, arithmetic)
 
 
+@dataclass(frozen=True, slots=True)
+class HopperWalk:
+    """How the Hopper kernel walks a tile: `pipeline_of` of csrc/schedule.h."""
+
+    words: int  # of channels in a slice
+    slices: int
+    parts: int  # of the taps
+    positions: int  # of the input that a part's windows take
+    resident: bool  # whether shared memory keeps the weights from tile to tile
+    ahead: bool  # whether there is room to copy the next rows while these are read
+
+
+def hopper_walk(
+    tile: Tile | HopperTile, problem: Problem, many_tiles: bool = False
+) -> HopperWalk | None:
+    """The walk of a tile, or None if nothing fits; with `many_tiles`, the weights may stay."""
+    size, stride, taps = problem.dtype.itemsize, problem.stride, problem.kernel_size
+    values, planes, of_piece = 4 // size, 2 if problem.mode == "ieee" else 1, 16 // size
+    channels, kinds = problem.channels_in // problem.groups, 16 // problem.aligned
+    fixed = 2048 + 4 * tile.channels + 8 * 16 * (128 + (32 if size == 4 else 16))
+    for parts in range(1, taps + 1):
+        of_part = _ceil_div(taps, parts)
+        if parts > 1 and of_part == _ceil_div(taps, parts - 1):
+            continue
+        positions = (tile.positions - 1) * stride + (of_part - 1) * problem.dilation + 1
+        copied = _ceil_div(positions + of_piece - 1, of_piece) * of_piece
+        columns = _ceil_div(of_piece - 1, stride) + _ceil_div(copied, stride)
+        if columns > 4096 or positions > 65536:
+            continue
+        classes = min(stride // gcd(stride, problem.dilation), of_part) if of_part > 1 else 1
+        if classes > 1:
+            apart = _ceil_div(8, classes)
+            columns = _ceil_div(columns - apart, 8) * 8 + apart
+        blocks = _ceil_div(copied, 248)
+        row = (_ceil_div(_ceil_div(copied, blocks) - 8, 16) * 16 + 8) * blocks * size
+        widest = 32 if tile.positions > 64 else 64
+        ways = ((16, True), (64, False), (32, False), (16, False))
+        for stages, (words, resident) in product((2, 1), ways):
+            if words > widest or (resident and not many_tiles):
+                continue
+            if words >= 2 * _ceil_div(_ceil_div(channels, values), 16) * 16:
+                continue
+            quads = words // 4
+            alike = kinds // gcd(kinds, quads)
+            slices = _ceil_div(_ceil_div(channels, words * values), alike) * alike
+            whole_parts = _ceil_div(taps, of_part)
+            weights = slices * whole_parts * of_part if resident else 3
+            room = stages * alike * quads * 4 * values * row
+            room += 2 * planes * quads * ((classes * columns) | 1) * 16
+            room += weights * planes * words * tile.channels * 4
+            if fixed + room <= HOPPER_SHARED:
+                return HopperWalk(words, slices, whole_parts, positions, resident, stages > 1)
+    return None
+
+
 def _hopper_why_not(plan: Plan, problem: Problem) -> str | None:
     if problem.gpu and problem.gpu.capability != (9, 0):
         return f"needs compute capability 9.0 (wgmma), this GPU has {problem.gpu.capability}"
@@ -200,44 +258,33 @@ def _hopper_why_not(plan: Plan, problem: Problem) -> str | None:
         return reason
     if problem.stride > HOPPER_STRIDE:
         return f"walks strides up to {HOPPER_STRIDE}, this one is {problem.stride}"
-    least = _hopper_least_shared(plan.tiles[problem.mode], problem)
-    if least > HOPPER_SHARED:
-        return f"a stride of {problem.stride} needs {least} bytes of shared memory a block"
+    if hopper_walk(plan.tiles[problem.mode], problem) is None:
+        return f"a stride of {problem.stride} needs more shared memory than a block may take"
     return None
-
-
-def _hopper_least_shared(tile: Tile | HopperTile, problem: Problem) -> int:
-    # `try_pipeline` of csrc/schedule.h with one tap in a group and rows of its own, which is what
-    # `pipeline_of` tries last.
-    size = problem.dtype.itemsize
-    values, planes = 4 // size, 2 if problem.mode == "ieee" else 1
-    columns = tile.positions + (3 if problem.stride == 1 else 0)
-    row = (columns - 1) * problem.stride + (7 if problem.stride == 1 else 1)
-    row_bytes = _ceil_div(row * size + 15, 16) * 16 + 16
-    window = planes * 16 * (_ceil_div(columns, 4) * 4 + 1) * 4
-    stages = 2 * (16 * values * row_bytes + window) + 3 * planes * 16 * tile.channels * 4
-    sums = 8 * 16 * (128 + (32 if size == 4 else 16))
-    return 512 + 4 * tile.channels + sums + stages
 
 
 def _hopper_cost(plan: Plan, problem: Problem) -> float:
     if problem.gpu is None or problem.mode not in plan.tiles:
         return float("inf")
     tile, costs = plan.tiles[problem.mode], HOPPER[problem.mode]
-    values = 4 // problem.dtype.itemsize
-    slices = _ceil_div(problem.channels_in // problem.groups, 16 * values)
-    taps = problem.kernel_size
-    windows = min(taps, problem.stride // gcd(problem.stride, problem.dilation)) if taps > 1 else 1
-    reach = (_ceil_div(taps, windows) - 1) * problem.dilation
-    outputs = tile.channels * tile.positions
-    products = 2 * outputs * slices * 16 * values * taps / (costs.rate / MULTIPROCESSORS)
-    column = costs.neighbours if problem.stride == 1 else costs.apart
-    making = slices * windows * (tile.positions + reach) * column * 1e-3
+    waves = _waves(tile, problem, problem.gpu)
+    walk = hopper_walk(tile, problem, waves >= 4)
+    if walk is None:
+        return float("inf")
+    outputs, words = tile.channels * tile.positions, walk.slices * walk.words
+    depth = words * 4 // problem.dtype.itemsize * problem.kernel_size
+    products = 2 * outputs * depth / (costs.rate * plan.efficiency / MULTIPROCESSORS)
+    position = costs.neighbours if problem.stride == 1 else costs.apart
+    making = words / 16 * walk.parts * walk.positions * position * 1e-3
     writing = outputs * costs.output * 1e-6
-    handing_over = slices * (windows * costs.window + taps * costs.tap) * 1e-3
+    handing_over = walk.parts * costs.window
+    if not walk.resident:
+        handing_over += problem.kernel_size * costs.tap * tile.channels / 128
     # While one warpgroup writes, the other one multiplies, and windows are made.
-    tile_time = handing_over + max(products, making, products / 2 + writing)
-    time = _waves(tile, problem, problem.gpu) * tile_time
+    tile_time = walk.slices * handing_over * 1e-3 + max(products, making, products / 2 + writing)
+    if not walk.ahead:
+        tile_time *= HOPPER_ALTERNATING
+    time = waves * tile_time
     return costs.start + max(time, problem.bytes / (BANDWIDTH * _scale(problem)))
 
 
@@ -288,7 +335,10 @@ def _aten_cost(plan: Plan, problem: Problem) -> float:
         arithmetic = problem.flops / ATEN_DEPTHWISE_RATE
         return LAUNCH + max(elements / ATEN_DEPTHWISE, arithmetic) / _scale(problem)
     rate = ATEN_RATE[problem.mode] * (ATEN_GROUPED if problem.groups > 1 else 1.0)
-    time = max(problem.bytes / BANDWIDTH, problem.flops / rate) + elements / ATEN_LAYOUT
+    layout = elements / ATEN_LAYOUT[problem.dtype.itemsize]
+    if problem.channels_in // problem.groups < ATEN_FEW_CHANNELS and problem.dtype.itemsize == 4:
+        layout /= 2
+    time = max(problem.bytes / BANDWIDTH, problem.flops / rate) + layout
     time += problem.bias * problem.output_elements / ATEN_BIAS
     return ATEN_START + problem.bias * LAUNCH + time / _scale(problem)
 
@@ -298,10 +348,15 @@ def _dense(name: str, tile: Tile, ieee_tile: Tile, efficiency: float) -> Plan:
     return Plan(name, "dense", _dense_why_not, _dense_cost, tiles, efficiency)
 
 
-def _hopper(name: str, tile: HopperTile | None, ieee_tile: HopperTile | None = None) -> Plan:
+def _hopper(
+    name: str,
+    tile: HopperTile | None,
+    ieee_tile: HopperTile | None = None,
+    efficiency: float = 1.0,
+) -> Plan:
     tiles = dict.fromkeys(("tf32", "bf16", "fp16"), tile) | {"ieee": ieee_tile}
     given = {mode: tile for mode, tile in tiles.items() if tile is not None}
-    return Plan(name, "hopper", _hopper_why_not, _hopper_cost, given)
+    return Plan(name, "hopper", _hopper_why_not, _hopper_cost, given, efficiency)
 
 
 # Hopper rows: the tile of tf32, bf16 and fp16, then that of ieee, whose sums take twice the room.
@@ -312,8 +367,8 @@ PLANS: tuple[Plan, ...] = (
     _hopper("hopper_128x256", HopperTile(2, 1, 1, 256)),
     _hopper("hopper_256x128", HopperTile(2, 1, 2, 128)),
     _hopper("hopper_64x256", HopperTile(1, 2, 1, 128), HopperTile(1, 2, 1, 128)),
-    _hopper("hopper_128x128", None, HopperTile(2, 1, 1, 128)),
-    _hopper("hopper_128x64", HopperTile(2, 1, 1, 64), HopperTile(2, 1, 1, 64)),
+    _hopper("hopper_128x128", HopperTile(2, 1, 1, 128), HopperTile(2, 1, 1, 128)),
+    _hopper("hopper_128x64", HopperTile(2, 1, 1, 64), HopperTile(2, 1, 1, 64), 0.85),
     Plan("dense_128x256", "dense", _dense_why_not, _dense_cost, {"tf32": Tile(4, 4, 2, 8)}, 1.0),
     _dense("dense_128x128", Tile(4, 2, 2, 8), Tile(4, 2, 2, 8), 0.9),
     _dense("dense_64x128", Tile(4, 2, 1, 8), Tile(2, 4, 2, 4), 0.6),

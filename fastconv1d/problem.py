@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from math import gcd
 
 import torch
 
@@ -70,6 +71,11 @@ class Problem:
     bias: bool = False
     mode: str = "ieee"
     gpu: Gpu | None = None
+    row_alignment: int = 0
+    """Bytes, of 16 at most, by multiples of which the input's rows lie apart.
+
+    0 stands for those of a contiguous input. Some kernels move rows alike together.
+    """
 
     @classmethod
     def from_tensors(
@@ -253,16 +259,35 @@ class Problem:
         parameters = rows * columns * taps + self.channels_out * self.bias
         return (self.input_elements + parameters + self.output_elements) * self.dtype.itemsize
 
+    @property
+    def aligned(self) -> int:
+        """`row_alignment`, that of a contiguous input worked out."""
+        return self.row_alignment or gcd(16, self.length * self.dtype.itemsize)
+
     def bucketed(self) -> Problem:
-        """This problem with batch and length rounded up to powers of two.
+        """This problem with batch and length rounded up to four significant bits.
 
         All that plan selection looks at, so that a new length costs no new decision.
         """
-        return replace(self, batch=_bucket(self.batch), length=_bucket(self.length))
+        return replace(
+            self,
+            batch=_bucket(self.batch),
+            length=_bucket(self.length),
+            row_alignment=self.aligned,
+        )
+
+
+def row_alignment(input: torch.Tensor) -> int:
+    """`Problem.row_alignment` of an input (batch, channels, length)."""
+    if input.shape[2] > 1 and input.stride(2) != 1:
+        return 0  # it will be made contiguous
+    aligned = gcd(16, input.stride(1) * input.element_size())
+    return 0 if aligned == gcd(16, input.shape[2] * input.element_size()) else aligned
 
 
 def _bucket(count: int) -> int:
-    return 1 << (count - 1).bit_length() if count > 0 else 0
+    step = 1 << max(0, count.bit_length() - 4)
+    return -(-count // step) * step
 
 
 def _mode_of(input: torch.Tensor) -> str:

@@ -68,7 +68,13 @@ def on_hopper(runs: Iterable[Run]) -> list[Run]:
         replace(run, shared_bytes=SHARED_BYTES["sm_90"])
         for run in runs
         if plan.tile_rows("hopper", run.problem.mode)[run.variant].why_not(
-            replace(run.problem, gpu=HOPPER, transposed=False, output_padding=0)
+            replace(
+                run.problem,
+                gpu=HOPPER,
+                transposed=False,
+                output_padding=0,
+                row_alignment=0 if run.layout == "contiguous" else run.problem.dtype.itemsize,
+            )
         )
         is None
     ]

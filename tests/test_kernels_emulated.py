@@ -89,7 +89,7 @@ def test_tiles(build: Build, tmp_path: Path, family: str, mode: str, variant: in
     runs = [replace(run, rounded=mode == "tf32") for run in runs]
     if family == "hopper":
         runs = on_hopper(runs)
-        assert len(runs) > len(EVERYTHING)
+        assert len(runs) >= 20
     assert_right(build(harness(f"{family}_{mode}")), runs, tmp_path)
 
 

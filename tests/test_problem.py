@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastconv1d import config
-from fastconv1d.problem import Problem, UnsupportedError
+from fastconv1d.problem import Problem, UnsupportedError, row_alignment
 
 LAYER_67 = Problem(32, 64, 128, 131072, 3)
 
@@ -117,12 +117,26 @@ def test_layer_76_needs_64_bits() -> None:
 
 def test_buckets_cover_and_are_few() -> None:
     for length in (1, 2, 3, 100, 131072, 131073):
-        bucketed = replace(LAYER_67, length=length, batch=7).bucketed()
-        assert length <= bucketed.length < 2 * length
-        assert bucketed.batch == 8
+        bucketed = replace(LAYER_67, length=length, batch=17).bucketed()
+        assert length <= bucketed.length <= 1.125 * length
+        assert bucketed.batch == 18
         assert bucketed.bucketed() == bucketed
     assert replace(LAYER_67, batch=0).bucketed().batch == 0
-    assert len({replace(LAYER_67, length=n).bucketed() for n in range(1000, 2000)}) == 2
+    # 64, then 128 apart, in three alignments of fp32 rows.
+    assert len({replace(LAYER_67, length=n).bucketed() for n in range(1000, 2000)}) == 9 * 3
+
+
+def test_buckets_keep_the_alignment_of_rows() -> None:
+    for length, size, aligned in ((131072, 4, 16), (131070, 4, 8), (131071, 4, 4), (417, 2, 2)):
+        mode = "tf32" if size == 4 else "bf16"
+        problem = replace(LAYER_67, length=length, mode=mode)
+        assert problem.aligned == problem.bucketed().aligned == aligned
+    assert replace(LAYER_67, length=417, row_alignment=16).aligned == 16
+    rows = torch.empty(2, 3, 8)
+    assert row_alignment(rows) == 0
+    assert row_alignment(rows[..., :5]) == 16
+    assert row_alignment(torch.empty(2, 3, 10)[..., :8]) == 8
+    assert row_alignment(torch.empty(2, 8, 3).transpose(1, 2)) == 0
 
 
 @pytest.mark.parametrize(

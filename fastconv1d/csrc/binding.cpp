@@ -16,6 +16,7 @@
 #include <cstdlib>
 #include <memory>
 #include <mutex>
+#include <numeric>
 #include <string>
 #include <unordered_map>
 
@@ -60,7 +61,7 @@ struct Entry {
 };
 
 struct Key {
-  std::array<int64_t, 16> numbers;
+  std::array<int64_t, 17> numbers;
   std::string algorithm;
   bool operator==(const Key& other) const {
     return numbers == other.numbers && algorithm == other.algorithm;
@@ -76,8 +77,8 @@ struct Hash {
   }
 };
 
-// Grows with layers, not with lengths: batch and length count up to the next power of two, as in
-// `Problem.bucketed`.
+// Grows with layers, hardly with lengths: batch and length count up to four significant bits, and
+// rows' distance modulo 16 bytes, as in `Problem.bucketed`.
 struct PlanCache {
   std::mutex mutex;
   std::unordered_map<Key, std::unique_ptr<Entry>, Hash> entries;
@@ -88,9 +89,16 @@ PlanCache& plan_cache() {
 }
 
 int64_t bucket(int64_t n) {
-  int64_t power = 0;
-  for (--n; n > 0; n >>= 1) ++power;
-  return power;
+  int64_t step = 1;
+  while (n / step >= 16) step *= 2;
+  return (n + step - 1) / step * step;
+}
+
+// Bytes, of 16 at most, by multiples of which rows lie apart once positions are neighbours.
+int64_t row_alignment(const Tensor& input) {
+  const bool contiguous = input.size(2) > 1 && input.stride(2) != 1;
+  return std::gcd(int64_t{16}, (contiguous ? input.size(2) : input.stride(1)) *
+                                   static_cast<int64_t>(input.element_size()));
 }
 
 std::string environment(const char* name) {
@@ -193,7 +201,7 @@ Entry& entry_of(const Tensor& input, const Tensor& weight, bool bias, const fast
   static const char* const kStrict = "FASTCONV1D_STRICT";
   Key key{{bucket(a.batch), a.channels_in, a.channels_out, bucket(a.length), a.kernel_size,
            a.stride, a.padding, a.dilation, a.groups, a.transposed, output_padding, a.mode, bias,
-           input.device().index(), 0, 0},
+           input.device().index(), 0, 0, row_alignment(input)},
           algorithm.empty() ? environment(kPlan) : std::string(algorithm)};
   key.numbers[14] = algorithm.empty();
   key.numbers[15] = static_cast<int64_t>(std::hash<std::string>{}(environment(kStrict)));

@@ -86,6 +86,11 @@ struct DenseParams {
   int aligned_output;            // every row's part of a tile, to 8 bytes
 };
 
+struct PackParams : WeightParams {
+  Schedule schedule;
+  int classes_log2;
+};
+
 // Rewrites the weight in the order in which the dense kernel reads it:
 // [group][channel block][slice][tap][step of 8 words][16 channels][lane][4 words].
 // One thread makes one lane's fragment.
@@ -94,22 +99,13 @@ __global__ void __launch_bounds__(128) pack_kernel(const PackParams p) {
   const int64_t index = static_cast<int64_t>(blockIdx.x) * 128 + threadIdx.x;
   if (index >= p.count) return;
   const Schedule& s = p.schedule;
-  constexpr int rows16 = T::channels / 16;
-  int64_t rest = index;
-  const int64_t lane = rest % 32;
-  rest /= 32;
-  const int64_t block16 = rest % rows16;
-  rest /= rows16;
-  const int64_t step = rest % (s.slice_words / 8);
-  rest /= s.slice_words / 8;
-  const int64_t j = rest % s.taps_per_group;
-  rest /= s.taps_per_group;
-  const int64_t tap_group_index = rest % s.groups;
-  rest /= s.groups;
-  const int64_t channel_slice = rest % s.channel_slices;
-  rest /= s.channel_slices;
-  const int64_t channel_block = rest % p.channel_blocks;
-  const int64_t group = rest / p.channel_blocks;
+  Digits digits{index};
+  const int64_t lane = digits.take(32), block16 = digits.take(T::channels / 16),
+                step = digits.take(s.slice_words / 8), j = digits.take(s.taps_per_group),
+                tap_group_index = digits.take(s.groups),
+                channel_slice = digits.take(s.channel_slices),
+                channel_block = digits.take(p.channel_blocks), group = digits.rest;
+  const TapGroup taps = tap_group(s, p.phase.taps, static_cast<int>(tap_group_index));
 
   uint32_t fragment[4];
 #pragma unroll
@@ -119,7 +115,12 @@ __global__ void __launch_bounds__(128) pack_kernel(const PackParams p) {
         channel_block * T::channels + channel_of_row(row, T::channels_log2, p.classes_log2);
     const int64_t word = channel_slice * s.slice_words + step * 8 + lane % 4 + (i / 2) * 4;
     typename M::Element value[M::values_per_word];
-    weight_word<M>(p, group, out, word, static_cast<int>(tap_group_index), j, value);
+#pragma unroll
+    for (int v = 0; v < M::values_per_word; ++v)
+      value[v] = j < taps.count
+                     ? weight_of<typename M::Element>(p, group, out, word * M::values_per_word + v,
+                                                      taps.first + j * s.classes)
+                     : typename M::Element{0};
     fragment[i] = M::pack(value);
   }
   *reinterpret_cast<uint4*>(p.packed + 4 * index) =
@@ -475,9 +476,7 @@ __global__ void __launch_bounds__(T::threads, (Layout<M, T>::launch_blocks))
   if (threadIdx.x == 0) barrier_init(filled, T::threads);
   for (int i = threadIdx.x; i < T::channels; i += T::threads) {
     const int64_t channel = channel_block * T::channels + i;
-    const bool exists = p.bias != nullptr && channel < p.channels_out;
-    biases[i] =
-        exists ? M::from(static_cast<const Element*>(p.bias)[group * p.channels_out + channel]) : 0;
+    biases[i] = bias_of<M>(p.bias, group, channel, p.channels_out);
   }
   fetch(0);
   incoming.store(s, windows);
@@ -595,19 +594,7 @@ struct Dense {
     return c;
   }
 
-  static int64_t workspace(const ConvArgs& a) {
-    int64_t words = 0;
-    for (int64_t r = 0; r < phase_count(a); ++r) words = larger(words, cut(a, r).packed_words);
-    return 4 * words;
-  }
-
-  static int launch(const ConvArgs& a, void* stream) {
-    for (int64_t r = 0; r < phase_count(a); ++r) {
-      const int error = launch_phase(a, cut(a, r), stream);
-      if (error != 0) return error;
-    }
-    return 0;
-  }
+  static int64_t packed_bytes(const Cut& c) { return 4 * c.packed_words; }
 
   static int launch_phase(const ConvArgs& a, const Cut& c, void* stream) {
     const Schedule& s = c.schedule;
@@ -622,8 +609,10 @@ struct Dense {
     int error = fastconv1d::launch(
         pack_kernel<M, T>, dim3(static_cast<unsigned>(ceil_div(fragments, 128))), dim3(128), 0,
         stream,
-        PackParams{a.weight, packed, c.phase, s, c.channels_in, c.channels_out, a.groups,
-                   a.kernel_size, a.transposed, c.channel_blocks, fragments, classes_log2});
+        PackParams{{a.weight, packed, c.phase, c.channels_in, c.channels_out, a.groups,
+                    a.kernel_size, a.transposed, c.channel_blocks, fragments},
+                   s,
+                   classes_log2});
     if (error != 0) return error;
     const int64_t first_position = c.phase.first_shift - c.limits.most_shift * c.phase.in_step;
     const int64_t slice_stride = s.slice_words * M::values_per_word * a.input_channel_stride;

@@ -8,11 +8,12 @@
 #if defined(FASTCONV1D_EMULATE)
 #include "cuda_emulation.h"
 #else
+#include <cuda.h>
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
-#define FASTCONV1D_SHARED(name) extern __shared__ __align__(16) uint32_t name[]
+#define FASTCONV1D_SHARED(name) extern __shared__ __align__(128) uint32_t name[]
 
 namespace fastconv1d {
 
@@ -98,6 +99,49 @@ __device__ __forceinline__ void copy_bulk(void* shared, const void* global, uint
       "l"(global), "r"(bytes), "r"(static_cast<uint32_t>(__cvta_generic_to_shared(barrier)))
       : "memory");
 }
+// A matrix in memory, of which boxes are copied; what they have beside it becomes zeros.
+struct BoxMap {
+  CUtensorMap map;
+};
+// `first` and `pitch`, in bytes, are multiples of 16; so are a box's rows. Returns a cudaError_t.
+inline int make_box_map(BoxMap* box, int element_bytes, const void* first, int64_t columns,
+                        int64_t rows, int64_t pitch, int box_columns, int box_rows) {
+  static const auto encode = [] {
+    void* function = nullptr;
+    cudaDriverEntryPointQueryResult found{};
+#if CUDART_VERSION >= 12050
+    cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000, cudaEnableDefault,
+                                     &found);
+#else
+    cudaGetDriverEntryPoint("cuTensorMapEncodeTiled", &function, cudaEnableDefault, &found);
+#endif
+    return reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(function);
+  }();
+  if (encode == nullptr) return cudaErrorNotSupported;
+  const cuuint64_t size[2] = {static_cast<cuuint64_t>(columns), static_cast<cuuint64_t>(rows)},
+                   pitches[1] = {static_cast<cuuint64_t>(pitch)};
+  const cuuint32_t box_size[2] = {static_cast<cuuint32_t>(box_columns),
+                                  static_cast<cuuint32_t>(box_rows)},
+                   steps[2] = {1, 1};
+  const CUresult error =
+      encode(&box->map,
+             element_bytes == 2 ? CU_TENSOR_MAP_DATA_TYPE_UINT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT32,
+             2, const_cast<void*>(first), size, pitches, box_size, steps,
+             CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_NONE,
+             CU_TENSOR_MAP_L2_PROMOTION_L2_128B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  return error == CUDA_SUCCESS ? 0 : cudaErrorInvalidValue;
+}
+// Copies the box that begins with this column, a multiple of 16 bytes, and row to an address that is a
+// multiple of 128.
+__device__ __forceinline__ void copy_box(void* shared, const BoxMap* box, int column, int row,
+                                         uint64_t* barrier) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
+      " [%0], [%1, {%2, %3}], [%4];" ::"r"(static_cast<uint32_t>(__cvta_generic_to_shared(shared))),
+      "l"(reinterpret_cast<uint64_t>(box)), "r"(column), "r"(row),
+      "r"(static_cast<uint32_t>(__cvta_generic_to_shared(barrier)))
+      : "memory");
+}
 // Arrives, and has the phase end no sooner than `bytes` more have been copied.
 __device__ __forceinline__ void barrier_arrive_expecting(uint64_t* barrier, uint32_t bytes) {
   const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(barrier));
@@ -109,6 +153,23 @@ __device__ __forceinline__ void barrier_arrive_expecting(uint64_t* barrier, uint
 // What this thread wrote to shared memory is there for wgmma and bulk copies after a barrier.
 __device__ __forceinline__ void fence_async_proxy() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
+// Four matrices of 8 rows by 16 bytes of shared memory: lane l says where row l % 8 of matrix l / 8
+// begins, and holds of each matrix the (l % 4)-th pair of 16-bit values of row l / 4.
+__device__ __forceinline__ void load_matrices(uint32_t (&pairs)[4], const void* row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(pairs[0]), "=r"(pairs[1]), "=r"(pairs[2]), "=r"(pairs[3])
+               : "r"(static_cast<uint32_t>(__cvta_generic_to_shared(row)))
+               : "memory");
+}
+// The same held, written transposed: lane l says where column l % 8 of matrix l / 8 goes.
+__device__ __forceinline__ void store_matrices_transposed(void* column,
+                                                          const uint32_t (&pairs)[4]) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(
+                   static_cast<uint32_t>(__cvta_generic_to_shared(column))),
+               "r"(pairs[0]), "r"(pairs[1]), "r"(pairs[2]), "r"(pairs[3])
+               : "memory");
 }
 
 // A warpgroup keeps COUNT registers a thread, and gives the others back, or takes so many.
@@ -167,18 +228,10 @@ __device__ __forceinline__ void wgmma_hold(float (&sums)[COUNT]) {
       FASTCONV1D_SUMS_4(i + 12)
 #define FASTCONV1D_NAMES_OF_64 FASTCONV1D_NAMES_0 ", " FASTCONV1D_NAMES_1
 #define FASTCONV1D_SUMS_OF_64 FASTCONV1D_SUMS(0), FASTCONV1D_SUMS(16)
-#define FASTCONV1D_NAMES_OF_96 FASTCONV1D_NAMES_0 ", " FASTCONV1D_NAMES_1 ", " FASTCONV1D_NAMES_2
-#define FASTCONV1D_SUMS_OF_96 FASTCONV1D_SUMS(0), FASTCONV1D_SUMS(16), FASTCONV1D_SUMS(32)
 #define FASTCONV1D_NAMES_OF_128 \
   FASTCONV1D_NAMES_0 ", " FASTCONV1D_NAMES_1 ", " FASTCONV1D_NAMES_2 ", " FASTCONV1D_NAMES_3
 #define FASTCONV1D_SUMS_OF_128 \
   FASTCONV1D_SUMS(0), FASTCONV1D_SUMS(16), FASTCONV1D_SUMS(32), FASTCONV1D_SUMS(48)
-#define FASTCONV1D_NAMES_OF_192                                                              \
-  FASTCONV1D_NAMES_0 ", " FASTCONV1D_NAMES_1 ", " FASTCONV1D_NAMES_2 ", " FASTCONV1D_NAMES_3 \
-                     ", " FASTCONV1D_NAMES_4 ", " FASTCONV1D_NAMES_5
-#define FASTCONV1D_SUMS_OF_192                                                       \
-  FASTCONV1D_SUMS(0), FASTCONV1D_SUMS(16), FASTCONV1D_SUMS(32), FASTCONV1D_SUMS(48), \
-      FASTCONV1D_SUMS(64), FASTCONV1D_SUMS(80)
 #define FASTCONV1D_NAMES_OF_256                                                              \
   FASTCONV1D_NAMES_0 ", " FASTCONV1D_NAMES_1 ", " FASTCONV1D_NAMES_2 ", " FASTCONV1D_NAMES_3 \
                      ", " FASTCONV1D_NAMES_4 ", " FASTCONV1D_NAMES_5 ", " FASTCONV1D_NAMES_6 \
@@ -202,9 +255,7 @@ __device__ __forceinline__ void wgmma_hold(float (&sums)[COUNT]) {
   FASTCONV1D_WGMMA(wgmma_bf16, N, sums, left, right, "k16.f32.bf16.bf16", ", 0, 0") \
   FASTCONV1D_WGMMA(wgmma_fp16, N, sums, left, right, "k16.f32.f16.f16", ", 0, 0")
 FASTCONV1D_WGMMA_TYPES(64, 32, 32, 33)
-FASTCONV1D_WGMMA_TYPES(96, 48, 48, 49)
 FASTCONV1D_WGMMA_TYPES(128, 64, 64, 65)
-FASTCONV1D_WGMMA_TYPES(192, 96, 96, 97)
 FASTCONV1D_WGMMA_TYPES(256, 128, 128, 129)
 #undef FASTCONV1D_NAMES_0
 #undef FASTCONV1D_NAMES_1
@@ -216,12 +267,8 @@ FASTCONV1D_WGMMA_TYPES(256, 128, 128, 129)
 #undef FASTCONV1D_NAMES_7
 #undef FASTCONV1D_NAMES_OF_64
 #undef FASTCONV1D_SUMS_OF_64
-#undef FASTCONV1D_NAMES_OF_96
-#undef FASTCONV1D_SUMS_OF_96
 #undef FASTCONV1D_NAMES_OF_128
 #undef FASTCONV1D_SUMS_OF_128
-#undef FASTCONV1D_NAMES_OF_192
-#undef FASTCONV1D_SUMS_OF_192
 #undef FASTCONV1D_NAMES_OF_256
 #undef FASTCONV1D_SUMS_OF_256
 #undef FASTCONV1D_SUMS
@@ -261,6 +308,9 @@ inline int64_t shared_budget(int blocks) {
 #endif
 
 namespace fastconv1d {
+
+// Brings the threads of a warp together again, for speed alone: no result depends on it.
+__device__ __forceinline__ void reconverge() { __syncwarp(); }
 
 __device__ __forceinline__ uint32_t bits_of(float x) {
   uint32_t bits;

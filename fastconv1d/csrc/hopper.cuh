@@ -6,26 +6,22 @@
 //
 //   warp 0      copies rows of the input as they lie in memory      -> inputs
 //               and the packed weights of one tap and slice         -> weights
-//   warps 1-3   round, split or pack the values: inputs             -> windows
+//   warps 1-3   round, split or transpose the values: inputs        -> windows
 //   warps 4-11  two warpgroups multiply weights (64 channels x 8 words) by windows (8 words x N
 //               positions), and write their sums
 //
-// A window is [quad of 4 words][column][4 words], a word being one fp32 value or two neighbouring
-// channels of a 16-bit type. That is how wgmma takes an operand whose columns are 16 bytes apart, so
-// a tap is the same window read some columns further on, whatever shift or dilation. Neighbouring
-// columns are a whole stride apart; taps whose shifts differ modulo the stride have windows of their
-// own, made of the same rows. Weights lie alike, [quad][channel][4 words]; where all fit, they stay.
-// fp32-accurate mode splits each value in a high and a low TF32 part, kept in two planes, and adds
-// three products.
+// A window is [plane][quad of 4 words][class][column][4 words], a word being one fp32 value or two
+// channels of a 16-bit type. That is how wgmma takes an operand whose columns are 16 bytes apart, so a
+// tap is the same window read some columns further on, whatever shift, stride or dilation. Weights lie
+// alike, [plane][quad][channel][4 words]; where all fit, they stay. fp32-accurate mode splits each value
+// in a high and a low TF32 part, kept in two planes, and adds three products.
 //
-// Roofline: copies of rows keep some 48 KB on their way, of any alignment, without registers. Output
-// rows are rarely 32-byte aligned, and stores that fill part of a sector cost up to three times as
-// much. So tiles overlap by 8 positions, each row takes those that begin at its own boundary, and
-// its sums move there between the 4 lanes that hold 8 positions of a row. While one warpgroup
-// writes, the other one multiplies.
+// Roofline: copies of rows keep some 48 KB on their way without registers: boxes of rows that begin
+// alike modulo 16 bytes, one instruction each, or where rows are laid out otherwise, row by row. Where
+// memory is the limit, tiles overlap by 8 positions so that each row's sums fill whole sectors. While one
+// warpgroup writes, the other one multiplies.
 #pragma once
-#include <type_traits>
-
+#include "output.cuh"
 #include "tile.cuh"
 
 namespace fastconv1d {
@@ -35,44 +31,37 @@ template <int WARPGROUPS_M, int WARPGROUPS_N, int M_TILES, int N>
 struct HopperTile {
   static_assert(WARPGROUPS_M * WARPGROUPS_N == 2 && N % 16 == 0, "two warpgroups");
   static constexpr int warpgroups_m = WARPGROUPS_M, warpgroups_n = WARPGROUPS_N;
-  static constexpr int m_tiles = M_TILES, n = N, n_tiles = N / 8;
+  static constexpr int m_tiles = M_TILES, n = N;
   static constexpr int channels = 64 * WARPGROUPS_M * M_TILES;
 };
 
-// What follows from a mode.
-template <class M>
-struct HopperLayout {
-  using Element = typename M::Element;
-  static constexpr int aligned_outputs = 32 / sizeof(Element);  // in a sector
-  // Of a warp's sums on their way out: positions, bytes of a row, of all 16. Pitches for which the
-  // pairs of 8 rows (fp32: of 4) meet all banks.
-  static constexpr int staged = 128 / sizeof(Element);
-  static constexpr int stage_pitch = staged * sizeof(Element) + (sizeof(Element) == 4 ? 32 : 16);
-  static constexpr int stage_bytes = 16 * stage_pitch;
-};
-
 constexpr int kCopyThreads = 32, kConvertThreads = 96, kConsumerThreads = 256;
+constexpr int kConvertWarps = kConvertThreads / 32;
 constexpr int kProducerThreads = kCopyThreads + kConvertThreads;
 constexpr int kHopperThreads = kProducerThreads + kConsumerThreads;
 // Of a thread. wgmma needs 154 at least while it adds to 128 sums.
-constexpr int kProducerRegisters = 88, kConsumerRegisters = 208;
+constexpr int kProducerRegisters = 120, kConsumerRegisters = 192;
 
 // A barrier for each stage that is full, and one for each that is empty again.
 template <int STAGES>
 struct StageBarriers {
   uint64_t full[STAGES], empty[STAGES];
 };
-struct HopperBarriers {
+// What a block keeps before biases, sums on their way out and the pipeline's stages.
+struct HopperShared {
   StageBarriers<kMostStages> inputs, windows, weights;
+  // Of a position's residue modulo the stride; -1 where no tap reads it.
+  int8_t class_of[kMostClasses];
+  // Where threads that must write what no tap reads do so.
+  alignas(16) uint4 unread[kConvertThreads];
 };
-constexpr int64_t kHopperBarrierBytes = 512;
-static_assert(sizeof(HopperBarriers) <= kHopperBarrierBytes);
+constexpr int64_t kHopperSharedBytes = 2048;
+static_assert(sizeof(HopperShared) <= kHopperSharedBytes);
 
-// Of shared memory, before what the pipeline takes: barriers, biases, sums on their way out.
 template <class M, class T>
 FASTCONV1D_HD constexpr int64_t hopper_fixed_bytes() {
-  return kHopperBarrierBytes + 4 * T::channels +
-         kConsumerThreads / 32 * HopperLayout<M>::stage_bytes;
+  return kHopperSharedBytes + 4 * T::channels +
+         kConsumerThreads / 32 * OutputLayout<M>::stage_bytes;
 }
 
 // The stage whose turn it is, and the parity of its phase.
@@ -87,56 +76,66 @@ struct Turn {
 };
 
 struct HopperParams {
+  BoxMap boxes[kMostKinds];   // of the rows that begin alike modulo 16 bytes
+  int box_leads[kMostKinds];  // positions by which they begin before their rows
   const void* input;
   const uint32_t* weights;  // packed
   const void* bias;
-  void* output;
+  OutputParams output;
   Phase phase;
   Pipeline pipeline;
-  int64_t batch, length, length_out, input_batch_stride, input_channel_stride;
+  int64_t batch, length, input_batch_stride, input_channel_stride;
   int64_t channels_in, channels_out, groups;  // channels of one group
   int64_t channel_blocks, tiles, runs;        // `runs` blocks take turns on batch x tiles
   Place step;                                 // from a block's tile to its next
-  int64_t first_position;                     // of the input, that the first tile's rows begin with
-  int aligned_input;                          // whether windows may be read in vectors of 4 columns
-  int row_pitch;       // bytes from one row of an input stage to the next one
-  int step_positions;  // of the output, from one warpgroup's tile to the next one's
-  int most_shift;      // positions by which sums begin earlier, where tiles overlap
-  int most_overhang;   // outputs by which a tile may lie behind its rows' boundaries, where not
-  int odd;             // whether rows of the output may begin at odd ones
+  int64_t first_position;       // of the input, that the first tile's window begins with
+  int64_t row_bytes;            // from one row of the input to the next one
+  int64_t tile_step;            // of the input, from one tile to the next
+  int in_boxes;                 // whether the input is copied in boxes
+  int64_t rows_per_batch;       // of the boxes' rows
+  int stride;                   // in_step
+  int step_columns, step_rest;  // 8 * kConvertWarps / stride, and % stride
+  uint32_t stride_reciprocal;   // 2^32 / in_step, rounded up
+  uint32_t block_reciprocal;    // of the pieces in a block of an input stage's rows
+  int block_gap;                // bytes from its end to the row's next block
 };
 
-// [group][channel block][slice][group of taps][tap][plane][quad][channel][4 words]; one thread makes
-// 4 words of each plane. Threads of a warp take 4 channels, and of each what lies together in the
-// weight: neighbouring taps and quads.
+// [group][channel block][slice's input][part][slice of it][tap][plane][quad][channel][4 words]; one
+// thread makes 4 words of each plane. Threads of a warp take 4 channels, and of each what lies together
+// in the weight: neighbouring taps and quads.
+struct HopperPackParams : WeightParams {
+  Pipeline pipeline;
+};
 template <class M, class T>
-__global__ void __launch_bounds__(128) hopper_pack_kernel(const PackParams p) {
+__global__ void __launch_bounds__(128) hopper_pack_kernel(const HopperPackParams p) {
   const int64_t index = static_cast<int64_t>(blockIdx.x) * 128 + threadIdx.x;
   if (index >= p.count) return;
-  const Schedule& s = p.schedule;
-  const int quads = s.slice_words / 4;
-  int64_t rest = index;
-  const auto take = [&](int64_t count) {
-    const int64_t taken = rest % count;
-    rest /= count;
-    return taken;
-  };
-  const int64_t row_of_4 = take(4), j = take(s.taps_per_group), tap_group_index = take(s.groups),
-                quad = take(quads), channel_slice = take(s.channel_slices),
-                row = take(T::channels / 4) * 4 + row_of_4, channel_block = take(p.channel_blocks),
-                group = rest;
-  const int64_t block = group * p.channel_blocks + channel_block;
-  const int64_t stage =
-      ((block * s.channel_slices + channel_slice) * s.groups + tap_group_index) * s.taps_per_group +
-      j;
+  const Pipeline& l = p.pipeline;
+  const int quads = l.words / 4, all_quads = quads * l.slices_alike;
+  constexpr int values = M::values_per_word;
+  Digits digits{index};
+  const int64_t row_of_4 = digits.take(4), tap = digits.take(l.taps), part = digits.take(l.parts),
+                quad = digits.take(quads), slice = digits.take(l.slices_alike),
+                input = digits.take(l.slices / l.slices_alike),
+                row = digits.take(T::channels / 4) * 4 + row_of_4,
+                channel_block = digits.take(p.channel_blocks), group = digits.rest;
+  const int64_t of_block = ((input * l.parts + part) * l.slices_alike + slice) * l.taps + tap,
+                stage = (group * p.channel_blocks + channel_block) * l.slices * l.parts * l.taps +
+                        of_block;
+  const int64_t number = slice * quads + quad, kind = number >> l.quads_of_kind_log2,
+                j = number - (kind << l.quads_of_kind_log2),
+                first_in =
+                    input * all_quads * 4 * values + kind + (j * l.quad_step << l.alike_log2);
 
   uint32_t words[M::planes][4];
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
-    typename M::Element value[M::values_per_word];
-    weight_word<M>(p, group, channel_block * T::channels + row,
-                   channel_slice * s.slice_words + quad * 4 + i, static_cast<int>(tap_group_index),
-                   j, value);
+    typename M::Element value[values];
+#pragma unroll
+    for (int v = 0; v < values; ++v)
+      value[v] = weight_of<typename M::Element>(
+          p, group, channel_block * T::channels + row,
+          first_in + ((i * values + v) * l.row_step << l.alike_log2), part * l.taps + tap);
     uint32_t of_plane[M::planes];
     M::split(value, of_plane);
 #pragma unroll
@@ -153,24 +152,26 @@ __global__ void __launch_bounds__(128) hopper_pack_kernel(const PackParams p) {
 template <class M, class T>
 struct HopperBlock {
   using Element = typename M::Element;
-  using L = HopperLayout<M>;
+  static constexpr int64_t element = sizeof(Element);
+  static constexpr int values = M::values_per_word, of_piece = 16 / element;
+  static constexpr int rows_of_quad = 4 * values;
   const HopperParams& p;
-  const Schedule& s;
-  HopperBarriers* barriers;
+  const Pipeline& l;
+  HopperShared* shared;
   float* biases;
-  char *stages, *inputs, *windows, *weights;  // the first of each
+  char *output_stages, *inputs, *windows, *weights;  // the first of each
   int channel_block, group;
   Place first;
 
-  __device__ __forceinline__ HopperBlock(const HopperParams& params, uint32_t* shared)
-      : p(params), s(params.pipeline.schedule) {
-    auto* const bytes = reinterpret_cast<char*>(shared);
-    barriers = reinterpret_cast<HopperBarriers*>(bytes);
-    biases = reinterpret_cast<float*>(bytes + kHopperBarrierBytes);
-    stages = bytes + kHopperBarrierBytes + 4 * T::channels;
-    windows = bytes + hopper_fixed_bytes<M, T>();
-    weights = windows + p.pipeline.windows * p.pipeline.window_bytes;
-    inputs = weights + p.pipeline.weights * p.pipeline.weight_bytes;
+  __device__ __forceinline__ HopperBlock(const HopperParams& params, uint32_t* memory)
+      : p(params), l(params.pipeline) {
+    auto* const bytes = reinterpret_cast<char*>(memory);
+    shared = reinterpret_cast<HopperShared*>(bytes);
+    biases = reinterpret_cast<float*>(bytes + kHopperSharedBytes);
+    output_stages = bytes + kHopperSharedBytes + 4 * T::channels;
+    inputs = bytes + hopper_fixed_bytes<M, T>();
+    windows = inputs + l.inputs * l.input_bytes;
+    weights = windows + l.windows * l.window_bytes;
     const int64_t rest = blockIdx.x / p.channel_blocks, run = rest % p.runs;
     channel_block = static_cast<int>(blockIdx.x % p.channel_blocks);
     group = static_cast<int>(rest / p.runs);
@@ -183,264 +184,359 @@ struct HopperBlock {
     for (Place place = first; place.batch < p.batch; place.advance(p.step, p.tiles)) visit(place);
   }
 
-  // Where columns are neighbouring positions, rows and windows begin at multiples of 4. Columns before
-  // the first one that a product reads:
-  __device__ __forceinline__ int lead(const Place& place, const TapGroup& taps) const {
-    if (s.load_step != 1) return 0;
-    return (static_cast<int>(p.first_position) + place.tile * T::warpgroups_n * p.step_positions +
-            taps.first * static_cast<int>(p.phase.shift_step)) &
-           3;
-  }
-
-  // Where the rows of a tile and a group of taps begin, and the window, counted from there.
-  struct Beginning {
-    int64_t rows;
-    int window;
+  // The rows of the slices that are dealt out together, seen from a window.
+  struct Source {
+    int64_t address;   // of the first position that products read, in the first row
+    int position;      // the same, counted in the input's
+    int before, left;  // positions from there to the begin of a row, if ahead, and to its end
+    int rows;          // that exist
+    bool whole;        // whether all that a window needs exists
   };
-  __device__ __forceinline__ Beginning beginning(const Place& place, const TapGroup& taps) const {
-    const int64_t tile = p.first_position + static_cast<int64_t>(place.tile) * T::warpgroups_n *
-                                                p.step_positions * p.phase.in_step;
-    const int64_t window = tile + taps.first * p.phase.shift_step - lead(place, taps);
-    if (p.pipeline.rows_per_group) return {window, 0};
-    const int64_t rows = s.load_step == 1 ? tile & ~int64_t{3} : tile;
-    return {rows, static_cast<int>(window - rows)};
+  __device__ __forceinline__ Source source(const Place& place, int alike, int part) const {
+    constexpr int64_t far = 1 << 30;
+    const int64_t position = p.first_position + place.tile * p.tile_step +
+                             static_cast<int64_t>(part) * l.taps * p.phase.shift_step;
+    const int64_t rows_alike = quads_alike() * rows_of_quad, channel = alike * (l.words * values);
+    const int64_t row = place.batch * p.input_batch_stride +
+                        (group * p.channels_in + channel) * p.input_channel_stride;
+    return {static_cast<int64_t>(reinterpret_cast<uint64_t>(p.input)) + (row + position) * element,
+            static_cast<int>(position),
+            static_cast<int>(position < 0 ? smaller(-position, far) : 0),
+            static_cast<int>(smaller(larger(0, p.length - position), far)),
+            static_cast<int>(smaller(rows_alike, p.channels_in - channel)),
+            position >= 0 && position + l.positions <= p.length &&
+                channel + rows_alike <= p.channels_in};
   }
-  __device__ __forceinline__ const Element* row_of(const Place& place, int channel_slice) const {
-    const int64_t channel = group * p.channels_in + static_cast<int64_t>(channel_slice) *
-                                                        s.slice_words * M::values_per_word;
-    return static_cast<const Element*>(p.input) + place.batch * p.input_batch_stride +
-           channel * p.input_channel_stride;
+  __device__ __forceinline__ int quads_alike() const { return l.slices_alike * (l.words / 4); }
+  // Of the first position that products read, in a row.
+  __device__ __forceinline__ int64_t address_of(const Source& from, int row) const {
+    return from.address + row * p.row_bytes;
   }
-  // Rows lie in shared memory as far behind a multiple of 16 bytes as they do in memory.
-  static __device__ __forceinline__ int lead_of(const Element* begin) {
-    return static_cast<int>(reinterpret_cast<uint64_t>(begin) % 16);
+  // Positions by which the rows of a kind begin in a stage before that one.
+  __device__ __forceinline__ int ahead(const Source& from, int kind) const {
+    return static_cast<int>(static_cast<uint32_t>(address_of(from, kind)) % 16 / element);
   }
-  __device__ __forceinline__ int channels_left(int channel_slice) const {
-    return static_cast<int>(p.channels_in) - channel_slice * s.slice_words * M::values_per_word;
+  // Of a quad in a stage: its kind, that one's first quad, and the quad's first row of the kind.
+  struct Quad {
+    int kind, first, row;
+  };
+  __device__ __forceinline__ Quad quad_of_input(int number) const {
+    const int kind = number >> l.quads_of_kind_log2, j = number - (kind << l.quads_of_kind_log2);
+    return {kind, number - j, j * l.quad_step};
+  }
+  // Whether a position of a stage's row exists.
+  __device__ __forceinline__ bool exists(const Source& from, const Quad& quad, int i,
+                                         int position) const {
+    return quad.kind + (quad.row + i * l.row_step << l.alike_log2) < from.rows &&
+           position >= from.before && position < from.left;
   }
 
-  // What warp 0 copies next: the rows of a slice, or of one of its groups of taps.
+  // What warp 0 copies next of the input.
   struct NextInput {
     Place place;
-    int slice = 0, group = 0;
+    int alike = 0, part = 0;
     Turn turn;
   };
 
-  // Only whole pieces of 16 bytes can be copied; what surrounds the positions that exist is not
-  // looked at.
+  // What surrounds the positions that exist is not looked at.
   __device__ __forceinline__ void copy_input(NextInput& next) const {
     if (next.place.batch >= p.batch) return;
-    constexpr int element = sizeof(Element);
-    const Pipeline& l = p.pipeline;
-    const int64_t from = beginning(next.place, tap_group(s, p.phase.taps, next.group)).rows;
-    const int64_t begin = larger(from, 0), end = smaller(from + l.row_positions, p.length);
-    const int64_t rows = smaller(s.slice_words * M::values_per_word, channels_left(next.slice));
+    const Source from = source(next.place, next.alike, next.part);
     char* const stage = inputs + next.turn.stage * l.input_bytes;
-    uint64_t* const full = barriers->inputs.full + next.turn.stage;
-    barrier_wait(barriers->inputs.empty + next.turn.stage, next.turn.parity ^ 1);
-    const Element* const row_0 = row_of(next.place, next.slice);
-    uint32_t bytes = 0;
-    for (int row = threadIdx.x; row < rows && begin < end; row += kCopyThreads) {
-      const auto address = reinterpret_cast<uint64_t>(row_0 + row * p.input_channel_stride);
-      const uint64_t first = (address + begin * element) & ~uint64_t{15},
-                     last = (address + end * element + 15) & ~uint64_t{15};
-      const auto skipped = static_cast<int>(first - (address + from * element));
-      copy_bulk(stage + lead_of(row_0 + from) + row * p.row_pitch + skipped,
-                reinterpret_cast<const void*>(first), static_cast<uint32_t>(last - first), full);
-      bytes += static_cast<uint32_t>(last - first);
-    }
+    uint64_t* const full = shared->inputs.full + next.turn.stage;
+    barrier_wait(shared->inputs.empty + next.turn.stage, next.turn.parity ^ 1);
+    const uint32_t bytes =
+        p.in_boxes ? copy_boxes(next, from, stage, full) : copy_rows(from, stage, full);
     barrier_arrive_expecting(full, bytes);
     next.turn.advance(l.inputs);
-    if (l.rows_per_group && ++next.group < s.groups) return;
-    next.group = 0;
-    if (++next.slice < s.channel_slices) return;
-    next.slice = 0;
+    if (++next.part < l.parts) return;
+    next.part = 0;
+    next.alike += l.slices_alike;
+    if (next.alike < l.slices) return;
+    next.alike = 0;
     next.place.advance(p.step, p.tiles);
+  }
+
+  // A lane copies the rows of a kind, a box for each block of columns.
+  __device__ __forceinline__ uint32_t copy_boxes(const NextInput& next, const Source& from,
+                                                 char* stage, uint64_t* full) const {
+    const int kind = threadIdx.x % 32, kinds = 1 << l.alike_log2;
+    if (kind >= kinds) return 0;
+    const int64_t first = next.place.batch * p.rows_per_batch + group * p.channels_in +
+                          int64_t{next.alike} * l.words * values;
+    const auto row = static_cast<uint32_t>(first + kind), of_row = row & (kinds - 1);
+    int column = from.position + p.box_leads[of_row] - ahead(from, kind);
+    const int bytes = (rows_of_quad << l.quads_of_kind_log2) * l.row_pitch;
+    for (char* to = stage + kind * bytes; to < stage + l.input_bytes;
+         to += kinds * bytes, column += l.block_positions)
+      copy_box(to, &p.boxes[of_row], column, static_cast<int>(row >> l.alike_log2), full);
+    return l.input_bytes >> l.alike_log2;
+  }
+
+  // Row by row, where boxes cannot be: whole pieces.
+  __device__ __forceinline__ uint32_t copy_rows(const Source& from, char* stage,
+                                                uint64_t* full) const {
+    const int64_t begin = from.before * element,
+                  end = (from.left < l.positions ? from.left : l.positions) * element;
+    const int kinds = 1 << l.alike_log2, rows_of_kind = rows_of_quad << l.quads_of_kind_log2;
+    uint32_t bytes = 0;
+    for (int row = threadIdx.x % 32; row < from.rows && begin < end; row += 32) {
+      const int64_t address = address_of(from, row);
+      const int64_t first = (address + begin) & ~int64_t{15},
+                    last = (address + end + 15) & ~int64_t{15}, origin = address & ~int64_t{15};
+      char* const to =
+          stage + ((row & (kinds - 1)) * rows_of_kind + (row >> l.alike_log2)) * l.row_pitch;
+      for (int block = 0; block < l.blocks; ++block) {
+        const int64_t of_block = origin + block * l.row_pitch;
+        const int64_t from_here = larger(first, of_block),
+                      to_here = smaller(last, of_block + l.row_pitch);
+        if (from_here >= to_here) continue;
+        copy_bulk(to + block * kinds * rows_of_kind * l.row_pitch + (from_here - of_block),
+                  reinterpret_cast<const void*>(from_here),
+                  static_cast<uint32_t>(to_here - from_here), full);
+        bytes += static_cast<uint32_t>(to_here - from_here);
+      }
+    }
+    return bytes;
   }
 
   // Warp 0. What it copies of the input is some stages ahead of the weights, so that neither waits for
   // room that only the other could make.
   __device__ __forceinline__ void copy() const {
-    const Pipeline& l = p.pipeline;
-    const int taps = s.channel_slices * s.groups * s.taps_per_group;
+    if (l.slices == 0) return;
+    const int taps = l.slices * l.parts * l.taps;
     const auto* const from =
         reinterpret_cast<const char*>(p.weights) +
         (group * p.channel_blocks + channel_block) * taps * int64_t{l.weight_bytes};
     const bool copies_weights = threadIdx.x == 0;
-    if (s.resident && copies_weights) {
-      barrier_arrive_expecting(barriers->weights.full, taps * l.weight_bytes);
+    if (l.resident && copies_weights) {
+      barrier_arrive_expecting(shared->weights.full, taps * l.weight_bytes);
       for (int tap = 0; tap < taps; ++tap)
         copy_bulk(weights + tap * l.weight_bytes, from + tap * l.weight_bytes, l.weight_bytes,
-                  barriers->weights.full);
+                  shared->weights.full);
     }
     NextInput next{first};
     for (int i = 0; i < l.inputs; ++i) copy_input(next);
     Turn weight;
     for_each_tile([&](const Place&) {
-      const char* tap = from;
-      for (int slice = 0; slice < s.channel_slices; ++slice)
-        for (int g = 0; g < s.groups; ++g) {
-          const int count = s.resident ? 0 : tap_group(s, p.phase.taps, g).count;
-          for (int j = 0; j < count && copies_weights; ++j) {
-            uint64_t* const full = barriers->weights.full + weight.stage;
-            barrier_wait(barriers->weights.empty + weight.stage, weight.parity ^ 1);
-            barrier_arrive_expecting(full, l.weight_bytes);
-            copy_bulk(weights + weight.stage * l.weight_bytes, tap + j * l.weight_bytes,
-                      l.weight_bytes, full);
-            weight.advance(l.weights);
+      const char* window = from;
+      for (int alike = 0; alike < l.slices; alike += l.slices_alike)
+        for (int part = 0; part < l.parts; ++part) {
+          const int count = l.resident ? 0 : taps_of_part(l, p.phase, part);
+          for (int slice = 0; slice < l.slices_alike && copies_weights; ++slice) {
+            for (int j = 0; j < count; ++j) {
+              uint64_t* const full = shared->weights.full + weight.stage;
+              barrier_wait(shared->weights.empty + weight.stage, weight.parity ^ 1);
+              barrier_arrive_expecting(full, l.weight_bytes);
+              copy_bulk(weights + weight.stage * l.weight_bytes, window + j * l.weight_bytes,
+                        l.weight_bytes, full);
+              weight.advance(l.weights);
+            }
+            window += l.taps * l.weight_bytes;
           }
-          tap += s.taps_per_group * l.weight_bytes;
-          if (g == s.groups - 1 || l.rows_per_group) copy_input(next);
+          reconverge();
+          copy_input(next);
         }
     });
   }
 
-  // Makes a window of rows of the input, whose first position is `from` and whose first value lies at
-  // `rows`. WHOLE: all positions and channels are there. A thread takes 8 words of a column.
-  template <bool WHOLE>
-  __device__ __forceinline__ void convert(const char* rows, int64_t from, int offset, int channels,
-                                          uint4* window) const {
-    constexpr int values = M::values_per_word;
-    const int quads = s.slice_words / 4;
-    int quad = 0, column = threadIdx.x - kCopyThreads;
-    for (;; column += kConvertThreads) {
-      for (; column >= s.columns; column -= s.columns) quad += 2;
-      if (quad >= quads) break;
-      const int at = offset + column * s.load_step;
-      const bool inside = WHOLE || (from + at >= 0 && from + at < p.length);
-      const char* value_of_row =
-          rows + at * static_cast<int>(sizeof(Element)) + quad * 4 * values * p.row_pitch;
-      Element value[8][values];
-#pragma unroll
-      for (int i = 0; i < 8; ++i)
-#pragma unroll
-        for (int v = 0; v < values; ++v) {
-          value[i][v] = 0;
-          if (WHOLE || (inside && (quad * 4 + i) * values + v < channels))
-            value[i][v] = *reinterpret_cast<const Element*>(value_of_row);
-          value_of_row += p.row_pitch;
-        }
-      uint32_t words[8][M::planes];
-#pragma unroll
-      for (int i = 0; i < 8; ++i) M::split(value[i], words[i]);
-      store_quad(window + quad * s.pitch + column, words);
-      store_quad(window + (quad + 1) * s.pitch + column, words + 4);
+  // Where a window keeps a position, counted from the first one that products read.
+  template <bool NEIGHBOURS>
+  struct Column {
+    const HopperBlock& block;
+    int column, rest;
+    __device__ __forceinline__ Column(const HopperBlock& block, int position) : block(block) {
+      position += block.l.slack * block.p.stride;
+      column =
+          NEIGHBOURS ? position : static_cast<int>(__umulhi(position, block.p.stride_reciprocal));
+      rest = NEIGHBOURS ? 0 : position - column * block.p.stride;
     }
+    // From its quad's first column on, or negative where no product reads it.
+    __device__ __forceinline__ int offset() const {
+      if (NEIGHBOURS) return column;
+      const int number = block.shared->class_of[rest];
+      return number < 0 ? -1 : number * block.l.class_pitch + column;
+    }
+    // Moves on by a number of positions, of which `columns` are whole strides and `more` are left.
+    __device__ __forceinline__ void advance(int positions, int columns, int more) {
+      column += NEIGHBOURS ? positions : columns;
+      rest += more;
+      if (NEIGHBOURS || rest < block.p.stride) return;
+      rest -= block.p.stride;
+      ++column;
+    }
+  };
+  // What products never read goes where nobody looks.
+  template <bool NEIGHBOURS>
+  __device__ __forceinline__ uint4* written(uint4* quad, int offset) const {
+    return NEIGHBOURS || offset >= 0 ? quad + offset
+                                     : shared->unread + (threadIdx.x - kCopyThreads);
   }
 
-  // The same where rows are aligned and columns neighbouring positions: a thread takes 4 words of 4
-  // columns. 8 lanes in a row write to 2 such pieces of 4 quads (or 4 of 2): since the pitch is odd, to
-  // all banks.
-  template <bool WHOLE>
-  __device__ __forceinline__ void convert_vectors(const char* rows, int64_t from, int offset,
-                                                  int channels, uint4* window) const {
-    constexpr int values = M::values_per_word;
-    using Vector = std::conditional_t<sizeof(Element) == 4, uint4, uint2>;
-    const int lane = threadIdx.x % 32, warp = (threadIdx.x - kCopyThreads) / 32;
-    const int quads = s.slice_words / 4, few_log2 = quads < 4 ? 1 : 2, few = 1 << few_log2;
-    const int first_quad = lane / 2 % few, piece = lane % 2 + (lane >> (1 + few_log2)) * 2;
-    const int step = 4 * (32 >> few_log2) * (kConvertThreads / 32);
-    for (int column = 4 * (piece + (32 >> few_log2) * warp); column < s.columns; column += step)
-      for (int quad = first_quad; quad < quads; quad += few) {
-        const char* value_of_row = rows + (offset + column) * static_cast<int>(sizeof(Element)) +
-                                   quad * 4 * values * p.row_pitch;
-        Element value[4][values][4];
+  // Where a piece of a row begins, from the row on.
+  __device__ __forceinline__ int place_of(int piece) const {
+    const auto block = static_cast<int>(__umulhi(piece, p.block_reciprocal));
+    return piece * 16 + block * p.block_gap;
+  }
+
+  // Makes 4 quads of a window from those of an input stage from `number` on. EDGE: not all that they need
+  // exists; the rest becomes zeros. NEIGHBOURS: columns are neighbouring positions. Here a thread takes 4
+  // words of 4 positions; 8 lanes in a row, 2 pieces of 4 quads, write to different banks.
+  template <bool EDGE, bool NEIGHBOURS>
+  __device__ __forceinline__ void convert_32bit(const char* rows, const Source& from, int number,
+                                                int warp, uint4* quads) const {
+    constexpr int batch = 8 / rows_of_quad, step = 8 * kConvertWarps;
+    const int lane = threadIdx.x % 32;
+    const Quad quad = quad_of_input(number + lane / 2 % 4);
+    const int before = ahead(from, quad.kind), pieces = l.pieces;
+    quads += lane / 2 % 4 * l.quad_pitch;
+    rows += (quad.first * rows_of_quad + quad.row) * l.row_pitch;
+    const int pitch = l.row_step * l.row_pitch;
+    for (int first = lane % 2 + lane / 8 * 2 + 8 * warp; first < pieces; first += batch * step) {
+      float4 value[batch][rows_of_quad];
 #pragma unroll
-        for (int i = 0; i < 4; ++i)
+      for (int b = 0; b < batch; ++b)
 #pragma unroll
-          for (int v = 0; v < values; ++v) {
-            const Vector vector = *reinterpret_cast<const Vector*>(value_of_row);
-            memcpy(value[i][v], &vector, sizeof vector);
-            value_of_row += p.row_pitch;
-          }
+        for (int i = 0; i < rows_of_quad; ++i)
+          if (b == 0 || first + b * step < pieces)
+            value[b][i] =
+                *reinterpret_cast<const float4*>(rows + i * pitch + place_of(first + b * step));
+#pragma unroll
+      for (int b = 0; b < batch; ++b) {
+        if (b > 0 && first + b * step >= pieces) break;
+        const int position = (first + b * step) * of_piece - before;
+        Column<NEIGHBOURS> column(*this, position);
+        int offsets[4];
 #pragma unroll
         for (int e = 0; e < 4; ++e) {
-          const int64_t position = from + offset + column + e;
-          const bool inside = WHOLE || (position >= 0 && position < p.length);
+          offsets[e] = column.offset();
+          column.advance(1, 0, 1);
+        }
+#pragma unroll
+        for (int e = 0; e < 4; ++e) {
           uint32_t words[4][M::planes];
 #pragma unroll
           for (int i = 0; i < 4; ++i) {
-            Element of_word[values];
+            float of_word[values];
 #pragma unroll
-            for (int v = 0; v < values; ++v)
-              of_word[v] = WHOLE || (inside && (quad * 4 + i) * values + v < channels)
-                               ? value[i][v][e]
-                               : Element{0};
+            for (int v = 0; v < values; ++v) {
+              const float4& x = value[b][i * values + v];
+              of_word[v] = e == 0 ? x.x : e == 1 ? x.y : e == 2 ? x.z : x.w;
+              if (EDGE && !exists(from, quad, i * values + v, position + e)) of_word[v] = 0;
+            }
             M::split(of_word, words[i]);
           }
-          store_quad(window + quad * s.pitch + column + e, words);
+#pragma unroll
+          for (int plane = 0; plane < M::planes; ++plane)
+            *written<NEIGHBOURS>(quads + plane * (l.words / 4) * l.quad_pitch, offsets[e]) =
+                make_uint4(words[0][plane], words[1][plane], words[2][plane], words[3][plane]);
         }
       }
+    }
   }
 
-  __device__ __forceinline__ void store_quad(uint4* to, const uint32_t (*words)[M::planes]) const {
+  // Of 16-bit types, 8 rows of a quad by 8 positions are a matrix to be transposed, 4 quads at a time: a
+  // lane says where row lane % 8 of quad lane / 8 lies, and where column lane % 8 of it goes.
+  template <bool EDGE, bool NEIGHBOURS>
+  __device__ __forceinline__ void convert_16bit(const char* rows, const Source& from, int number,
+                                                int warp, uint4* quads) const {
+    constexpr int batch = 4, step = kConvertWarps;
+    const int lane = threadIdx.x % 32;
+    const Quad quad = quad_of_input(number + lane / 8);
+    rows += (quad.first * rows_of_quad + quad.row + lane % 8) * l.row_pitch;
+    quads += lane / 8 * l.quad_pitch;
+    const int pieces = l.pieces;
+    Column<NEIGHBOURS> column(*this, warp * of_piece - ahead(from, quad.kind) + lane % 8);
+    for (int first = warp; first < pieces; first += batch * step) {
+      uint32_t pairs[batch][4];
+      int offsets[batch];
 #pragma unroll
-    for (int plane = 0; plane < M::planes; ++plane)
-      to[plane * (s.slice_words / 4) * s.pitch] =
-          make_uint4(words[0][plane], words[1][plane], words[2][plane], words[3][plane]);
+      for (int b = 0; b < batch; ++b) {
+        if (first + b * step < pieces) load_matrices(pairs[b], rows + place_of(first + b * step));
+        offsets[b] = column.offset();
+        column.advance(8 * step, p.step_columns, p.step_rest);
+      }
+#pragma unroll
+      for (int b = 0; b < batch; ++b) {
+        if (first + b * step >= pieces) break;
+#pragma unroll
+        for (int m = 0; m < 4 && EDGE; ++m) {
+          const Quad of_pair = quad_of_input(number + m);
+          const int at = (first + b * step) * of_piece - ahead(from, of_pair.kind) + lane % 4 * 2;
+          if (!exists(from, of_pair, lane / 4, at)) pairs[b][m] &= 0xffff0000u;
+          if (!exists(from, of_pair, lane / 4, at + 1)) pairs[b][m] &= 0x0000ffffu;
+        }
+        store_matrices_transposed(written<NEIGHBOURS>(quads, offsets[b]), pairs[b]);
+      }
+    }
+  }
+
+  template <bool EDGE, bool NEIGHBOURS>
+  __device__ __forceinline__ void convert(const char* stage, const Source& from, int slice,
+                                          uint4* window) const {
+    for (int quad = 0; quad < l.words / 4; quad += 4) {
+      // Warps take turns, since some have a piece more to move.
+      const int warp = (threadIdx.x / 32 + quad / 4) % kConvertWarps,
+                number = slice * (l.words / 4) + quad;
+      if constexpr (element == 4)
+        convert_32bit<EDGE, NEIGHBOURS>(stage, from, number, warp, window + quad * l.quad_pitch);
+      else
+        convert_16bit<EDGE, NEIGHBOURS>(stage, from, number, warp, window + quad * l.quad_pitch);
+    }
   }
 
   // Warps 1-3.
   __device__ __forceinline__ void make_windows() const {
-    const Pipeline& l = p.pipeline;
     Turn input, window;
     for_each_tile([&](const Place& place) {
-      for (int slice = 0; slice < s.channel_slices; ++slice)
-        for (int g = 0; g < s.groups; ++g) {
-          const TapGroup taps = tap_group(s, p.phase.taps, g);
-          const Beginning begin = beginning(place, taps);
-          const int64_t from = begin.rows;
-          const char* rows =
-              inputs + input.stage * l.input_bytes + lead_of(row_of(place, slice) + from);
-          auto* to = reinterpret_cast<uint4*>(windows + window.stage * l.window_bytes);
-          const int channels = channels_left(slice);
-          if (g == 0 || l.rows_per_group)
-            barrier_wait(barriers->inputs.full + input.stage, input.parity);
-          barrier_wait(barriers->windows.empty + window.stage, window.parity ^ 1);
-          const bool whole = from >= 0 && from + l.row_positions <= p.length &&
-                             channels >= s.slice_words * M::values_per_word;
-          if (p.aligned_input) {
-            if (whole)
-              convert_vectors<true>(rows, from, begin.window, channels, to);
-            else
-              convert_vectors<false>(rows, from, begin.window, channels, to);
-          } else {
-            if (whole)
-              convert<true>(rows, from, begin.window, channels, to);
-            else
-              convert<false>(rows, from, begin.window, channels, to);
+      for (int alike = 0; alike < l.slices; alike += l.slices_alike)
+        for (int part = 0; part < l.parts; ++part) {
+          const Source from = source(place, alike, part);
+          const char* const stage = inputs + input.stage * l.input_bytes;
+          barrier_wait(shared->inputs.full + input.stage, input.parity);
+          for (int slice = 0; slice < l.slices_alike; ++slice) {
+            auto* const to = reinterpret_cast<uint4*>(windows + window.stage * l.window_bytes);
+            barrier_wait(shared->windows.empty + window.stage, window.parity ^ 1);
+            if (p.stride == 1) {
+              if (from.whole)
+                convert<false, true>(stage, from, slice, to);
+              else
+                convert<true, true>(stage, from, slice, to);
+            } else {
+              if (from.whole)
+                convert<false, false>(stage, from, slice, to);
+              else
+                convert<true, false>(stage, from, slice, to);
+            }
+            fence_async_proxy();
+            barrier_arrive(shared->windows.full + window.stage);
+            window.advance(l.windows);
           }
-          fence_async_proxy();
-          barrier_arrive(barriers->windows.full + window.stage);
-          window.advance(l.windows);
-          if (g == s.groups - 1 || l.rows_per_group) {
-            barrier_arrive(barriers->inputs.empty + input.stage);
-            input.advance(l.inputs);
-          }
+          barrier_arrive(shared->inputs.empty + input.stage);
+          input.advance(l.inputs);
         }
     });
   }
 
   // A warpgroup's sums: of each of M_TILES x N / 8 mma tiles, channels lane/4 and lane/4 + 8 of a
   // warp's 16 by two positions.
-  static constexpr int sums_count = T::n / 2;
-  using SumsOfTile = float[sums_count];
+  using Sums = float[T::n / 2];
 
   // Warps 4-11.
   __device__ __forceinline__ void multiply() const {
-    const Pipeline& l = p.pipeline;
     // The same for all lanes, which the compiler should know.
     const int warpgroup =
         __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x - kProducerThreads) / 128, 0);
     const int m = warpgroup % T::warpgroups_m, n = warpgroup / T::warpgroups_m;
     const Operand all_weights(weights + m * T::m_tiles * 64 * 16, T::channels * 16,
-                              s.slice_words * T::channels * 4),
-        all_windows(windows + n * p.step_positions * 16, s.pitch * 16, s.slice_words * s.pitch * 4);
-    const int steps = s.slice_words / 8;
+                              l.words * T::channels * 4),
+        all_windows(windows + (n * p.output.step_positions + l.slack) * 16, l.quad_pitch * 16,
+                    l.words * l.quad_pitch * 4);
+    const int steps = l.words / 8;
     Turn window, weight;
-    SumsOfTile chain[T::m_tiles];
-    SumsOfTile total[M::chain ? T::m_tiles : 1];
-    if (s.resident) barrier_wait(barriers->weights.full, 0);
+    Sums chain[T::m_tiles];
+    Sums total[M::chain ? T::m_tiles : 1];
+    if (l.resident && l.slices > 0) barrier_wait(shared->weights.full, 0);
     for_each_tile([&](const Place& place) {
       for_each_sum([&](int m, int i) {
         chain[m][i] = 0;
@@ -450,72 +546,80 @@ struct HopperBlock {
       int chained = 0;
       // The stages that were read before, still to be given back.
       int used_weight = -1, used_window = -1;
-      if (s.resident) weight.stage = 0;
-      for (int slice = 0; slice < s.channel_slices; ++slice)
-        for (int g = 0; g < s.groups; ++g) {
-          const TapGroup taps = tap_group(s, p.phase.taps, g);
-          Operand left = all_weights.after(weight.stage * l.weight_bytes),
-                  right = all_windows.after(window.stage * l.window_bytes + lead(place, taps) * 16);
-          barrier_wait(barriers->windows.full + window.stage, window.parity);
-          for (int j = 0; j < taps.count; ++j) {
-            if (!s.resident) barrier_wait(barriers->weights.full + weight.stage, weight.parity);
-            wgmma_fence();
+      if (l.resident) weight.stage = 0;
+      int part = 0, slice_of_alike = 0;
+      for (int i = 0; i < l.slices * l.parts; ++i) {
+        const int taps = taps_of_part(l, p.phase, part);
+        if (++slice_of_alike == l.slices_alike) {
+          slice_of_alike = 0;
+          if (++part == l.parts) part = 0;
+        }
+        Operand left = all_weights.after(weight.stage * l.weight_bytes);
+        const Operand first_column = all_windows.after(window.stage * l.window_bytes);
+        int number = 0, column = 0, rest = 0;  // of the tap's class and where it begins
+        barrier_wait(shared->windows.full + window.stage, window.parity);
+        for (int j = 0; j < taps; ++j) {
+          const Operand right = first_column.after((number * l.class_pitch + column) * 16);
+          if (++number == l.classes) number = 0;
+          column += l.shift_columns;
+          rest += l.shift_rest;
+          if (rest >= p.stride) {
+            rest -= p.stride;
+            ++column;
+          }
+          if (!l.resident) barrier_wait(shared->weights.full + weight.stage, weight.parity);
+          wgmma_fence();
           // A commit that does not follow products at once becomes a group of its own.
 #pragma unroll 1
-            for (int step = 0; step < steps; step += 2) {
+          for (int step = 0; step < steps; step += 2) {
 #pragma unroll
-              for (int i = step; i < step + 2; ++i)
+            for (int i = step; i < step + 2; ++i)
 #pragma unroll
-                for (int m = 0; m < T::m_tiles; ++m)
-                  M::multiply(chain[m], left.step(i).after(m * 64 * 16), right.step(i));
-              wgmma_commit();
-            }
-            right = right.after(s.column_step * 16);
-            if (M::chain > 0) {
-              chained += steps;
-              if (chained + steps > M::chain) {
-                wgmma_wait<0>();
-                hold(chain);
-                chained = 0;
-                for_each_sum([&](int m, int i) {
-                  total[M::chain ? m : 0][i] += chain[m][i];
-                  chain[m][i] = 0;
-                });
-                hold(chain);
-              }
-            }
-            if (s.resident) {
-              left = left.after(l.weight_bytes);
-              if (j > 0) continue;
-            }
-            wgmma_wait<1>();
-            give_back(barriers->windows.empty, used_window);
-            used_window = -1;
-            if (s.resident) continue;
-            give_back(barriers->weights.empty, used_weight);
-            used_weight = weight.stage;
-            weight.advance(l.weights);
-            left = all_weights.after(weight.stage * l.weight_bytes);
+              for (int m = 0; m < T::m_tiles; ++m)
+                M::multiply(chain[m], left.step(i).after(m * 64 * 16), right.step(i));
+            wgmma_commit();
           }
-          if (s.resident) weight.stage += s.taps_per_group;
-          if (taps.count == 0) {
-            wgmma_wait<0>();
-            give_back(barriers->windows.empty, used_window);
+          if (M::chain > 0) {
+            chained += steps;
+            if (chained + steps > M::chain) {
+              wgmma_wait<0>();
+              hold(chain);
+              chained = 0;
+              for_each_sum([&](int m, int i) {
+                total[M::chain ? m : 0][i] += chain[m][i];
+                chain[m][i] = 0;
+              });
+              hold(chain);
+            }
           }
-          used_window = window.stage;
-          window.advance(l.windows);
+          if (l.resident) {
+            left = left.after(l.weight_bytes);
+            if (j > 0) continue;
+          }
+          wgmma_wait<1>();
+          give_back(shared->windows.empty, used_window);
+          used_window = -1;
+          if (l.resident) continue;
+          give_back(shared->weights.empty, used_weight);
+          used_weight = weight.stage;
+          weight.advance(l.weights);
+          left = all_weights.after(weight.stage * l.weight_bytes);
         }
+        if (l.resident) weight.stage += l.taps;
+        used_window = window.stage;
+        window.advance(l.windows);
+      }
       wgmma_wait<0>();
       hold(chain);
-      give_back(barriers->windows.empty, used_window);
-      give_back(barriers->weights.empty, used_weight);
+      give_back(shared->windows.empty, used_window);
+      give_back(shared->weights.empty, used_weight);
       if constexpr (M::chain > 0) for_each_sum([&](int m, int i) { chain[m][i] += total[m][i]; });
 #pragma unroll
       for (int i = 0; i < T::m_tiles; ++i) write(chain[i], place, m * T::m_tiles + i, n);
     });
   }
 
-  static __device__ __forceinline__ void hold(SumsOfTile (&sums)[T::m_tiles]) {
+  static __device__ __forceinline__ void hold(Sums (&sums)[T::m_tiles]) {
 #pragma unroll
     for (int m = 0; m < T::m_tiles; ++m) wgmma_hold(sums[m]);
   }
@@ -525,7 +629,7 @@ struct HopperBlock {
 #pragma unroll
     for (int m = 0; m < T::m_tiles; ++m)
 #pragma unroll
-      for (int i = 0; i < sums_count; ++i) visit(m, i);
+      for (int i = 0; i < T::n / 2; ++i) visit(m, i);
   }
 
   // Nobody but wgmma has read the stage, so one thread speaks for its warp.
@@ -535,164 +639,55 @@ struct HopperBlock {
     if (threadIdx.x % 32 == 0) barrier_arrive(empty + stage);
   }
 
-  // Writes the sums of 64 channels, the m-th such.
-  __device__ __forceinline__ void write(SumsOfTile& sums, const Place& place, int m, int n) const {
+  // Writes the sums of 64 channels, the m-th such, bias added.
+  __device__ __forceinline__ void write(Sums& sums, const Place& place, int m, int n) const {
     const int first_row = m * 64 + threadIdx.x / 32 % 4 * 16;  // of the warp's 16
     const int64_t first_channel = static_cast<int64_t>(channel_block) * T::channels + first_row;
-    const Rows rows{(place.batch * p.groups + group) * p.channels_out + first_channel,
-                    static_cast<int>(smaller(16, p.channels_out - first_channel)),
-                    (static_cast<int64_t>(place.tile) * T::warpgroups_n + n) * p.step_positions};
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       const float bias = biases[first_row + threadIdx.x % 32 / 4 + 8 * h];
 #pragma unroll
-      for (int i = 0; i < T::n_tiles; ++i)
+      for (int i = 0; i < T::n / 8; ++i)
 #pragma unroll
         for (int e = 0; e < 2; ++e) sums[i * 4 + h * 2 + e] += bias;
     }
-    if (p.phase.out_step != 1)
-      write_apart(sums, rows);
-    else if (p.most_overhang == 0 && p.odd == 0 && rows.count == 16 && rows.first >= p.most_shift &&
-             rows.first + p.step_positions <= p.phase.positions)
-      write_neighbours<true>(sums, rows);
-    else
-      write_neighbours<false>(sums, rows);
-  }
-
-  // A warp's 16 rows of the output, of which `count` exist, and the first position of the tile. Where
-  // tiles overlap, sums begin `most_shift` positions earlier, and each row writes `step_positions` from
-  // its last boundary before `first` on: whole sectors.
-  struct Rows {
-    int64_t row;
-    int count;
-    int64_t first;
-  };
-  __device__ __forceinline__ Element* row_of_output(int64_t row) const {
-    return static_cast<Element*>(p.output) + row * p.length_out + p.phase.out_offset;
-  }
-  // How many outputs a row begins behind a sector's boundary. Tiles begin at one, seen from the row.
-  __device__ __forceinline__ int behind(int64_t row) const {
-    return static_cast<int>(row * p.length_out % L::aligned_outputs);
-  }
-
-  // Through shared memory, where rows lie as far behind a boundary as in memory: 16 bytes a lane,
-  // neighbours in a row, are what memory takes fastest. 128 bytes of a row at a time. WHOLE: all rows
-  // begin at even outputs and write whole sectors only.
-  template <bool WHOLE>
-  __device__ __forceinline__ void write_neighbours(const SumsOfTile& sums, const Rows& rows) const {
-    const int lane = threadIdx.x % 32, row_of_lane = lane / 8, piece = lane % 8;
-    constexpr int element = sizeof(Element), outputs = 16 / element;
-    char* const stage = stages + (threadIdx.x - kProducerThreads) / 32 * L::stage_bytes;
-    // Where this lane's pairs go.
-    int at[2];
-    char* to[2];
-#pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      const int row = lane / 4 + 8 * h;
-      at[h] = lane % 4 * 2 + behind(rows.row + row) - p.most_shift;
-      to[h] = stage + row * L::stage_pitch + at[h] * element;
-    }
-    // And what it writes: where, and from which output to which one counted from there.
-    Element* out[4];
-    int begin[4], end[4];
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const int64_t row = rows.row + row_of_lane + 4 * i, boundary = rows.first - behind(row);
-      const int64_t first = p.most_shift > 0 ? larger(boundary, 0) : rows.first;
-      const int64_t last =
-          smaller((p.most_shift > 0 ? boundary : rows.first) + p.step_positions, p.phase.positions);
-      out[i] = row_of_output(row) + boundary + piece * outputs;
-      begin[i] = static_cast<int>(first - boundary) - piece * outputs;
-      end[i] = row_of_lane + 4 * i < rows.count
-                   ? static_cast<int>(last - boundary) - piece * outputs
-                   : begin[i];
-    }
-    const char* const from = stage + row_of_lane * L::stage_pitch + piece * 16;
-#pragma unroll
-    for (int chunk = 0; chunk < T::n + (WHOLE ? 0 : L::staged); chunk += L::staged) {
-      if (chunk == T::n && p.most_overhang == 0) break;
-#pragma unroll
-      for (int h = 0; h < 2; ++h)
-#pragma unroll
-        for (int i = WHOLE ? 0 : -L::aligned_outputs; i < L::staged + L::aligned_outputs; i += 8) {
-          const int tile = (chunk + i) / 8;
-          if (chunk + i < 0 || tile >= T::n_tiles) continue;
-          // Only the first and the last tiles may lie outside.
-          const auto inside = [&](int e) {
-            return (i >= L::aligned_outputs || at[h] + i + e >= 0) &&
-                   (i + 8 + (WHOLE ? 0 : L::aligned_outputs) <= L::staged ||
-                    at[h] + i + e < L::staged);
-          };
-          const float first = sums[tile * 4 + h * 2], second = sums[tile * 4 + h * 2 + 1];
-          if (!WHOLE && p.odd) {
-            if (inside(0)) reinterpret_cast<Element*>(to[h])[i] = M::to(first);
-            if (inside(1)) reinterpret_cast<Element*>(to[h])[i + 1] = M::to(second);
-          } else if (inside(0)) {
-            M::store_pair(to[h] + i * element, first, second);
-          }
-        }
-      __syncwarp();
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const char* const sixteen = from + 4 * i * L::stage_pitch;
-        const uint4 vector = *reinterpret_cast<const uint4*>(sixteen);
-        if (WHOLE ? chunk + L::staged + L::aligned_outputs <= T::n || chunk < end[i]
-                  : begin[i] <= chunk && chunk + outputs <= end[i])
-          *reinterpret_cast<uint4*>(out[i] + chunk) = vector;
-        else if (!WHOLE && begin[i] < chunk + outputs && chunk < end[i])
-#pragma unroll 1
-          for (int e = 0; e < outputs; ++e)
-            if (begin[i] <= chunk + e && chunk + e < end[i])
-              out[i][chunk + e] = reinterpret_cast<const Element*>(sixteen)[e];
-      }
-      __syncwarp();
-    }
-  }
-
-  // Where a row's positions are not neighbours.
-  __device__ __forceinline__ void write_apart(const SumsOfTile& sums, const Rows& rows) const {
-    const int lane = threadIdx.x % 32;
-#pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      const int row = lane / 4 + 8 * h;
-      const int64_t position = rows.first + lane % 4 * 2;
-      Element* const to = row_of_output(rows.row + row) + position * p.phase.out_step;
-      const int64_t end = row < rows.count ? p.phase.positions - position : 0;
-#pragma unroll
-      for (int i = 0; i < T::n_tiles; ++i)
-#pragma unroll
-        for (int e = 0; e < 2; ++e)
-          if (i * 8 + e < end) to[(i * 8 + e) * p.phase.out_step] = M::to(sums[i * 4 + h * 2 + e]);
-    }
+    const OutputRows rows{
+        (place.batch * p.groups + group) * p.channels_out + first_channel,
+        static_cast<int>(smaller(16, p.channels_out - first_channel)),
+        (static_cast<int64_t>(place.tile) * T::warpgroups_n + n) * p.output.step_positions};
+    const OutputWriter<M, T::n> writer{
+        p.output,
+        output_stages + (threadIdx.x - kProducerThreads) / 32 * OutputLayout<M>::stage_bytes};
+    writer.write(sums, rows);
   }
 };
 
 template <class M, class T>
 __global__ void __launch_bounds__(kHopperThreads, 1)
     hopper_kernel(const __grid_constant__ HopperParams p) {
-  using Element = typename M::Element;
-  FASTCONV1D_SHARED(shared);
-  const HopperBlock<M, T> block(p, shared);
-  HopperBarriers& barriers = *block.barriers;
+  FASTCONV1D_SHARED(memory);
+  const HopperBlock<M, T> block(p, memory);
+  HopperShared& shared = *block.shared;
   if (threadIdx.x == 0) {
     for (int i = 0; i < kMostStages; ++i) {
-      barrier_init(barriers.inputs.full + i, kCopyThreads);
-      barrier_init(barriers.inputs.empty + i, kConvertThreads);
-      barrier_init(barriers.windows.full + i, kConvertThreads);
-      barrier_init(barriers.windows.empty + i, kConsumerThreads / 32);
-      barrier_init(barriers.weights.full + i, 1);
-      barrier_init(barriers.weights.empty + i, kConsumerThreads / 32);
+      barrier_init(shared.inputs.full + i, kCopyThreads);
+      barrier_init(shared.inputs.empty + i, kConvertThreads);
+      barrier_init(shared.windows.full + i, kConvertThreads);
+      barrier_init(shared.windows.empty + i, kConsumerThreads / 32);
+      barrier_init(shared.weights.full + i, 1);
+      barrier_init(shared.weights.empty + i, kConsumerThreads / 32);
     }
     fence_async_proxy();
+    for (int rest = 0; rest < p.stride; ++rest) shared.class_of[rest] = -1;
+    for (int number = 0, rest = 0; number < p.pipeline.classes; ++number) {
+      shared.class_of[rest] = static_cast<int8_t>(number);
+      rest = (rest + p.pipeline.shift_rest) % p.stride;
+    }
   }
-  for (int i = threadIdx.x; i < T::channels; i += kHopperThreads) {
-    const int64_t channel = static_cast<int64_t>(block.channel_block) * T::channels + i;
-    const bool exists = p.bias != nullptr && channel < p.channels_out;
+  for (int i = threadIdx.x; i < T::channels; i += kHopperThreads)
     block.biases[i] =
-        exists
-            ? M::from(static_cast<const Element*>(p.bias)[block.group * p.channels_out + channel])
-            : 0;
-  }
+        bias_of<M>(p.bias, block.group, static_cast<int64_t>(block.channel_block) * T::channels + i,
+                   p.channels_out);
   __syncthreads();
   if (threadIdx.x < kProducerThreads) {
     keep_registers<kProducerRegisters>();
@@ -729,7 +724,7 @@ struct Hopper {
     c.channel_blocks = ceil_div(c.channels_out, T::channels);
     // Where memory is the limit, tiles overlap so that only whole sectors are written; where products
     // are, these would be too dear.
-    constexpr int aligned = HopperLayout<M>::aligned_outputs;
+    constexpr int aligned = OutputLayout<M>::aligned_outputs;
     const int64_t behind =
         c.phase.out_step == 1 ? aligned - gcd(aligned, a.length_out % aligned) : 0;
     const int64_t depth = c.phase.taps * ceil_div(c.channels_in, M::values_per_word) * M::products;
@@ -741,61 +736,99 @@ struct Hopper {
     c.runs = runs_of(a.batch * c.tiles, a.groups * c.channel_blocks, a.multiprocessors);
     c.pipeline = pipeline_of(
         {(T::warpgroups_n - 1) * c.step_positions + T::n, T::channels, M::planes,
-         M::values_per_word, sizeof(Element), shared_budget(1) - hopper_fixed_bytes<M, T>(),
-         ceil_div(a.batch * c.tiles, c.runs) >= 4},
+         M::values_per_word, sizeof(Element),
+         rows_alike(a.input_channel_stride * static_cast<int64_t>(sizeof(Element))),
+         shared_budget(1) - hopper_fixed_bytes<M, T>(), ceil_div(a.batch * c.tiles, c.runs) >= 4},
         c.phase, c.channels_in);
-    const Schedule& s = c.pipeline.schedule;
-    c.packed_threads = a.groups * c.channel_blocks * s.channel_slices * s.groups *
-                       s.taps_per_group * (s.slice_words / 4) * T::channels;
+    const Pipeline& l = c.pipeline;
+    c.packed_threads =
+        a.groups * c.channel_blocks * l.slices * l.parts * l.taps * (l.words / 4) * T::channels;
     return c;
   }
 
-  static int64_t workspace(const ConvArgs& a) {
-    int64_t bytes = 0;
-    for (int64_t r = 0; r < phase_count(a); ++r)
-      bytes = larger(bytes, cut(a, r).packed_threads * 16 * M::planes);
-    return bytes;
-  }
-
-  static int launch(const ConvArgs& a, void* stream) {
-    for (int64_t r = 0; r < phase_count(a); ++r) {
-      const int error = launch_phase(a, cut(a, r), stream);
-      if (error != 0) return error;
-    }
-    return 0;
-  }
+  static int64_t packed_bytes(const Cut& c) { return c.packed_threads * 16 * M::planes; }
 
   static int launch_phase(const ConvArgs& a, const Cut& c, void* stream) {
-    const Schedule& s = c.pipeline.schedule;
-    if (s.taps_per_group == 0) return 1;  // cudaErrorInvalidValue: `why_not` should have said so
+    const Pipeline& l = c.pipeline;
+    if (l.taps == 0) return 1;  // cudaErrorInvalidValue: `why_not` should have said so
     auto* const packed = static_cast<uint32_t*>(a.workspace);
-    int error = fastconv1d::launch(
-        hopper_pack_kernel<M, T>, dim3(static_cast<unsigned>(ceil_div(c.packed_threads, 128))),
-        dim3(128), 0, stream,
-        PackParams{a.weight, packed, c.phase, s, c.channels_in, c.channels_out, a.groups,
-                   a.kernel_size, a.transposed, c.channel_blocks, c.packed_threads, 0});
+    int error = 0;
+    if (c.packed_threads > 0)
+      error = fastconv1d::launch(
+          hopper_pack_kernel<M, T>, dim3(static_cast<unsigned>(ceil_div(c.packed_threads, 128))),
+          dim3(128), 0, stream,
+          HopperPackParams{{a.weight, packed, c.phase, c.channels_in, c.channels_out, a.groups,
+                            a.kernel_size, a.transposed, c.channel_blocks, c.packed_threads},
+                           l});
     if (error != 0) return error;
-    const int64_t bytes = hopper_fixed_bytes<M, T>() + stage_bytes(c.pipeline);
+    const int64_t bytes = hopper_fixed_bytes<M, T>() + stage_bytes(l);
     const auto kernel = hopper_kernel<M, T>;
     error = set_shared_limit(kernel, bytes);
     if (error != 0) return error;
-    return fastconv1d::launch(
-        kernel, dim3(static_cast<unsigned>(a.groups * c.channel_blocks * c.runs)),
-        dim3(kHopperThreads), bytes, stream,
-        HopperParams{a.input, packed, a.bias, a.output, c.phase, c.pipeline, a.batch, a.length,
-                     a.length_out, a.input_batch_stride, a.input_channel_stride, c.channels_in,
-                     c.channels_out, a.groups, c.channel_blocks, c.tiles, c.runs,
-                     Place{static_cast<int>(c.runs / c.tiles), static_cast<int>(c.runs % c.tiles)},
-                     c.phase.first_shift - c.most_shift * c.phase.in_step,
-                     c.pipeline.schedule.load_step == 1 &&
-                         reinterpret_cast<uintptr_t>(a.input) % (4 * sizeof(Element)) == 0 &&
-                         a.input_channel_stride % 4 == 0 &&
-                         (a.batch == 1 || a.input_batch_stride % 4 == 0),
-                     // As many bytes behind a multiple of 16 as in memory.
-                     c.pipeline.row_bytes - 16 +
-                         static_cast<int>(a.input_channel_stride * sizeof(Element) % 16),
-                     static_cast<int>(c.step_positions), static_cast<int>(c.most_shift),
-                     static_cast<int>(c.most_overhang), a.length_out % 2 != 0});
+    const OutputParams output{a.output,
+                              a.length_out,
+                              c.phase.positions,
+                              c.phase.out_offset,
+                              c.phase.out_step,
+                              static_cast<int>(c.step_positions),
+                              static_cast<int>(c.most_shift),
+                              static_cast<int>(c.most_overhang),
+                              a.length_out % 2 != 0};
+    HopperParams p{};
+    p.input = a.input;
+    p.weights = packed;
+    p.bias = a.bias;
+    p.output = output;
+    p.phase = c.phase;
+    p.pipeline = l;
+    p.batch = a.batch;
+    p.length = a.length;
+    p.input_batch_stride = a.input_batch_stride;
+    p.input_channel_stride = a.input_channel_stride;
+    p.channels_in = c.channels_in;
+    p.channels_out = c.channels_out;
+    p.groups = a.groups;
+    p.channel_blocks = c.channel_blocks;
+    p.tiles = c.tiles;
+    p.runs = c.runs;
+    p.step = {static_cast<int>(c.runs / c.tiles), static_cast<int>(c.runs % c.tiles)};
+    p.first_position = c.phase.first_shift - c.most_shift * c.phase.in_step;
+    p.row_bytes = a.input_channel_stride * static_cast<int64_t>(sizeof(Element));
+    p.tile_step = T::warpgroups_n * c.step_positions * c.phase.in_step;
+    p.in_boxes = make_boxes(a, l, p);
+    p.stride = static_cast<int>(c.phase.in_step);
+    p.step_columns = 8 * kConvertWarps / p.stride;
+    p.step_rest = 8 * kConvertWarps % p.stride;
+    p.stride_reciprocal = static_cast<uint32_t>(ceil_div(int64_t{1} << 32, c.phase.in_step));
+    p.block_reciprocal = static_cast<uint32_t>(ceil_div(int64_t{1} << 32, l.row_pitch / 16));
+    p.block_gap = l.input_bytes / l.blocks - l.row_pitch;
+    return fastconv1d::launch(kernel,
+                              dim3(static_cast<unsigned>(a.groups * c.channel_blocks * c.runs)),
+                              dim3(kHopperThreads), bytes, stream, p);
+  }
+
+  // Whether the input's rows, those of all batches one after the other, can be copied in boxes.
+  static bool make_boxes(const ConvArgs& a, const Pipeline& l, HopperParams& p) {
+    if (a.input_channel_stride <= 0 || a.length >= INT32_MAX / 2) return false;
+    if (a.batch > 1 && (a.input_batch_stride < 0 || a.input_batch_stride % a.input_channel_stride))
+      return false;
+    p.rows_per_batch = a.batch > 1 ? a.input_batch_stride / a.input_channel_stride : 0;
+    const int64_t rows = (a.batch - 1) * p.rows_per_batch + a.channels_in;
+    if (rows >= INT32_MAX) return false;
+    for (int kind = 0; kind < 1 << l.alike_log2; ++kind) {
+      const uintptr_t begin = reinterpret_cast<uintptr_t>(a.input),
+                      first = begin + kind * static_cast<uintptr_t>(p.row_bytes);
+      p.box_leads[kind] = static_cast<int>(first % 16 / sizeof(Element));
+      // A kind may have no rows, and a map of it then nothing that anybody looks at.
+      const uintptr_t of_map = kind < rows ? first : begin;
+      if (make_box_map(
+              p.boxes + kind, sizeof(Element),
+              reinterpret_cast<const void*>(of_map & ~uintptr_t{15}), a.length + p.box_leads[kind],
+              larger(1, ceil_div(rows - kind, 1 << l.alike_log2)), p.row_bytes << l.alike_log2,
+              l.block_positions, (4 * M::values_per_word) << l.quads_of_kind_log2) != 0)
+        return false;
+    }
+    return true;
   }
 };
 

@@ -213,77 +213,110 @@ FASTCONV1D_HD constexpr int64_t runs_of(int64_t tiles, int64_t rows, int64_t at_
   return best;
 }
 
-// How the Hopper kernel walks one phase. Its windows are made of rows of the input as they lie in
-// memory, from which the positions of any residue can be taken: taps are always grouped by residue.
-// Shared memory has `inputs` stages of rows, `windows` stages of windows and `weights` stages of the
-// weights of one tap and slice, or all of them where they are resident.
+// How the Hopper kernel walks one phase: tile by tile, slices of channels by slices, part of the taps by
+// part. Shared memory has `inputs` stages of rows of the input as they lie in memory, `windows` stages of
+// what products read of them, and `weights` stages of the weights of one tap and slice, or all of them
+// where they are resident.
+//
+// A window has `words` words of channels, a power of two, in quads of 4, and for each residue of its taps' shifts
+// modulo the stride a class of columns a stride apart. The j-th tap reads class j % classes, from
+// column `slack + j * shift_step / in_step` on. Columns before the first one take in what lies in front
+// of it in the same 16 bytes of a row, a piece.
+//
+// An input stage has the rows of `slices_alike` slices. Rows that begin alike modulo 16 bytes are
+// `alike` channels apart; a quad has rows of one kind, so that they are moved together. The stage has
+// kind after kind; of one, the i-th row of the j-th quad is the k-th,
+// k = j * quad_step + i * row_step, and channel `kind + alike * k`. Rows are cut in `blocks` of columns.
 struct Pipeline {
-  Schedule schedule;   // taps_per_group is 0 where nothing fits
-  int rows_per_group;  // whether each group of taps has rows of its own, else all of a slice share
-  int row_positions, row_bytes;
+  int parts, taps;  // of the phase; taps of one part, 0 where nothing fits
+  int slices, words, slices_alike;
+  int classes, slack, class_pitch, quad_pitch;  // pitches in columns
+  int shift_columns, shift_rest;                // shift_step / in_step
+  int positions, pieces;                        // of a row that a window needs
+  int alike_log2, quads_of_kind_log2, quad_step, row_step;
+  int blocks, block_positions, row_pitch;  // row_pitch in bytes
+  int resident;
   int inputs, windows, weights;
   int input_bytes, window_bytes, weight_bytes;  // of one stage
 };
 
-// What a tile of the Hopper kernel offers to a pipeline.
+// What a tile of the Hopper kernel offers to a pipeline, and what the input's rows ask for.
 struct PipelineLimits {
   int64_t positions, channels;  // of the output that are computed
   int64_t planes, values_per_word, element_bytes;
+  int64_t alike;         // rows from one to the next that begins alike modulo 16 bytes
   int64_t shared_bytes;  // for stages
   bool many_tiles;
 };
 
 constexpr int kMostStages = 8;
+constexpr int64_t kMostClasses = 64;
 constexpr int64_t kInputBytes = 48 << 10;  // on their way, at which more stages help no more
+
+constexpr int64_t kMostBlockPositions = 248;  // of 256 that a box may have
+constexpr int kMostKinds = 8;
+
+// How many rows lie between those that begin alike modulo 16 bytes.
+FASTCONV1D_HD constexpr int64_t rows_alike(int64_t row_bytes) {
+  return 16 / gcd(16, row_bytes % 16);
+}
 
 FASTCONV1D_HD constexpr int64_t stage_bytes(const Pipeline& l) {
   return int64_t{l.inputs} * l.input_bytes + int64_t{l.windows} * l.window_bytes +
          int64_t{l.weights} * l.weight_bytes;
 }
 
-// A pipeline with `taps` taps in a group; its schedule's taps_per_group is 0 where that does not fit.
+// A pipeline with `taps` taps in a part; its own are 0 where that does not fit.
 FASTCONV1D_HD constexpr Pipeline try_pipeline(const PipelineLimits& t, const Phase& p,
-                                              int64_t channels_in, int64_t slice_words,
-                                              int64_t taps, bool rows_per_group, bool resident) {
+                                              int64_t channels_in, int64_t words, int64_t taps,
+                                              bool resident, int inputs) {
   Pipeline l{};
-  Schedule& s = l.schedule;
-  const int64_t g = p.taps > 1 ? gcd(p.in_step, p.shift_step) : p.in_step;
-  const int64_t column_step = taps > 1 ? p.shift_step / g : 0;
-  // Neighbouring positions are read 4 at a time, from a multiple of 4 on.
-  const int64_t vector = p.in_step == 1 ? 4 : 1;
-  const int64_t columns = t.positions + (taps - 1) * column_step + vector - 1;
-  const int64_t classes = larger(1, smaller(p.in_step / g, p.taps));
-  const int64_t parts = ceil_div(ceil_div(larger(p.taps, 1), classes), taps);
-  // Of the last group of taps, whose window may reach beyond its own.
-  const int64_t last_shift =
-      rows_per_group ? 0 : (classes * taps * (parts - 1) + classes - 1) * p.shift_step;
-  if (columns > 4096 || p.in_step > 64 || last_shift > 65536) return l;
-  s.resident = resident;
-  s.classes = static_cast<int>(classes);
-  s.load_step = static_cast<int>(p.in_step);
-  s.read_step = 1;
-  s.column_step = static_cast<int>(column_step);
-  s.slice_words = static_cast<int>(slice_words);
-  s.channel_words = static_cast<int>(ceil_div(channels_in, t.values_per_word));
-  s.channel_slices = static_cast<int>(ceil_div(s.channel_words, slice_words));
-  s.columns = static_cast<int>(columns);
-  s.pitch = static_cast<int>(round_up(columns, vector) | 1);
-  s.groups = static_cast<int>(classes * parts);
-  l.rows_per_group = rows_per_group;
-  l.row_positions =
-      static_cast<int>(last_shift + (round_up(columns, vector) - 1) * p.in_step + vector);
-  // A row begins up to 15 bytes behind a piece of 16, and the next row's up to 15 bytes later.
-  l.row_bytes = static_cast<int>(round_up(l.row_positions * t.element_bytes + 15, 16) + 16);
-  l.input_bytes = static_cast<int>(slice_words * t.values_per_word * l.row_bytes);
-  l.window_bytes = static_cast<int>(t.planes * slice_words * s.pitch * 4);
-  l.weight_bytes = static_cast<int>(t.planes * slice_words * t.channels * 4);
-  const int64_t all_weights = int64_t{s.channel_slices} * s.groups * taps;
+  const int64_t of_piece = 16 / t.element_bytes;  // values
+  const int64_t classes = taps > 1 ? smaller(p.in_step / gcd(p.in_step, p.shift_step), taps) : 1;
+  const int64_t positions =
+      (t.positions - 1) * p.in_step + (larger(taps, 1) - 1) * p.shift_step + 1;
+  const int64_t pieces = ceil_div(positions + of_piece - 1, of_piece);
+  const int64_t slack = ceil_div(of_piece - 1, p.in_step);
+  const int64_t columns = slack + ceil_div(pieces * of_piece, p.in_step);
+  if (columns > 4096 || p.in_step > kMostClasses || positions > 65536) return l;
+  // Columns of 8 neighbouring positions, in several classes, meet all banks.
+  const int64_t apart = ceil_div(8, classes), class_pitch = round_up(columns - apart, 8) + apart;
+  const int64_t quads = words / 4;
+  l.parts = static_cast<int>(ceil_div(larger(p.taps, 1), taps));
+  l.words = static_cast<int>(words);
+  l.slices_alike = static_cast<int>(t.alike / gcd(t.alike, quads));
+  // A phase without taps sums up nothing.
+  l.slices = static_cast<int>(
+      p.taps == 0 ? 0 : round_up(ceil_div(channels_in, words * t.values_per_word), l.slices_alike));
+  l.classes = static_cast<int>(classes);
+  l.slack = static_cast<int>(slack);
+  l.class_pitch = static_cast<int>(classes == 1 ? columns : class_pitch);
+  l.quad_pitch = static_cast<int>(classes * l.class_pitch) | 1;
+  l.shift_columns = static_cast<int>(taps > 1 ? p.shift_step / p.in_step : 0);
+  l.shift_rest = static_cast<int>(taps > 1 ? p.shift_step % p.in_step : 0);
+  l.positions = static_cast<int>(positions);
+  l.pieces = static_cast<int>(pieces);
+  const int64_t rows_of_quad = 4 * t.values_per_word, all_quads = l.slices_alike * quads;
+  l.alike_log2 = log2_of(t.alike);
+  l.quads_of_kind_log2 = log2_of(all_quads / t.alike);
+  // Rows that are read together are neighbours: of fp32, of 4 quads; of 16-bit types, of a quad.
+  l.quad_step = static_cast<int>(t.element_bytes == 4 ? 1 : rows_of_quad);
+  l.row_step = t.element_bytes == 4 ? 1 << l.quads_of_kind_log2 : 1;
+  // An odd multiple of 8 positions, so that these lie in different banks.
+  l.blocks = static_cast<int>(ceil_div(pieces * of_piece, kMostBlockPositions));
+  l.block_positions = static_cast<int>(round_up(ceil_div(pieces * of_piece, l.blocks) - 8, 16) + 8);
+  l.row_pitch = static_cast<int>(l.block_positions * t.element_bytes);
+  l.input_bytes = static_cast<int>(all_quads * rows_of_quad * l.blocks * l.row_pitch);
+  l.window_bytes = static_cast<int>(t.planes * quads * l.quad_pitch * 16);
+  l.weight_bytes = static_cast<int>(t.planes * words * t.channels * 4);
+  const int64_t all_weights = int64_t{l.slices} * l.parts * taps;
   if (resident && all_weights * l.weight_bytes > t.shared_bytes) return l;
-  l.inputs = 2;
+  l.resident = resident;
+  l.inputs = inputs;
   l.windows = 2;
   l.weights = static_cast<int>(resident ? all_weights : 3);
   if (stage_bytes(l) > t.shared_bytes) return l;
-  s.taps_per_group = static_cast<int>(taps);
+  l.taps = static_cast<int>(taps);
   // What is left goes where it hides latency.
   for (bool more = true; more;) {
     const int64_t left = t.shared_bytes - stage_bytes(l);
@@ -304,25 +337,26 @@ FASTCONV1D_HD constexpr Pipeline try_pipeline(const PipelineLimits& t, const Pha
 
 FASTCONV1D_HD constexpr Pipeline pipeline_of(const PipelineLimits& t, const Phase& p,
                                              int64_t channels_in) {
-  const int64_t g = p.taps > 1 ? gcd(p.in_step, p.shift_step) : p.in_step;
-  const int64_t classes = larger(1, smaller(p.in_step / g, p.taps));
-  const int64_t taps_in_class = ceil_div(larger(p.taps, 1), classes);
-  const int64_t few = ceil_div(channels_in, t.values_per_word);
-  const int64_t words = round_up(few, 16);
+  const int64_t all_words = round_up(ceil_div(channels_in, t.values_per_word), 16);
   // Wide slices have fewer handovers; narrow ones more stages, of which resident weights leave few.
-  const int64_t wide = larger(32, round_up(4096 / t.positions, 16));
+  // Powers of two.
+  const int64_t wide = t.positions > 64 ? 32 : 64;
   for (int64_t parts = 1;; ++parts) {
-    const int64_t taps = ceil_div(taps_in_class, parts);
-    for (int rows_per_group = 0; rows_per_group < 2; ++rows_per_group)
+    const int64_t taps = ceil_div(larger(p.taps, 1), parts);
+    // One input stage alone is better than copying its rows again for every part.
+    for (int inputs = 2; inputs >= 1; --inputs)
       for (int resident = t.many_tiles; resident >= 0; --resident)
-        for (int64_t slice_words = smaller(resident ? 16 : wide, words); slice_words >= 16;
-             slice_words = slice_words / 2 / 16 * 16) {
-          const Pipeline l =
-              try_pipeline(t, p, channels_in, slice_words, taps, rows_per_group, resident);
-          if (l.schedule.taps_per_group > 0) return l;
+        for (int64_t words = resident ? 16 : wide; words >= 16; words /= 2) {
+          if (words >= 2 * all_words) continue;
+          const Pipeline l = try_pipeline(t, p, channels_in, words, taps, resident, inputs);
+          if (l.taps > 0) return l;
         }
     if (taps == 1) return Pipeline{};
   }
+}
+
+FASTCONV1D_HD constexpr int taps_of_part(const Pipeline& l, const Phase& p, int part) {
+  return static_cast<int>(smaller(l.taps, larger(p.taps, 0) - int64_t{part} * l.taps));
 }
 
 // Slices come channel slice by channel slice, and group of taps by group of taps.

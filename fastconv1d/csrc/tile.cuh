@@ -18,50 +18,70 @@ struct Place {
 };
 
 // What the rewriting of the weight needs, in the order in which a kernel reads it.
-struct PackParams {
+struct WeightParams {
   const void* weight;
   uint32_t* packed;
   Phase phase;
-  Schedule schedule;
   int64_t channels_in, channels_out, groups, kernel_size, transposed, channel_blocks;
   int64_t count;  // of threads
-  int classes_log2;
 };
 
-// The weight of tap `j` of a group of taps, between output channel `out` of a group of channels and
-// the input channels of word `word`; zeros where there is none.
-template <class M>
-__device__ __forceinline__ void weight_word(const PackParams& p, int64_t group, int64_t out,
-                                            int64_t word, int tap_group_index, int64_t j,
-                                            typename M::Element (&value)[M::values_per_word]) {
-  const Schedule& s = p.schedule;
-  const TapGroup taps = tap_group(s, p.phase.taps, tap_group_index);
-  const int64_t tap = p.phase.first_tap + (taps.first + j * s.classes) * p.phase.tap_step;
-  const auto* weight = static_cast<const typename M::Element*>(p.weight);
-#pragma unroll
-  for (int v = 0; v < M::values_per_word; ++v) {
-    const int64_t in = word * M::values_per_word + v;
-    value[v] = 0;
-    if (j < taps.count && out < p.channels_out && in < p.channels_in) {
-      const int64_t row = p.transposed ? (group * p.channels_in + in) * p.channels_out + out
-                                       : (group * p.channels_out + out) * p.channels_in + in;
-      value[v] = weight[row * p.kernel_size + tap];
-    }
-  }
+// The phase's tap `tap` between channel `out` and channel `in` of a group; zero where there is none.
+template <class Element>
+__device__ __forceinline__ Element weight_of(const WeightParams& p, int64_t group, int64_t out,
+                                             int64_t in, int64_t tap) {
+  if (tap >= p.phase.taps || out >= p.channels_out || in >= p.channels_in) return 0;
+  const int64_t row = p.transposed ? (group * p.channels_in + in) * p.channels_out + out
+                                   : (group * p.channels_out + out) * p.channels_in + in;
+  return static_cast<const Element*>(
+      p.weight)[row * p.kernel_size + p.phase.first_tap + tap * p.phase.tap_step];
 }
 
-// A mode's tiles, numbered from 0, on a KERNEL.
+// The bias of channel `out` of a group; zero where there is none.
+template <class M>
+__device__ __forceinline__ float bias_of(const void* bias, int64_t group, int64_t out,
+                                         int64_t channels_out) {
+  if (bias == nullptr || out >= channels_out) return 0;
+  return M::from(static_cast<const typename M::Element*>(bias)[group * channels_out + out]);
+}
+
+// The mixed-radix digits of an index, the last one first.
+struct Digits {
+  int64_t rest;
+  __device__ __forceinline__ int64_t take(int64_t count) {
+    const int64_t digit = rest % count;
+    rest /= count;
+    return digit;
+  }
+};
+
+// A mode's tiles, numbered from 0, on a KERNEL, which cuts a convolution phase by phase.
 template <template <class, class> class Kernel, class M, class... Tiles>
 struct TileLibrary {
+  template <class Cutter>
+  static int launch_phases(const ConvArgs& a, void* stream) {
+    int error = 0;
+    for (int64_t r = 0; r < phase_count(a) && error == 0; ++r)
+      error = Cutter::launch_phase(a, Cutter::cut(a, r), stream);
+    return error;
+  }
+  template <class Cutter>
+  static int64_t packed_bytes(const ConvArgs& a) {
+    int64_t bytes = 0;
+    for (int64_t r = 0; r < phase_count(a); ++r)
+      bytes = larger(bytes, Cutter::packed_bytes(Cutter::cut(a, r)));
+    return bytes;
+  }
   static int launch(int64_t variant, const ConvArgs& a, void* stream) {
     int result = 1;
     int64_t index = 0;
-    (void)((index++ == variant && (result = Kernel<M, Tiles>::launch(a, stream), true)) || ...);
+    (void)((index++ == variant && (result = launch_phases<Kernel<M, Tiles>>(a, stream), true)) ||
+           ...);
     return result;
   }
   static int64_t workspace(int64_t variant, const ConvArgs& a) {
     int64_t result = 0, index = 0;
-    (void)((index++ == variant && (result = Kernel<M, Tiles>::workspace(a), true)) || ...);
+    (void)((index++ == variant && (result = packed_bytes<Kernel<M, Tiles>>(a), true)) || ...);
     return result;
   }
 };

@@ -22,12 +22,12 @@ int64_t with_kernel(const ConvArgs& args, const Function& function) {
 }  // namespace fastconv1d
 
 int64_t fastconv1d_workspace(int64_t, const fastconv1d::ConvArgs* args) {
-  return fastconv1d::with_kernel(*args, [&](auto kernel) { return kernel.workspace(*args); });
+  return fastconv1d::with_kernel(*args, [&](auto kernel) { return kernel.workspace(0, *args); });
 }
 
 int fastconv1d_launch(int64_t, const fastconv1d::ConvArgs* args, void* stream) {
   const int64_t error =
-      fastconv1d::with_kernel(*args, [&](auto kernel) { return kernel.launch(*args, stream); });
+      fastconv1d::with_kernel(*args, [&](auto kernel) { return kernel.launch(0, *args, stream); });
   if (error != cudaErrorInvalidValue) return static_cast<int>(error);
   return fastconv1d::direct_launch(args->mode, *args, stream);
 }

@@ -151,12 +151,13 @@ struct BulkCopy {
   const void* from;
   uint32_t bytes;
 };
+constexpr int kMostBulkCopies = 2048;
 // Plain arrays, which only functions touch that ThreadSanitizer does not watch.
 struct BulkState {
   const void* barrier;
   int64_t expected, issued;  // bytes of the barrier's phase
   int count;
-  BulkCopy copies[512];
+  BulkCopy copies[kMostBulkCopies];
 };
 inline BulkState bulk[64];
 
@@ -293,7 +294,10 @@ FASTCONV1D_EMULATOR inline void try_to_end_phase(uint64_t* address) {
   BulkState& state = bulk_of(address);
   if (state.count > 0) order_acquire(barrier_order(address, barrier.phase));
   for (int i = 0; i < state.count; ++i)
-    std::memcpy(state.copies[i].to, state.copies[i].from, state.copies[i].bytes);
+    if (state.copies[i].from == nullptr)
+      std::memset(state.copies[i].to, 0, state.copies[i].bytes);
+    else
+      std::memcpy(state.copies[i].to, state.copies[i].from, state.copies[i].bytes);
   if (state.count > 0) order_release(barrier_order(address, barrier.phase));
   state.expected = state.issued = state.count = 0;
   barrier.pending = barrier.count;
@@ -539,6 +543,8 @@ T __shfl_down_sync(unsigned mask, T value, unsigned delta, int width = warpSize)
   return fastconv1d::emulation::shuffle(mask, value, inside ? source : lane);
 }
 
+inline unsigned __umulhi(unsigned a, unsigned b) { return unsigned(uint64_t(a) * b >> 32); }
+
 template <class T>
 T __ldg(const T* address) {
   return *address;
@@ -648,10 +654,87 @@ FASTCONV1D_EMULATOR inline void copy_bulk(void* shared, const void* global, uint
     fail("a bulk copy beyond the shared memory that was asked for");
   for (uint32_t i = 0; i < bytes; i += 4) reinterpret_cast<uint32_t*>(shared)[i / 4] = 0xffffffffu;
   BulkState& state = bulk_of(barrier);
-  if (state.count == 512) fail("more bulk copies of a phase than the emulation has room for");
+  if (state.count == emulation::kMostBulkCopies)
+    fail("more bulk copies of a phase than the emulation has room for");
   state.issued += bytes;
   state.copies[state.count++] = {shared, global, bytes};
   wake_if_complete(barrier);
+}
+
+// A matrix in memory, and the boxes that are copied of it.
+struct BoxMap {
+  const char* first;
+  int64_t columns, rows, pitch;
+  int element_bytes, box_columns, box_rows;
+};
+inline int make_box_map(BoxMap* box, int element_bytes, const void* first, int64_t columns,
+                        int64_t rows, int64_t pitch, int box_columns, int box_rows) {
+  if (reinterpret_cast<uintptr_t>(first) % 16 || pitch % 16 || pitch <= 0 || columns < 1 ||
+      rows < 1 || box_columns < 1 || box_columns > 256 || box_rows < 1 || box_rows > 256 ||
+      box_columns * element_bytes % 16)
+    return emulation::kInvalidValue;
+  *box = {
+      static_cast<const char*>(first), columns, rows, pitch, element_bytes, box_columns, box_rows};
+  return 0;
+}
+// Part of a bulk copy: zeros where `from` is null. Returns where the next part goes.
+FASTCONV1D_EMULATOR inline char* copy_part(char* to, const char* from, int64_t bytes,
+                                           uint64_t* barrier) {
+  using namespace emulation;
+  BulkState& state = bulk_of(barrier);
+  if (bytes <= 0) return to;
+  if (state.count == kMostBulkCopies)
+    fail("more bulk copies of a phase than the emulation has room for");
+  for (int64_t i = 0; i < bytes; ++i) to[i] = char(0xff);
+  state.issued += bytes;
+  state.copies[state.count++] = {to, from, uint32_t(bytes)};
+  return to + bytes;
+}
+FASTCONV1D_EMULATOR inline void copy_box(void* shared, const BoxMap* box, int column, int row,
+                                         uint64_t* barrier) {
+  using namespace emulation;
+  auto* to = static_cast<char*>(shared);
+  const int row_bytes = box->box_columns * box->element_bytes;
+  if ((to - shared_memory) % 128) fail("a box is copied to an unaligned address");
+  if (column * box->element_bytes % 16) fail("a box begins at an unaligned column");
+  if (to < shared_memory || to + box->box_rows * row_bytes > shared_memory + shared_bytes)
+    fail("a box is copied beyond the shared memory that was asked for");
+  for (int r = row; r < row + box->box_rows; ++r) {
+    const int64_t end = column + box->box_columns;
+    const bool exists = r >= 0 && r < box->rows;
+    const int64_t first = exists ? std::clamp<int64_t>(0, column, end) : end,
+                  last = std::clamp<int64_t>(box->columns, first, end);
+    const char* const from = box->first + r * box->pitch;
+    to = copy_part(to, nullptr, (first - column) * box->element_bytes, barrier);
+    to = copy_part(to, from + first * box->element_bytes, (last - first) * box->element_bytes,
+                   barrier);
+    to = copy_part(to, nullptr, (end - last) * box->element_bytes, barrier);
+  }
+  wake_if_complete(barrier);
+}
+
+// Matrices of 8 rows of 16 bytes: each lane's row comes from, or goes to, where the lane says.
+inline void load_matrices(uint32_t (&pairs)[4], const void* row) {
+  const int lane = emulation::current->lane;
+  const auto at = reinterpret_cast<uintptr_t>(row);
+  if (at % 16) emulation::fail("ldmatrix at an unaligned address");
+  for (int matrix = 0; matrix < 4; ++matrix) {
+    const auto from = __shfl_sync(0xffffffffu, uint64_t(at), matrix * 8 + lane / 4);
+    pairs[matrix] = reinterpret_cast<const uint32_t*>(from)[lane % 4];
+  }
+}
+inline void store_matrices_transposed(void* column, const uint32_t (&pairs)[4]) {
+  const int lane = emulation::current->lane;
+  if (reinterpret_cast<uintptr_t>(column) % 16) emulation::fail("stmatrix at an unaligned address");
+  // Column c of matrix m is this lane's; its values are halves of pair c / 2 of rows 0 to 7.
+  const int c = lane % 8;
+  uint16_t values[8];
+  for (int matrix = 0; matrix < 4; ++matrix)
+    for (int row = 0; row < 8; ++row) {
+      const uint32_t pair = __shfl_sync(0xffffffffu, pairs[matrix], row * 4 + c / 2);
+      if (lane / 8 == matrix) values[row] = uint16_t(pair >> 16 * (c % 2));
+    }
+  std::memcpy(column, values, 16);
 }
 
 inline void fence_async_proxy() {}
