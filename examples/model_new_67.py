@@ -150,18 +150,39 @@ __device__ __forceinline__ void barrier_arrive_expecting(uint64_t* barrier, uint
 __device__ __forceinline__ void fence_async_proxy() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
-__device__ __forceinline__ void load_matrices(uint32_t (&pairs)[4], const void* row) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-               : "=r"(pairs[0]), "=r"(pairs[1]), "=r"(pairs[2]), "=r"(pairs[3])
-               : "r"(static_cast<uint32_t>(__cvta_generic_to_shared(row)))
-               : "memory");
+__device__ __forceinline__ void warpgroup_sync(int id) {
+  asm volatile("bar.sync %0, 128;" ::"r"(id) : "memory");
 }
-__device__ __forceinline__ void store_matrices_transposed(void* column,
-                                                          const uint32_t (&pairs)[4]) {
-  asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(
-                   static_cast<uint32_t>(__cvta_generic_to_shared(column))),
-               "r"(pairs[0]), "r"(pairs[1]), "r"(pairs[2]), "r"(pairs[3])
-               : "memory");
+__device__ __forceinline__ void let_next_kernel_begin() {
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+}
+__device__ __forceinline__ void wait_for_kernel_before() {
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+}
+__device__ __forceinline__ uint32_t nearest_tf32_bits(float x) {
+  uint32_t bits = __float_as_uint(x);
+  asm("{ .reg .pred p; .reg .f32 size; abs.f32 size, %1; setp.lt.f32 p, size, 0f7f800000; "
+      "@p add.u32 %0, %0, 4096; }"
+      : "+r"(bits)
+      : "f"(x));
+  return bits;
+}
+__device__ __forceinline__ uint32_t pack_fp16(float first, float second) {
+  const __half2 halves = __floats2half2_rn(first, second);
+  uint32_t word;
+  memcpy(&word, &halves, 4);
+  return word;
+}
+__device__ __forceinline__ float2 unpack_fp16(uint32_t word) {
+  __half2 halves;
+  memcpy(&halves, &word, 4);
+  return __half22float2(halves);
+}
+__device__ __forceinline__ uint32_t largest_of_warp(uint32_t value) {
+  return __reduce_max_sync(0xffffffffu, value);
+}
+__device__ __forceinline__ uint32_t smallest_of_warp(uint32_t value) {
+  return __reduce_min_sync(0xffffffffu, value);
 }
 template <int COUNT>
 __device__ __forceinline__ void keep_registers() {
@@ -186,10 +207,16 @@ template <int N>
 __device__ __forceinline__ void wgmma_wait() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(N) : "memory");
 }
+__device__ __forceinline__ void wgmma_settle() { wgmma_wait<0>(); }
 template <int COUNT>
 __device__ __forceinline__ void wgmma_hold(float (&sums)[COUNT]) {
 #pragma unroll
   for (int i = 0; i < COUNT; ++i) asm volatile("" : "+f"(sums[i])::"memory");
+}
+template <int COUNT>
+__device__ __forceinline__ void wgmma_hold(uint32_t (&words)[COUNT]) {
+#pragma unroll
+  for (int i = 0; i < COUNT; ++i) asm volatile("" : "+r"(words[i])::"memory");
 }
 #define FASTCONV1D_NAMES_0 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
 #define FASTCONV1D_NAMES_1 \
@@ -212,33 +239,34 @@ __device__ __forceinline__ void wgmma_hold(float (&sums)[COUNT]) {
       FASTCONV1D_SUMS_4(i + 12)
 #define FASTCONV1D_NAMES_OF_64 FASTCONV1D_NAMES_0 ", " FASTCONV1D_NAMES_1
 #define FASTCONV1D_SUMS_OF_64 FASTCONV1D_SUMS(0), FASTCONV1D_SUMS(16)
-#define FASTCONV1D_NAMES_OF_128 \
-  FASTCONV1D_NAMES_0 ", " FASTCONV1D_NAMES_1 ", " FASTCONV1D_NAMES_2 ", " FASTCONV1D_NAMES_3
-#define FASTCONV1D_SUMS_OF_128 \
-  FASTCONV1D_SUMS(0), FASTCONV1D_SUMS(16), FASTCONV1D_SUMS(32), FASTCONV1D_SUMS(48)
-#define FASTCONV1D_NAMES_OF_256                                                              \
-  FASTCONV1D_NAMES_0 ", " FASTCONV1D_NAMES_1 ", " FASTCONV1D_NAMES_2 ", " FASTCONV1D_NAMES_3 \
-                     ", " FASTCONV1D_NAMES_4 ", " FASTCONV1D_NAMES_5 ", " FASTCONV1D_NAMES_6 \
-                     ", " FASTCONV1D_NAMES_7
-#define FASTCONV1D_SUMS_OF_256                                                       \
-  FASTCONV1D_SUMS(0), FASTCONV1D_SUMS(16), FASTCONV1D_SUMS(32), FASTCONV1D_SUMS(48), \
-      FASTCONV1D_SUMS(64), FASTCONV1D_SUMS(80), FASTCONV1D_SUMS(96), FASTCONV1D_SUMS(112)
-#define FASTCONV1D_WGMMA(name, N, sums, left, right, depth_and_types, tail)                 \
-  __device__ __forceinline__ void name(float (&d)[sums], uint64_t a, uint64_t b) {          \
-    asm volatile(                                                                           \
-        "{ .reg .pred p; setp.eq.u32 p, 0, 0; "                                             \
-        "wgmma.mma_async.sync.aligned.m64n" #N depth_and_types " {" FASTCONV1D_NAMES_OF_##N \
-        "}, %" #left ", %" #right ", p, 1, 1" tail "; }"                                    \
-        : FASTCONV1D_SUMS_OF_##N                                                            \
-        : "l"(a), "l"(b));                                                                  \
+#define FASTCONV1D_NAMES_OF_96 FASTCONV1D_NAMES_OF_64 ", " FASTCONV1D_NAMES_2
+#define FASTCONV1D_SUMS_OF_96 FASTCONV1D_SUMS_OF_64, FASTCONV1D_SUMS(32)
+#define FASTCONV1D_NAMES_OF_128 FASTCONV1D_NAMES_OF_96 ", " FASTCONV1D_NAMES_3
+#define FASTCONV1D_SUMS_OF_128 FASTCONV1D_SUMS_OF_96, FASTCONV1D_SUMS(48)
+#define FASTCONV1D_NAMES_OF_192 \
+  FASTCONV1D_NAMES_OF_128 ", " FASTCONV1D_NAMES_4 ", " FASTCONV1D_NAMES_5
+#define FASTCONV1D_SUMS_OF_192 FASTCONV1D_SUMS_OF_128, FASTCONV1D_SUMS(64), FASTCONV1D_SUMS(80)
+#define FASTCONV1D_NAMES_OF_256 \
+  FASTCONV1D_NAMES_OF_192 ", " FASTCONV1D_NAMES_6 ", " FASTCONV1D_NAMES_7
+#define FASTCONV1D_SUMS_OF_256 FASTCONV1D_SUMS_OF_192, FASTCONV1D_SUMS(96), FASTCONV1D_SUMS(112)
+#define FASTCONV1D_WGMMA(name, N, sums, a0, a1, a2, a3, right, depth_and_types, tail)          \
+  __device__ __forceinline__ void name(float (&d)[sums], const uint32_t (&a)[4], uint64_t b) { \
+    asm volatile(                                                                              \
+        "{ .reg .pred p; setp.eq.u32 p, 0, 0; "                                                \
+        "wgmma.mma_async.sync.aligned.m64n" #N depth_and_types " {" FASTCONV1D_NAMES_OF_##N    \
+        "}, {%" #a0 ", %" #a1 ", %" #a2 ", %" #a3 "}, %" #right ", p, 1, 1" tail "; }"         \
+        : FASTCONV1D_SUMS_OF_##N                                                               \
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));                                 \
   }
-#define FASTCONV1D_WGMMA_TYPES(N, sums, left, right)                                \
-  FASTCONV1D_WGMMA(wgmma_tf32, N, sums, left, right, "k8.f32.tf32.tf32", "")        \
-  FASTCONV1D_WGMMA(wgmma_bf16, N, sums, left, right, "k16.f32.bf16.bf16", ", 0, 0") \
-  FASTCONV1D_WGMMA(wgmma_fp16, N, sums, left, right, "k16.f32.f16.f16", ", 0, 0")
-FASTCONV1D_WGMMA_TYPES(64, 32, 32, 33)
-FASTCONV1D_WGMMA_TYPES(128, 64, 64, 65)
-FASTCONV1D_WGMMA_TYPES(256, 128, 128, 129)
+#define FASTCONV1D_WGMMA_TYPES(N, sums, ...)                                     \
+  FASTCONV1D_WGMMA(wgmma_tf32, N, sums, __VA_ARGS__, "k8.f32.tf32.tf32", "")     \
+  FASTCONV1D_WGMMA(wgmma_bf16, N, sums, __VA_ARGS__, "k16.f32.bf16.bf16", ", 0") \
+  FASTCONV1D_WGMMA(wgmma_fp16, N, sums, __VA_ARGS__, "k16.f32.f16.f16", ", 0")
+FASTCONV1D_WGMMA_TYPES(64, 32, 32, 33, 34, 35, 36)
+FASTCONV1D_WGMMA_TYPES(96, 48, 48, 49, 50, 51, 52)
+FASTCONV1D_WGMMA_TYPES(128, 64, 64, 65, 66, 67, 68)
+FASTCONV1D_WGMMA_TYPES(192, 96, 96, 97, 98, 99, 100)
+FASTCONV1D_WGMMA_TYPES(256, 128, 128, 129, 130, 131, 132)
 #undef FASTCONV1D_NAMES_0
 #undef FASTCONV1D_NAMES_1
 #undef FASTCONV1D_NAMES_2
@@ -249,15 +277,19 @@ FASTCONV1D_WGMMA_TYPES(256, 128, 128, 129)
 #undef FASTCONV1D_NAMES_7
 #undef FASTCONV1D_NAMES_OF_64
 #undef FASTCONV1D_SUMS_OF_64
+#undef FASTCONV1D_NAMES_OF_96
+#undef FASTCONV1D_SUMS_OF_96
 #undef FASTCONV1D_NAMES_OF_128
 #undef FASTCONV1D_SUMS_OF_128
+#undef FASTCONV1D_NAMES_OF_192
+#undef FASTCONV1D_SUMS_OF_192
 #undef FASTCONV1D_NAMES_OF_256
 #undef FASTCONV1D_SUMS_OF_256
 #undef FASTCONV1D_SUMS
 #undef FASTCONV1D_SUMS_4
 #undef FASTCONV1D_WGMMA
 #undef FASTCONV1D_WGMMA_TYPES
-template <class... Parameters, class... Arguments>
+template <bool EARLY = false, class... Parameters, class... Arguments>
 int launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, int64_t shared_bytes, void* stream,
            const Arguments&... arguments) {
   cudaLaunchConfig_t config{};
@@ -265,6 +297,11 @@ int launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, int64_t shared_
   config.blockDim = block;
   config.dynamicSmemBytes = static_cast<size_t>(shared_bytes);
   config.stream = static_cast<cudaStream_t>(stream);
+  cudaLaunchAttribute early{};
+  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  early.val.programmaticStreamSerializationAllowed = 1;
+  config.attrs = &early;
+  config.numAttrs = EARLY;
   return cudaLaunchKernelEx(&config, kernel, arguments...);
 }
 template <class... Parameters>
@@ -476,78 +513,75 @@ FASTCONV1D_HD constexpr int64_t runs_of(int64_t tiles, int64_t rows, int64_t at_
 }
 struct Pipeline {
   int parts, taps;
-  int slices, words, slices_alike;
-  int classes, slack, class_pitch, quad_pitch;
-  int shift_columns, shift_rest;
-  int positions, pieces;
-  int alike_log2, quads_of_kind_log2, quad_step, row_step;
-  int blocks, block_positions, row_pitch;
+  int slices, words;
+  int positions;
+  int alike_log2, quads_of_kind_log2;
+  int block_outputs, blocks, block_positions, row_pitch;
   int resident;
-  int inputs, windows, weights;
-  int input_bytes, window_bytes, weight_bytes;
+  int inputs, weights;
+  int input_bytes, weight_bytes;
 };
 struct PipelineLimits {
-  int64_t positions, channels;
+  int64_t outputs, channels;
   int64_t planes, values_per_word, element_bytes;
   int64_t alike;
+  int64_t least_words;
   int64_t shared_bytes;
   bool many_tiles;
 };
 constexpr int kMostStages = 8;
-constexpr int64_t kMostClasses = 64;
 constexpr int64_t kInputBytes = 48 << 10;
-constexpr int64_t kMostBlockPositions = 248;
+constexpr int64_t kMostBlockPositions = 252;
+constexpr int64_t kLeastBlockOutputs = 16;
 constexpr int kMostKinds = 8;
 FASTCONV1D_HD constexpr int64_t rows_alike(int64_t row_bytes) {
   return 16 / gcd(16, row_bytes % 16);
 }
 FASTCONV1D_HD constexpr int64_t stage_bytes(const Pipeline& l) {
-  return int64_t{l.inputs} * l.input_bytes + int64_t{l.windows} * l.window_bytes +
-         int64_t{l.weights} * l.weight_bytes;
+  return int64_t{l.inputs} * l.input_bytes + int64_t{l.weights} * l.weight_bytes;
+}
+FASTCONV1D_HD constexpr int64_t block_positions_of(const PipelineLimits& t, const Phase& p,
+                                                   int64_t outputs, int64_t taps) {
+  const int64_t positions =
+      (outputs - 1) * p.in_step + (larger(taps, 1) - 1) * p.shift_step + 16 / t.element_bytes;
+  const int64_t unit = 32 / t.element_bytes / t.values_per_word;
+  return round_up(larger(positions - unit, 0), 2 * unit) + unit;
+}
+FASTCONV1D_HD constexpr int64_t block_outputs_of(const PipelineLimits& t, const Phase& p,
+                                                 int64_t taps) {
+  int64_t best = 0, least = INT64_MAX;
+  for (int64_t outputs = t.outputs; outputs >= kLeastBlockOutputs; outputs /= 2) {
+    const int64_t positions = block_positions_of(t, p, outputs, taps);
+    const int64_t copied = t.outputs / outputs * positions;
+    if (positions > kMostBlockPositions || copied >= least) continue;
+    least = copied;
+    best = outputs;
+  }
+  return best;
 }
 FASTCONV1D_HD constexpr Pipeline try_pipeline(const PipelineLimits& t, const Phase& p,
                                               int64_t channels_in, int64_t words, int64_t taps,
                                               bool resident, int inputs) {
   Pipeline l{};
-  const int64_t of_piece = 16 / t.element_bytes;
-  const int64_t classes = taps > 1 ? smaller(p.in_step / gcd(p.in_step, p.shift_step), taps) : 1;
-  const int64_t positions =
-      (t.positions - 1) * p.in_step + (larger(taps, 1) - 1) * p.shift_step + 1;
-  const int64_t pieces = ceil_div(positions + of_piece - 1, of_piece);
-  const int64_t slack = ceil_div(of_piece - 1, p.in_step);
-  const int64_t columns = slack + ceil_div(pieces * of_piece, p.in_step);
-  if (columns > 4096 || p.in_step > kMostClasses || positions > 65536) return l;
-  const int64_t apart = ceil_div(8, classes), class_pitch = round_up(columns - apart, 8) + apart;
-  const int64_t quads = words / 4;
+  const int64_t outputs = block_outputs_of(t, p, taps);
+  if (outputs == 0) return l;
   l.parts = static_cast<int>(ceil_div(larger(p.taps, 1), taps));
   l.words = static_cast<int>(words);
-  l.slices_alike = static_cast<int>(t.alike / gcd(t.alike, quads));
-  l.slices = static_cast<int>(
-      p.taps == 0 ? 0 : round_up(ceil_div(channels_in, words * t.values_per_word), l.slices_alike));
-  l.classes = static_cast<int>(classes);
-  l.slack = static_cast<int>(slack);
-  l.class_pitch = static_cast<int>(classes == 1 ? columns : class_pitch);
-  l.quad_pitch = static_cast<int>(classes * l.class_pitch) | 1;
-  l.shift_columns = static_cast<int>(taps > 1 ? p.shift_step / p.in_step : 0);
-  l.shift_rest = static_cast<int>(taps > 1 ? p.shift_step % p.in_step : 0);
-  l.positions = static_cast<int>(positions);
-  l.pieces = static_cast<int>(pieces);
-  const int64_t rows_of_quad = 4 * t.values_per_word, all_quads = l.slices_alike * quads;
+  l.slices = static_cast<int>(p.taps == 0 ? 0 : ceil_div(channels_in, words * t.values_per_word));
+  l.positions =
+      static_cast<int>((2 * t.outputs - 1) * p.in_step + (larger(taps, 1) - 1) * p.shift_step + 1);
   l.alike_log2 = log2_of(t.alike);
-  l.quads_of_kind_log2 = log2_of(all_quads / t.alike);
-  l.quad_step = static_cast<int>(t.element_bytes == 4 ? 1 : rows_of_quad);
-  l.row_step = t.element_bytes == 4 ? 1 << l.quads_of_kind_log2 : 1;
-  l.blocks = static_cast<int>(ceil_div(pieces * of_piece, kMostBlockPositions));
-  l.block_positions = static_cast<int>(round_up(ceil_div(pieces * of_piece, l.blocks) - 8, 16) + 8);
+  l.quads_of_kind_log2 = log2_of(words / 4 / t.alike);
+  l.block_outputs = static_cast<int>(outputs);
+  l.blocks = static_cast<int>(2 * t.outputs / outputs);
+  l.block_positions = static_cast<int>(block_positions_of(t, p, outputs, taps));
   l.row_pitch = static_cast<int>(l.block_positions * t.element_bytes);
-  l.input_bytes = static_cast<int>(all_quads * rows_of_quad * l.blocks * l.row_pitch);
-  l.window_bytes = static_cast<int>(t.planes * quads * l.quad_pitch * 16);
+  l.input_bytes = static_cast<int>(words * t.values_per_word * l.blocks * l.row_pitch);
   l.weight_bytes = static_cast<int>(t.planes * words * t.channels * 4);
   const int64_t all_weights = int64_t{l.slices} * l.parts * taps;
   if (resident && all_weights * l.weight_bytes > t.shared_bytes) return l;
   l.resident = resident;
   l.inputs = inputs;
-  l.windows = 2;
   l.weights = static_cast<int>(resident ? all_weights : 3);
   if (stage_bytes(l) > t.shared_bytes) return l;
   l.taps = static_cast<int>(taps);
@@ -556,12 +590,10 @@ FASTCONV1D_HD constexpr Pipeline try_pipeline(const PipelineLimits& t, const Pha
     more = true;
     if (l.inputs < kMostStages && l.inputs * l.input_bytes < kInputBytes && left >= l.input_bytes)
       ++l.inputs;
-    else if (l.windows < 3 && left >= l.window_bytes)
-      ++l.windows;
     else if (!resident && l.weights < kMostStages && left >= l.weight_bytes)
       ++l.weights;
-    else if (l.windows < kMostStages && left >= l.window_bytes)
-      ++l.windows;
+    else if (l.inputs < kMostStages && left >= l.input_bytes)
+      ++l.inputs;
     else
       more = false;
   }
@@ -570,13 +602,13 @@ FASTCONV1D_HD constexpr Pipeline try_pipeline(const PipelineLimits& t, const Pha
 FASTCONV1D_HD constexpr Pipeline pipeline_of(const PipelineLimits& t, const Phase& p,
                                              int64_t channels_in) {
   const int64_t all_words = round_up(ceil_div(channels_in, t.values_per_word), 16);
-  const int64_t wide = t.positions > 64 ? 32 : 64;
+  const int64_t least = larger(t.least_words, 4 * t.alike);
   for (int64_t parts = 1;; ++parts) {
     const int64_t taps = ceil_div(larger(p.taps, 1), parts);
     for (int inputs = 2; inputs >= 1; --inputs)
       for (int resident = t.many_tiles; resident >= 0; --resident)
-        for (int64_t words = resident ? 16 : wide; words >= 16; words /= 2) {
-          if (words >= 2 * all_words) continue;
+        for (int64_t words = ceil_div(all_words, 16) % 2 == 0 ? 32 : least; words >= least;
+             words /= 2) {
           const Pipeline l = try_pipeline(t, p, channels_in, words, taps, resident, inputs);
           if (l.taps > 0) return l;
         }
@@ -687,6 +719,7 @@ inline int direct_launch(int64_t mode, const ConvArgs& a, void* stream) {
     return fastconv1d::direct_launch(variant, *args, stream);                              \
   }                                                                                        \
   int64_t fastconv1d_workspace(int64_t, const fastconv1d::ConvArgs*) { return 0; }
+#include <type_traits>
 namespace fastconv1d {
 struct Operand {
   uint64_t descriptor;
@@ -719,10 +752,13 @@ struct Fp32 {
   }
 };
 struct Tf32 : Fp32 {
-  static constexpr int planes = 1, products = 1, values_per_word = 1, chain = 0;
+  static constexpr int planes = 1, products = 1, values_per_word = 1, chain = 0, sets = 1;
   static constexpr bool keeps_places = true;
   static __device__ __forceinline__ void split(const Element (&v)[1], uint32_t (&word)[1]) {
     word[0] = round_tf32(v[0]);
+  }
+  static __device__ __forceinline__ void split(const Element (&v)[1], uint32_t (&word)[1], float) {
+    word[0] = nearest_tf32_bits(v[0]);
   }
   static __device__ __forceinline__ uint32_t pack(const Element (&v)[1]) {
     return round_tf32(v[0]);
@@ -735,9 +771,9 @@ struct Tf32 : Fp32 {
     mma_tf32(d, a[0], b[0][0], b[0][1]);
   }
   template <int SUMS>
-  static __device__ __forceinline__ void multiply(float (&d)[SUMS], const Operand& a,
+  static __device__ __forceinline__ void multiply(float (&d)[1][SUMS], const uint32_t (&a)[1][4],
                                                   const Operand& b) {
-    wgmma_tf32(d, a.plane(0), b.plane(0));
+    wgmma_tf32(d[0], a[0], b.plane(0));
   }
 };
 struct Ieee : Fp32 {
@@ -757,19 +793,54 @@ struct Ieee : Fp32 {
                                                   const uint32_t (&b)[2][2]) {
     mma_tf32(d, a[product == 0], b[product == 1][0], b[product == 1][1]);
   }
+};
+struct Halves : Fp32 {
+  static constexpr int planes = 2, products = 3, values_per_word = 2, chain = 18, sets = 2;
+  static constexpr float low = 2048;
+  static __device__ __forceinline__ void split(const Element (&v)[2], uint32_t (&word)[2],
+                                               float scale) {
+    const float first = v[0] * scale, second = v[1] * scale;
+    word[0] = pack_fp16(first, second);
+    const float2 high = unpack_fp16(word[0]);
+    word[1] = pack_fp16((first - high.x) * low, (second - high.y) * low);
+  }
   template <int SUMS>
-  static __device__ __forceinline__ void multiply(float (&d)[SUMS], const Operand& a,
+  static __device__ __forceinline__ void multiply(float (&d)[2][SUMS], const uint32_t (&a)[2][4],
                                                   const Operand& b) {
-#pragma unroll
-    for (int product = 0; product < products; ++product)
-      wgmma_tf32(d, a.plane(product == 0), b.plane(product == 1));
+    wgmma_fp16(d[0], a[0], b.plane(0));
+    wgmma_fp16(d[1], a[1], b.plane(0));
+    wgmma_fp16(d[1], a[0], b.plane(1));
+  }
+};
+struct Scale {
+  static constexpr int most = 254;
+  static __device__ __forceinline__ float power_of_two(int exponent) {
+    return float_of(static_cast<uint32_t>(exponent + 127) << 23);
+  }
+  static constexpr int step = 28;
+  static __device__ __forceinline__ int next(int log2) {
+    return log2 + step < 126 ? log2 + step : 126;
+  }
+  static __device__ __forceinline__ int log2_for(int exponent) {
+    return exponent < 15 ? 126 : 141 - exponent;
+  }
+  static __device__ __forceinline__ uint32_t least_whole(int log2) {
+    return log2 < 113 ? static_cast<uint32_t>(113 - log2) << 23 : 0;
+  }
+  static constexpr int most_steps = 3;
+  static __device__ __forceinline__ float without(float sum, int log2) {
+    const int half = log2 / 2;
+    return sum * power_of_two(-half) * power_of_two(half - log2);
   }
 };
 struct Half16 {
   using Element = uint16_t;
-  static constexpr int planes = 1, products = 1, values_per_word = 2, chain = 0;
+  static constexpr int planes = 1, products = 1, values_per_word = 2, chain = 0, sets = 1;
   static constexpr bool keeps_places = false;
   static __device__ __forceinline__ void split(const Element (&v)[2], uint32_t (&word)[1]) {
+    word[0] = pack(v);
+  }
+  static __device__ __forceinline__ void split(const Element (&v)[2], uint32_t (&word)[1], float) {
     word[0] = pack(v);
   }
   static __device__ __forceinline__ uint32_t pack(const Element (&v)[2]) {
@@ -793,9 +864,9 @@ struct Bf16 : Half16 {
     mma_bf16(d, a[0], b[0][0], b[0][1]);
   }
   template <int SUMS>
-  static __device__ __forceinline__ void multiply(float (&d)[SUMS], const Operand& a,
+  static __device__ __forceinline__ void multiply(float (&d)[1][SUMS], const uint32_t (&a)[1][4],
                                                   const Operand& b) {
-    wgmma_bf16(d, a.plane(0), b.plane(0));
+    wgmma_bf16(d[0], a[0], b.plane(0));
   }
   static __device__ __forceinline__ float from(Element x) { return bf16_to_float(x); }
   static __device__ __forceinline__ Element to(float x) { return float_to_bf16(x); }
@@ -813,9 +884,9 @@ struct Fp16 : Half16 {
     mma_fp16(d, a[0], b[0][0], b[0][1]);
   }
   template <int SUMS>
-  static __device__ __forceinline__ void multiply(float (&d)[SUMS], const Operand& a,
+  static __device__ __forceinline__ void multiply(float (&d)[1][SUMS], const uint32_t (&a)[1][4],
                                                   const Operand& b) {
-    wgmma_fp16(d, a.plane(0), b.plane(0));
+    wgmma_fp16(d[0], a[0], b.plane(0));
   }
   static __device__ __forceinline__ float from(Element x) { return fp16_to_float(x); }
   static __device__ __forceinline__ Element to(float x) { return float_to_fp16(x); }
@@ -829,20 +900,19 @@ struct Fp16 : Half16 {
 };
 }
 namespace fastconv1d {
-template <class M>
+template <class M, int M_TILES>
 struct OutputLayout {
   using Element = typename M::Element;
   static constexpr int aligned_outputs = 32 / sizeof(Element);
-  static constexpr int staged = 128 / sizeof(Element);
-  static constexpr int stage_pitch = staged * sizeof(Element) + (sizeof(Element) == 4 ? 32 : 16);
-  static constexpr int stage_bytes = 16 * stage_pitch;
+  static constexpr int staged_channels = 16;
+  static constexpr int row_bytes = 64 * M_TILES * sizeof(Element);
+  static constexpr int row_pitch = row_bytes + 32 + 16;
+  static constexpr int stage_bytes = staged_channels * row_pitch;
+  static constexpr int bytes = 2 * stage_bytes;
 };
 struct OutputParams {
   void* output;
   int64_t length_out, positions, out_offset, out_step;
-  int step_positions;
-  int most_shift;
-  int most_overhang;
   int odd;
 };
 struct OutputRows {
@@ -850,109 +920,136 @@ struct OutputRows {
   int count;
   int64_t first;
 };
-template <class M, int N>
+template <class M, int M_TILES, int N>
 struct OutputWriter {
   using Element = typename M::Element;
-  using L = OutputLayout<M>;
-  using Sums = float[N / 2];
+  using L = OutputLayout<M, M_TILES>;
+  using Sums = float[M_TILES][M::sets][N / 2];
+  static constexpr int positions = 64 * M_TILES, of_piece = 16 / sizeof(Element);
+  static constexpr bool pairs = sizeof(Element) == 2;
   const OutputParams& p;
-  char* stage;
-  __device__ __forceinline__ void write(const Sums& sums, const OutputRows& rows) const {
+  char* stages;
+  int barrier;
+  static __device__ __forceinline__ int position_of_lane(int m, int h) {
+    const int group = threadIdx.x % 32 / 4;
+    return (threadIdx.x / 32 % 4 * M_TILES + m) * 16 + (pairs ? 2 * group + h : group + 8 * h);
+  }
+  __device__ __forceinline__ void write(const Sums& sums, const float* biases,
+                                        const OutputRows& rows) const {
     if (p.out_step != 1)
-      write_apart(sums, rows);
-    else if (p.most_overhang == 0 && p.odd == 0 && rows.count == 16 && rows.first >= p.most_shift &&
-             rows.first + p.step_positions <= p.positions)
-      write_neighbours<true>(sums, rows);
+      write_apart(sums, biases, rows);
+    else if (rows.count == N && rows.first + positions <= p.positions)
+      write_neighbours<true>(sums, biases, rows);
     else
-      write_neighbours<false>(sums, rows);
+      write_neighbours<false>(sums, biases, rows);
   }
  private:
   __device__ __forceinline__ Element* row_of_output(int64_t row) const {
     return static_cast<Element*>(p.output) + row * p.length_out + p.out_offset;
   }
-  __device__ __forceinline__ int behind(int64_t row) const {
-    return static_cast<int>(row * p.length_out % L::aligned_outputs);
-  }
   template <bool WHOLE>
-  __device__ __forceinline__ void write_neighbours(const Sums& sums, const OutputRows& rows) const {
-    const int lane = threadIdx.x % 32, row_of_lane = lane / 8, piece = lane % 8;
-    constexpr int element = sizeof(Element), outputs = 16 / element;
-    int at[2];
-    char* to[2];
+  __device__ __forceinline__ void write_neighbours(const Sums& sums, const float* biases,
+                                                   const OutputRows& rows) const {
+    constexpr int channels = L::staged_channels, of_sector = L::aligned_outputs;
+    static_assert(channels % of_sector == 0);
+    constexpr int lanes = L::row_bytes / 16, rows_at_once = 32 / lanes,
+                  ends_at_once = 32 / of_sector;
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
+    const auto length = static_cast<uint32_t>(p.length_out),
+               of_first = static_cast<uint32_t>(rows.row) * length;
+    const auto behind = [&](int row) {
+      return static_cast<int>((of_first + row * length) % of_sector);
+    };
+    char* to[2][2];
 #pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      const int row = lane / 4 + 8 * h;
-      at[h] = lane % 4 * 2 + behind(rows.row + row) - p.most_shift;
-      to[h] = stage + row * L::stage_pitch + at[h] * element;
+    for (int c = 0; c < 2; ++c)
+#pragma unroll
+      for (int e = 0; e < 2; ++e) {
+        const int row = 8 * c + lane % 4 * 2 + e;
+        to[c][e] =
+            stages + row * L::row_pitch + (position_of_lane(0, 0) + behind(row)) * sizeof(Element);
+      }
+    constexpr int step = 4 * rows_at_once, end_step = 4 * ends_at_once;
+    const int row = warp * rows_at_once + lane / lanes, piece = lane % lanes;
+    const int end_row = warp * ends_at_once + lane / of_sector;
+    const char* const from = stages + row * L::row_pitch + piece * 16;
+    const auto* const end_from = reinterpret_cast<const Element*>(stages + end_row * L::row_pitch);
+    Element* const out = row_of_output(rows.row + row) + rows.first + piece * of_piece;
+    Element* const end_out = row_of_output(rows.row + end_row) + rows.first;
+    int behind_row[channels / step], behind_end[channels / end_step], end[channels / end_step];
+#pragma unroll
+    for (int i = 0; i < channels / step; ++i) behind_row[i] = behind(row + i * step);
+#pragma unroll
+    for (int i = 0; i < channels / end_step; ++i) {
+      behind_end[i] = behind(end_row + i * end_step);
+      const int at = lane % of_sector;
+      end[i] = at < behind_end[i] ? at + positions : at;
     }
-    Element* out[4];
-    int begin[4], end[4];
+    const int exist =
+        WHOLE ? positions : static_cast<int>(smaller(positions, p.positions - rows.first));
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const int64_t row = rows.row + row_of_lane + 4 * i, boundary = rows.first - behind(row);
-      const int64_t first = p.most_shift > 0 ? larger(boundary, 0) : rows.first;
-      const int64_t last =
-          smaller((p.most_shift > 0 ? boundary : rows.first) + p.step_positions, p.positions);
-      out[i] = row_of_output(row) + boundary + piece * outputs;
-      begin[i] = static_cast<int>(first - boundary) - piece * outputs;
-      end[i] = row_of_lane + 4 * i < rows.count
-                   ? static_cast<int>(last - boundary) - piece * outputs
-                   : begin[i];
-    }
-    const char* const from = stage + row_of_lane * L::stage_pitch + piece * 16;
+    for (int chunk = 0; chunk < N; chunk += channels) {
+      const int stage = chunk / channels % 2 * L::stage_bytes;
 #pragma unroll
-    for (int chunk = 0; chunk < N + (WHOLE ? 0 : L::staged); chunk += L::staged) {
-      if (chunk == N && p.most_overhang == 0) break;
+      for (int c = 0; c < 2; ++c)
 #pragma unroll
-      for (int h = 0; h < 2; ++h)
+        for (int e = 0; e < 2; ++e) {
+          const float bias = biases[chunk + 8 * c + lane % 4 * 2 + e];
 #pragma unroll
-        for (int i = WHOLE ? 0 : -L::aligned_outputs; i < L::staged + L::aligned_outputs; i += 8) {
-          const int tile = (chunk + i) / 8;
-          if (chunk + i < 0 || tile >= N / 8) continue;
-          const auto inside = [&](int e) {
-            return (i >= L::aligned_outputs || at[h] + i + e >= 0) &&
-                   (i + 8 + (WHOLE ? 0 : L::aligned_outputs) <= L::staged ||
-                    at[h] + i + e < L::staged);
-          };
-          const float first = sums[tile * 4 + h * 2], second = sums[tile * 4 + h * 2 + 1];
-          if (!WHOLE && p.odd) {
-            if (inside(0)) reinterpret_cast<Element*>(to[h])[i] = M::to(first);
-            if (inside(1)) reinterpret_cast<Element*>(to[h])[i + 1] = M::to(second);
-          } else if (inside(0)) {
-            M::store_pair(to[h] + i * element, first, second);
+          for (int m = 0; m < M_TILES; ++m) {
+            const float* const of_tile = sums[m][0] + (chunk + 8 * c) / 2 + e;
+            const float low = of_tile[0] + bias, high = of_tile[2] + bias;
+            auto* const to_tile = reinterpret_cast<Element*>(to[c][e] + stage) + m * 16;
+            if (!pairs || p.odd) {
+              to_tile[0] = M::to(low);
+              to_tile[pairs ? 1 : 8] = M::to(high);
+            } else {
+              M::store_pair(to_tile, low, high);
+            }
           }
         }
-      __syncwarp();
+      warpgroup_sync(barrier);
+      if constexpr (WHOLE) {
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const char* const sixteen = from + 4 * i * L::stage_pitch;
-        const uint4 vector = *reinterpret_cast<const uint4*>(sixteen);
-        if (WHOLE ? chunk + L::staged + L::aligned_outputs <= N || chunk < end[i]
-                  : begin[i] <= chunk && chunk + outputs <= end[i])
-          *reinterpret_cast<uint4*>(out[i] + chunk) = vector;
-        else if (!WHOLE && begin[i] < chunk + outputs && chunk < end[i])
+        for (int i = 0; i < channels / step; ++i)
+          if (piece * 16 >= 32)
+            *reinterpret_cast<uint4*>(out + (chunk + i * step) * p.length_out - behind_row[i]) =
+                *reinterpret_cast<const uint4*>(from + stage + i * step * L::row_pitch);
+#pragma unroll
+        for (int i = 0; i < channels / end_step; ++i)
+          end_out[(chunk + i * end_step) * p.length_out - behind_end[i] + end[i]] =
+              end_from[(stage + i * end_step * L::row_pitch) / sizeof(Element) + end[i]];
+      } else {
 #pragma unroll 1
-          for (int e = 0; e < outputs; ++e)
-            if (begin[i] <= chunk + e && chunk + e < end[i])
-              out[i][chunk + e] = reinterpret_cast<const Element*>(sixteen)[e];
+        for (int r = warp; r < channels && chunk + r < rows.count; r += 4) {
+          const auto* const staged =
+              reinterpret_cast<const Element*>(stages + stage + r * L::row_pitch) + behind(r);
+          Element* const to_row = row_of_output(rows.row + chunk + r) + rows.first;
+#pragma unroll 1
+          for (int i = lane; i < exist; i += 32) to_row[i] = staged[i];
+        }
       }
-      __syncwarp();
     }
   }
-  __device__ __forceinline__ void write_apart(const Sums& sums, const OutputRows& rows) const {
-    const int lane = threadIdx.x % 32;
+  __device__ __forceinline__ void write_apart(const Sums& sums, const float* biases,
+                                              const OutputRows& rows) const {
 #pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      const int row = lane / 4 + 8 * h;
-      const int64_t position = rows.first + lane % 4 * 2;
-      Element* const to = row_of_output(rows.row + row) + position * p.out_step;
-      const int64_t end = row < rows.count ? p.positions - position : 0;
+    for (int i = 0; i < N / 8; ++i)
 #pragma unroll
-      for (int i = 0; i < N / 8; ++i)
+      for (int e = 0; e < 2; ++e) {
+        const int channel = i * 8 + threadIdx.x % 4 * 2 + e;
+        if (channel >= rows.count) continue;
+        const float bias = biases[channel];
+        Element* const to = row_of_output(rows.row + channel);
 #pragma unroll
-        for (int e = 0; e < 2; ++e)
-          if (i * 8 + e < end) to[(i * 8 + e) * p.out_step] = M::to(sums[i * 4 + h * 2 + e]);
-    }
+        for (int m = 0; m < M_TILES; ++m)
+#pragma unroll
+          for (int h = 0; h < 2; ++h) {
+            const int64_t position = rows.first + position_of_lane(m, h);
+            if (position < p.positions)
+              to[position * p.out_step] = M::to(sums[m][0][i * 4 + h * 2 + e] + bias);
+          }
+      }
   }
 };
 }
@@ -1035,33 +1132,45 @@ struct TileLibrary {
     return fastconv1d::TileLibrary<__VA_ARGS__>::workspace(variant, *args);                \
   }
 namespace fastconv1d {
-template <int WARPGROUPS_M, int WARPGROUPS_N, int M_TILES, int N>
+template <int M_TILES, int N>
 struct HopperTile {
-  static_assert(WARPGROUPS_M * WARPGROUPS_N == 2 && N % 16 == 0, "two warpgroups");
-  static constexpr int warpgroups_m = WARPGROUPS_M, warpgroups_n = WARPGROUPS_N;
-  static constexpr int m_tiles = M_TILES, n = N;
-  static constexpr int channels = 64 * WARPGROUPS_M * M_TILES;
+  static constexpr int m_tiles = M_TILES, channels = N;
+  static constexpr int positions = 64 * M_TILES;
 };
-constexpr int kCopyThreads = 32, kConvertThreads = 96, kConsumerThreads = 256;
-constexpr int kConvertWarps = kConvertThreads / 32;
-constexpr int kProducerThreads = kCopyThreads + kConvertThreads;
+template <class M, class T>
+FASTCONV1D_HD constexpr int steps_at_once() {
+  return T::m_tiles * T::channels * M::products > 128 || T::m_tiles > 1 ? 1 : 2;
+}
+template <class M, class T>
+FASTCONV1D_HD constexpr bool cuts_chains() {
+  return M::chain > 0 && T::m_tiles * T::channels <= 96;
+}
+constexpr int kInputWarps = 3;
+constexpr int kProducerThreads = 128, kConsumerThreads = 256;
 constexpr int kHopperThreads = kProducerThreads + kConsumerThreads;
-constexpr int kProducerRegisters = 120, kConsumerRegisters = 192;
+constexpr int kProducerRegisters = 40, kConsumerRegisters = 232;
+static_assert(kProducerThreads * kProducerRegisters + kConsumerThreads * kConsumerRegisters <=
+              kHopperThreads * 168);
 template <int STAGES>
 struct StageBarriers {
   uint64_t full[STAGES], empty[STAGES];
 };
-struct HopperShared {
-  StageBarriers<kMostStages> inputs, windows, weights;
-  int8_t class_of[kMostClasses];
-  alignas(16) uint4 unread[kConvertThreads];
+struct Range {
+  uint32_t most, least;
 };
-constexpr int64_t kHopperSharedBytes = 2048;
+struct HopperShared {
+  StageBarriers<kMostStages> inputs, weights;
+  int channel_block, group;
+  Place first;
+  Range ranges[2][2][4];
+};
+constexpr int64_t kHopperSharedBytes = 512;
 static_assert(sizeof(HopperShared) <= kHopperSharedBytes);
 template <class M, class T>
 FASTCONV1D_HD constexpr int64_t hopper_fixed_bytes() {
-  return kHopperSharedBytes + 4 * T::channels +
-         kConsumerThreads / 32 * OutputLayout<M>::stage_bytes;
+  return round_up(kHopperSharedBytes + (M::sets > 1 ? 16 : 8) * T::channels +
+                      2 * OutputLayout<M, T::m_tiles>::bytes,
+                  128);
 }
 struct Turn {
   int stage = 0;
@@ -1077,6 +1186,7 @@ struct HopperParams {
   int box_leads[kMostKinds];
   const void* input;
   const uint32_t* weights;
+  const int* scales;
   const void* bias;
   OutputParams output;
   Phase phase;
@@ -1089,36 +1199,55 @@ struct HopperParams {
   int64_t row_bytes;
   int64_t tile_step;
   int in_boxes;
+  int leads;
   int64_t rows_per_batch;
-  int stride;
-  int step_columns, step_rest;
-  uint32_t stride_reciprocal;
-  uint32_t block_reciprocal;
-  int block_gap;
 };
 struct HopperPackParams : WeightParams {
   Pipeline pipeline;
+  int* scales;
 };
 template <class M, class T>
+__global__ void __launch_bounds__(128) hopper_scale_kernel(const HopperPackParams p) {
+  let_next_kernel_begin();
+  FASTCONV1D_SHARED(memory);
+  const int64_t block = blockIdx.x / T::channels, row = blockIdx.x % T::channels;
+  const int64_t group = block / p.channel_blocks,
+                channel = block % p.channel_blocks * T::channels + row;
+  uint32_t most = 0;
+  for (int64_t i = threadIdx.x; i < p.channels_in * p.phase.taps; i += 128) {
+    const float weight = weight_of<float>(p, group, channel, i / p.phase.taps, i % p.phase.taps);
+    const uint32_t bits = bits_of(weight) & 0x7fffffffu;
+    most = bits > most ? bits : most;
+  }
+  most = largest_of_warp(most);
+  if (threadIdx.x % 32 == 0) memory[threadIdx.x / 32] = most;
+  __syncthreads();
+  for (int warp = 0; warp < 4; ++warp) most = memory[warp] > most ? memory[warp] : most;
+  if (threadIdx.x == 0)
+    p.scales[blockIdx.x] = Scale::log2_for(static_cast<int>(smaller(most >> 23, Scale::most)));
+}
+template <class M, class T>
 __global__ void __launch_bounds__(128) hopper_pack_kernel(const HopperPackParams p) {
+  let_next_kernel_begin();
+  if constexpr (M::sets > 1) wait_for_kernel_before();
   const int64_t index = static_cast<int64_t>(blockIdx.x) * 128 + threadIdx.x;
   if (index >= p.count) return;
   const Pipeline& l = p.pipeline;
-  const int quads = l.words / 4, all_quads = quads * l.slices_alike;
+  const int quads = l.words / 4;
   constexpr int values = M::values_per_word;
   Digits digits{index};
   const int64_t row_of_4 = digits.take(4), tap = digits.take(l.taps), part = digits.take(l.parts),
-                quad = digits.take(quads), slice = digits.take(l.slices_alike),
-                input = digits.take(l.slices / l.slices_alike),
+                quad = digits.take(quads), slice = digits.take(l.slices),
                 row = digits.take(T::channels / 4) * 4 + row_of_4,
                 channel_block = digits.take(p.channel_blocks), group = digits.rest;
-  const int64_t of_block = ((input * l.parts + part) * l.slices_alike + slice) * l.taps + tap,
-                stage = (group * p.channel_blocks + channel_block) * l.slices * l.parts * l.taps +
-                        of_block;
-  const int64_t number = slice * quads + quad, kind = number >> l.quads_of_kind_log2,
-                j = number - (kind << l.quads_of_kind_log2),
-                first_in =
-                    input * all_quads * 4 * values + kind + (j * l.quad_step << l.alike_log2);
+  const int64_t stage =
+      (((group * p.channel_blocks + channel_block) * l.slices + slice) * l.parts + part) * l.taps +
+      tap;
+  const int64_t kind = quad >> l.quads_of_kind_log2, j = quad - (kind << l.quads_of_kind_log2);
+  float scale = 1;
+  if constexpr (M::sets > 1)
+    scale = Scale::power_of_two(
+        p.scales[(group * p.channel_blocks + channel_block) * T::channels + row]);
   uint32_t words[M::planes][4];
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
@@ -1127,9 +1256,13 @@ __global__ void __launch_bounds__(128) hopper_pack_kernel(const HopperPackParams
     for (int v = 0; v < values; ++v)
       value[v] = weight_of<typename M::Element>(
           p, group, channel_block * T::channels + row,
-          first_in + ((i * values + v) * l.row_step << l.alike_log2), part * l.taps + tap);
+          slice * l.words * values + kind + (((j * 4 + i) * values + v) << l.alike_log2),
+          part * l.taps + tap);
     uint32_t of_plane[M::planes];
-    M::split(value, of_plane);
+    if constexpr (M::sets > 1)
+      M::split(value, of_plane, scale);
+    else
+      M::split(value, of_plane);
 #pragma unroll
     for (int plane = 0; plane < M::planes; ++plane) words[plane][i] = of_plane[plane];
   }
@@ -1143,570 +1276,628 @@ template <class M, class T>
 struct HopperBlock {
   using Element = typename M::Element;
   static constexpr int64_t element = sizeof(Element);
-  static constexpr int values = M::values_per_word, of_piece = 16 / element;
+  static constexpr int values = M::values_per_word;
   static constexpr int rows_of_quad = 4 * values;
   const HopperParams& p;
   const Pipeline& l;
   HopperShared* shared;
   float* biases;
-  char *output_stages, *inputs, *windows, *weights;
-  int channel_block, group;
-  Place first;
+  int* scales;
+  char *output_stages, *inputs, *weights;
   __device__ __forceinline__ HopperBlock(const HopperParams& params, uint32_t* memory)
       : p(params), l(params.pipeline) {
     auto* const bytes = reinterpret_cast<char*>(memory);
     shared = reinterpret_cast<HopperShared*>(bytes);
     biases = reinterpret_cast<float*>(bytes + kHopperSharedBytes);
-    output_stages = bytes + kHopperSharedBytes + 4 * T::channels;
+    scales = reinterpret_cast<int*>(biases + 2 * T::channels);
+    output_stages = bytes + kHopperSharedBytes + (M::sets > 1 ? 16 : 8) * T::channels;
     inputs = bytes + hopper_fixed_bytes<M, T>();
-    windows = inputs + l.inputs * l.input_bytes;
-    weights = windows + l.windows * l.window_bytes;
-    const int64_t rest = blockIdx.x / p.channel_blocks, run = rest % p.runs;
-    channel_block = static_cast<int>(blockIdx.x % p.channel_blocks);
-    group = static_cast<int>(rest / p.runs);
-    first = {static_cast<int>(run / p.tiles), static_cast<int>(run % p.tiles)};
+    weights = inputs + l.inputs * l.input_bytes;
   }
   template <class Visit>
   __device__ __forceinline__ void for_each_tile(Visit visit) const {
-    for (Place place = first; place.batch < p.batch; place.advance(p.step, p.tiles)) visit(place);
+    for (Place place = shared->first; place.batch < p.batch; place.advance(p.step, p.tiles))
+      visit(place);
   }
   struct Source {
-    int64_t address;
+    int row;
+    uint32_t address;
     int position;
     int before, left;
     int rows;
     bool whole;
   };
-  __device__ __forceinline__ Source source(const Place& place, int alike, int part) const {
-    constexpr int64_t far = 1 << 30;
-    const int64_t position = p.first_position + place.tile * p.tile_step +
-                             static_cast<int64_t>(part) * l.taps * p.phase.shift_step;
-    const int64_t rows_alike = quads_alike() * rows_of_quad, channel = alike * (l.words * values);
-    const int64_t row = place.batch * p.input_batch_stride +
-                        (group * p.channels_in + channel) * p.input_channel_stride;
-    return {static_cast<int64_t>(reinterpret_cast<uint64_t>(p.input)) + (row + position) * element,
-            static_cast<int>(position),
-            static_cast<int>(position < 0 ? smaller(-position, far) : 0),
-            static_cast<int>(smaller(larger(0, p.length - position), far)),
-            static_cast<int>(smaller(rows_alike, p.channels_in - channel)),
-            position >= 0 && position + l.positions <= p.length &&
-                channel + rows_alike <= p.channels_in};
-  }
-  __device__ __forceinline__ int quads_alike() const { return l.slices_alike * (l.words / 4); }
-  __device__ __forceinline__ int64_t address_of(const Source& from, int row) const {
-    return from.address + row * p.row_bytes;
+  __device__ __forceinline__ Source source(const Place& place, int slice, int part) const {
+    const int position = static_cast<int>(p.first_position) +
+                         place.tile * static_cast<int>(p.tile_step) +
+                         part * l.taps * static_cast<int>(p.phase.shift_step);
+    const int channels = l.words * values, channel = slice * channels,
+              left = static_cast<int>(p.length) - position,
+              rows = static_cast<int>(p.channels_in) - channel;
+    const int row = shared->group * static_cast<int>(p.channels_in) + channel;
+    return {place.batch * static_cast<int>(p.rows_per_batch) + row,
+            static_cast<uint32_t>(reinterpret_cast<uint64_t>(p.input)) +
+                static_cast<uint32_t>(element) *
+                    (place.batch * static_cast<uint32_t>(p.input_batch_stride) + position) +
+                row * static_cast<uint32_t>(p.row_bytes),
+            position,
+            position < 0 ? -position : 0,
+            left < 0 ? 0 : left,
+            rows < channels ? rows : channels,
+            rows >= channels && (position >= 0 || !p.leads) &&
+                (p.in_boxes || first_of_block(l.blocks - 1) + l.block_positions <= left)};
   }
   __device__ __forceinline__ int ahead(const Source& from, int kind) const {
-    return static_cast<int>(static_cast<uint32_t>(address_of(from, kind)) % 16 / element);
+    return static_cast<int>((from.address + kind * static_cast<uint32_t>(p.row_bytes)) % 16 /
+                            static_cast<uint32_t>(element));
   }
-  struct Quad {
-    int kind, first, row;
-  };
-  __device__ __forceinline__ Quad quad_of_input(int number) const {
-    const int kind = number >> l.quads_of_kind_log2, j = number - (kind << l.quads_of_kind_log2);
-    return {kind, number - j, j * l.quad_step};
+  __device__ __forceinline__ int first_of_block(int block) const {
+    return block * l.block_outputs * static_cast<int>(p.phase.in_step);
   }
-  __device__ __forceinline__ bool exists(const Source& from, const Quad& quad, int i,
-                                         int position) const {
-    return quad.kind + (quad.row + i * l.row_step << l.alike_log2) < from.rows &&
-           position >= from.before && position < from.left;
+  __device__ __forceinline__ uint32_t copy_boxes(int warp, const Source& from, char* stage,
+                                                 uint64_t* full) const {
+    const int kinds = 1 << l.alike_log2, boxes = l.blocks * kinds;
+    const int box_bytes = (rows_of_quad << l.quads_of_kind_log2) * l.row_pitch;
+#pragma unroll 1
+    for (int i = warp + kInputWarps * static_cast<int>(threadIdx.x % 32); i < boxes;
+         i += kInputWarps * 32) {
+      const int kind = i & (kinds - 1), row = from.row + kind, of_row = row & (kinds - 1);
+      copy_box(stage + i * box_bytes, &p.boxes[of_row],
+               from.position + first_of_block(i >> l.alike_log2) + p.box_leads[of_row] -
+                   ahead(from, kind),
+               row >> l.alike_log2, full);
+    }
+    reconverge();
+    return (boxes - warp + kInputWarps - 1) / kInputWarps * box_bytes;
   }
-  struct NextInput {
-    Place place;
-    int alike = 0, part = 0;
-    Turn turn;
-  };
-  __device__ __forceinline__ void copy_input(NextInput& next) const {
-    if (next.place.batch >= p.batch) return;
-    const Source from = source(next.place, next.alike, next.part);
-    char* const stage = inputs + next.turn.stage * l.input_bytes;
-    uint64_t* const full = shared->inputs.full + next.turn.stage;
-    barrier_wait(shared->inputs.empty + next.turn.stage, next.turn.parity ^ 1);
-    const uint32_t bytes =
-        p.in_boxes ? copy_boxes(next, from, stage, full) : copy_rows(from, stage, full);
-    barrier_arrive_expecting(full, bytes);
-    next.turn.advance(l.inputs);
-    if (++next.part < l.parts) return;
-    next.part = 0;
-    next.alike += l.slices_alike;
-    if (next.alike < l.slices) return;
-    next.alike = 0;
-    next.place.advance(p.step, p.tiles);
-  }
-  __device__ __forceinline__ uint32_t copy_boxes(const NextInput& next, const Source& from,
-                                                 char* stage, uint64_t* full) const {
-    const int kind = threadIdx.x % 32, kinds = 1 << l.alike_log2;
-    if (kind >= kinds) return 0;
-    const int64_t first = next.place.batch * p.rows_per_batch + group * p.channels_in +
-                          int64_t{next.alike} * l.words * values;
-    const auto row = static_cast<uint32_t>(first + kind), of_row = row & (kinds - 1);
-    int column = from.position + p.box_leads[of_row] - ahead(from, kind);
-    const int bytes = (rows_of_quad << l.quads_of_kind_log2) * l.row_pitch;
-    for (char* to = stage + kind * bytes; to < stage + l.input_bytes;
-         to += kinds * bytes, column += l.block_positions)
-      copy_box(to, &p.boxes[of_row], column, static_cast<int>(row >> l.alike_log2), full);
-    return l.input_bytes >> l.alike_log2;
-  }
-  __device__ __forceinline__ uint32_t copy_rows(const Source& from, char* stage,
-                                                uint64_t* full) const {
-    const int64_t begin = from.before * element,
-                  end = (from.left < l.positions ? from.left : l.positions) * element;
+  __device__ __forceinline__ uint32_t copy_rows(int warp, const char* first, const Source& from,
+                                                char* stage, uint64_t* full) const {
     const int kinds = 1 << l.alike_log2, rows_of_kind = rows_of_quad << l.quads_of_kind_log2;
     uint32_t bytes = 0;
-    for (int row = threadIdx.x % 32; row < from.rows && begin < end; row += 32) {
-      const int64_t address = address_of(from, row);
-      const int64_t first = (address + begin) & ~int64_t{15},
-                    last = (address + end + 15) & ~int64_t{15}, origin = address & ~int64_t{15};
-      char* const to =
-          stage + ((row & (kinds - 1)) * rows_of_kind + (row >> l.alike_log2)) * l.row_pitch;
-      for (int block = 0; block < l.blocks; ++block) {
-        const int64_t of_block = origin + block * l.row_pitch;
-        const int64_t from_here = larger(first, of_block),
-                      to_here = smaller(last, of_block + l.row_pitch);
-        if (from_here >= to_here) continue;
-        copy_bulk(to + block * kinds * rows_of_kind * l.row_pitch + (from_here - of_block),
-                  reinterpret_cast<const void*>(from_here),
-                  static_cast<uint32_t>(to_here - from_here), full);
-        bytes += static_cast<uint32_t>(to_here - from_here);
+#pragma unroll 1
+    for (int block = 0; block < l.blocks; ++block) {
+      const int begin_of_block = from.position + first_of_block(block);
+#pragma unroll 1
+      for (int row = warp; row < from.rows; row += kInputWarps) {
+        const int kind = row & (kinds - 1),
+                  place = (block * kinds + kind) * rows_of_kind + (row >> l.alike_log2);
+        const char* const of_row = first + row * p.row_bytes;
+        const char* const origin = of_row + (begin_of_block - ahead(from, kind)) * element;
+        const char* const begin = origin < of_row ? piece_of(of_row) : origin;
+        const char* const end_of_row = piece_of(of_row + p.length * element + 15);
+        const char* const end =
+            origin + l.row_pitch < end_of_row ? origin + l.row_pitch : end_of_row;
+        if (begin >= end) continue;
+        copy_bulk(stage + place * l.row_pitch + (begin - origin), begin,
+                  static_cast<uint32_t>(end - begin), full);
+        bytes += static_cast<uint32_t>(end - begin);
       }
     }
     return bytes;
   }
-  __device__ __forceinline__ void copy() const {
-    if (l.slices == 0) return;
-    const int taps = l.slices * l.parts * l.taps;
-    const auto* const from =
-        reinterpret_cast<const char*>(p.weights) +
-        (group * p.channel_blocks + channel_block) * taps * int64_t{l.weight_bytes};
-    const bool copies_weights = threadIdx.x == 0;
-    if (l.resident && copies_weights) {
-      barrier_arrive_expecting(shared->weights.full, taps * l.weight_bytes);
-      for (int tap = 0; tap < taps; ++tap)
-        copy_bulk(weights + tap * l.weight_bytes, from + tap * l.weight_bytes, l.weight_bytes,
-                  shared->weights.full);
-    }
-    NextInput next{first};
-    for (int i = 0; i < l.inputs; ++i) copy_input(next);
-    Turn weight;
-    for_each_tile([&](const Place&) {
-      const char* window = from;
-      for (int alike = 0; alike < l.slices; alike += l.slices_alike)
-        for (int part = 0; part < l.parts; ++part) {
-          const int count = l.resident ? 0 : taps_of_part(l, p.phase, part);
-          for (int slice = 0; slice < l.slices_alike && copies_weights; ++slice) {
-            for (int j = 0; j < count; ++j) {
-              uint64_t* const full = shared->weights.full + weight.stage;
-              barrier_wait(shared->weights.empty + weight.stage, weight.parity ^ 1);
-              barrier_arrive_expecting(full, l.weight_bytes);
-              copy_bulk(weights + weight.stage * l.weight_bytes, window + j * l.weight_bytes,
-                        l.weight_bytes, full);
-              weight.advance(l.weights);
-            }
-            window += l.taps * l.weight_bytes;
-          }
-          reconverge();
-          copy_input(next);
-        }
-    });
+  static __device__ __forceinline__ const char* piece_of(const char* address) {
+    return reinterpret_cast<const char*>(reinterpret_cast<uint64_t>(address) & ~uint64_t{15});
   }
-  template <bool NEIGHBOURS>
-  struct Column {
-    const HopperBlock& block;
-    int column, rest;
-    __device__ __forceinline__ Column(const HopperBlock& block, int position) : block(block) {
-      position += block.l.slack * block.p.stride;
-      column =
-          NEIGHBOURS ? position : static_cast<int>(__umulhi(position, block.p.stride_reciprocal));
-      rest = NEIGHBOURS ? 0 : position - column * block.p.stride;
-    }
-    __device__ __forceinline__ int offset() const {
-      if (NEIGHBOURS) return column;
-      const int number = block.shared->class_of[rest];
-      return number < 0 ? -1 : number * block.l.class_pitch + column;
-    }
-    __device__ __forceinline__ void advance(int positions, int columns, int more) {
-      column += NEIGHBOURS ? positions : columns;
-      rest += more;
-      if (NEIGHBOURS || rest < block.p.stride) return;
-      rest -= block.p.stride;
-      ++column;
-    }
-  };
-  template <bool NEIGHBOURS>
-  __device__ __forceinline__ uint4* written(uint4* quad, int offset) const {
-    return NEIGHBOURS || offset >= 0 ? quad + offset
-                                     : shared->unread + (threadIdx.x - kCopyThreads);
-  }
-  __device__ __forceinline__ int place_of(int piece) const {
-    const auto block = static_cast<int>(__umulhi(piece, p.block_reciprocal));
-    return piece * 16 + block * p.block_gap;
-  }
-  template <bool EDGE, bool NEIGHBOURS>
-  __device__ __forceinline__ void convert_32bit(const char* rows, const Source& from, int number,
-                                                int warp, uint4* quads) const {
-    constexpr int batch = 8 / rows_of_quad, step = 8 * kConvertWarps;
-    const int lane = threadIdx.x % 32;
-    const Quad quad = quad_of_input(number + lane / 2 % 4);
-    const int before = ahead(from, quad.kind), pieces = l.pieces;
-    quads += lane / 2 % 4 * l.quad_pitch;
-    rows += (quad.first * rows_of_quad + quad.row) * l.row_pitch;
-    const int pitch = l.row_step * l.row_pitch;
-    for (int first = lane % 2 + lane / 8 * 2 + 8 * warp; first < pieces; first += batch * step) {
-      float4 value[batch][rows_of_quad];
-#pragma unroll
-      for (int b = 0; b < batch; ++b)
-#pragma unroll
-        for (int i = 0; i < rows_of_quad; ++i)
-          if (b == 0 || first + b * step < pieces)
-            value[b][i] =
-                *reinterpret_cast<const float4*>(rows + i * pitch + place_of(first + b * step));
-#pragma unroll
-      for (int b = 0; b < batch; ++b) {
-        if (b > 0 && first + b * step >= pieces) break;
-        const int position = (first + b * step) * of_piece - before;
-        Column<NEIGHBOURS> column(*this, position);
-        int offsets[4];
-#pragma unroll
-        for (int e = 0; e < 4; ++e) {
-          offsets[e] = column.offset();
-          column.advance(1, 0, 1);
-        }
-#pragma unroll
-        for (int e = 0; e < 4; ++e) {
-          uint32_t words[4][M::planes];
-#pragma unroll
-          for (int i = 0; i < 4; ++i) {
-            float of_word[values];
-#pragma unroll
-            for (int v = 0; v < values; ++v) {
-              const float4& x = value[b][i * values + v];
-              of_word[v] = e == 0 ? x.x : e == 1 ? x.y : e == 2 ? x.z : x.w;
-              if (EDGE && !exists(from, quad, i * values + v, position + e)) of_word[v] = 0;
-            }
-            M::split(of_word, words[i]);
-          }
-#pragma unroll
-          for (int plane = 0; plane < M::planes; ++plane)
-            *written<NEIGHBOURS>(quads + plane * (l.words / 4) * l.quad_pitch, offsets[e]) =
-                make_uint4(words[0][plane], words[1][plane], words[2][plane], words[3][plane]);
-        }
-      }
-    }
-  }
-  template <bool EDGE, bool NEIGHBOURS>
-  __device__ __forceinline__ void convert_16bit(const char* rows, const Source& from, int number,
-                                                int warp, uint4* quads) const {
-    constexpr int batch = 4, step = kConvertWarps;
-    const int lane = threadIdx.x % 32;
-    const Quad quad = quad_of_input(number + lane / 8);
-    rows += (quad.first * rows_of_quad + quad.row + lane % 8) * l.row_pitch;
-    quads += lane / 8 * l.quad_pitch;
-    const int pieces = l.pieces;
-    Column<NEIGHBOURS> column(*this, warp * of_piece - ahead(from, quad.kind) + lane % 8);
-    for (int first = warp; first < pieces; first += batch * step) {
-      uint32_t pairs[batch][4];
-      int offsets[batch];
-#pragma unroll
-      for (int b = 0; b < batch; ++b) {
-        if (first + b * step < pieces) load_matrices(pairs[b], rows + place_of(first + b * step));
-        offsets[b] = column.offset();
-        column.advance(8 * step, p.step_columns, p.step_rest);
-      }
-#pragma unroll
-      for (int b = 0; b < batch; ++b) {
-        if (first + b * step >= pieces) break;
-#pragma unroll
-        for (int m = 0; m < 4 && EDGE; ++m) {
-          const Quad of_pair = quad_of_input(number + m);
-          const int at = (first + b * step) * of_piece - ahead(from, of_pair.kind) + lane % 4 * 2;
-          if (!exists(from, of_pair, lane / 4, at)) pairs[b][m] &= 0xffff0000u;
-          if (!exists(from, of_pair, lane / 4, at + 1)) pairs[b][m] &= 0x0000ffffu;
-        }
-        store_matrices_transposed(written<NEIGHBOURS>(quads, offsets[b]), pairs[b]);
-      }
-    }
-  }
-  template <bool EDGE, bool NEIGHBOURS>
-  __device__ __forceinline__ void convert(const char* stage, const Source& from, int slice,
-                                          uint4* window) const {
-    for (int quad = 0; quad < l.words / 4; quad += 4) {
-      const int warp = (threadIdx.x / 32 + quad / 4) % kConvertWarps,
-                number = slice * (l.words / 4) + quad;
-      if constexpr (element == 4)
-        convert_32bit<EDGE, NEIGHBOURS>(stage, from, number, warp, window + quad * l.quad_pitch);
-      else
-        convert_16bit<EDGE, NEIGHBOURS>(stage, from, number, warp, window + quad * l.quad_pitch);
-    }
-  }
-  __device__ __forceinline__ void make_windows() const {
-    Turn input, window;
+  template <bool BOXES>
+  __device__ __forceinline__ void copy_inputs(int warp) const {
+    Turn input;
     for_each_tile([&](const Place& place) {
-      for (int alike = 0; alike < l.slices; alike += l.slices_alike)
+#pragma unroll 1
+      for (int slice = 0; slice < l.slices; ++slice)
+#pragma unroll 1
         for (int part = 0; part < l.parts; ++part) {
-          const Source from = source(place, alike, part);
-          const char* const stage = inputs + input.stage * l.input_bytes;
-          barrier_wait(shared->inputs.full + input.stage, input.parity);
-          for (int slice = 0; slice < l.slices_alike; ++slice) {
-            auto* const to = reinterpret_cast<uint4*>(windows + window.stage * l.window_bytes);
-            barrier_wait(shared->windows.empty + window.stage, window.parity ^ 1);
-            if (p.stride == 1) {
-              if (from.whole)
-                convert<false, true>(stage, from, slice, to);
-              else
-                convert<true, true>(stage, from, slice, to);
-            } else {
-              if (from.whole)
-                convert<false, false>(stage, from, slice, to);
-              else
-                convert<true, false>(stage, from, slice, to);
-            }
-            fence_async_proxy();
-            barrier_arrive(shared->windows.full + window.stage);
-            window.advance(l.windows);
-          }
-          barrier_arrive(shared->inputs.empty + input.stage);
+          const Source from = source(place, slice, part);
+          char* const stage = inputs + input.stage * l.input_bytes;
+          uint64_t* const full = shared->inputs.full + input.stage;
+          barrier_wait(shared->inputs.empty + input.stage, input.parity ^ 1);
+          uint32_t bytes;
+          if constexpr (BOXES)
+            bytes = copy_boxes(warp, from, stage, full);
+          else
+            bytes = copy_rows(
+                warp,
+                static_cast<const char*>(p.input) + place.batch * p.input_batch_stride * element +
+                    (shared->group * p.channels_in + slice * l.words * values) * p.row_bytes,
+                from, stage, full);
+          if (threadIdx.x % 32 == 0) barrier_arrive_expecting(full, bytes);
           input.advance(l.inputs);
         }
     });
   }
-  using Sums = float[T::n / 2];
+  __device__ __forceinline__ void copy_weights() const {
+    wait_for_kernel_before();
+    const int taps = l.slices * l.parts * l.taps;
+    const auto* const from =
+        reinterpret_cast<const char*>(p.weights) +
+        (shared->group * p.channel_blocks + shared->channel_block) * taps * int64_t{l.weight_bytes};
+    if (l.resident) {
+      barrier_arrive_expecting(shared->weights.full, taps * l.weight_bytes);
+#pragma unroll 1
+      for (int tap = 0; tap < taps; ++tap)
+        copy_bulk(weights + tap * l.weight_bytes, from + tap * int64_t{l.weight_bytes},
+                  l.weight_bytes, shared->weights.full);
+      return;
+    }
+    Turn weight;
+    for_each_tile([&](const Place&) {
+      const char* of_part = from;
+      for (int i = 0; i < l.slices * l.parts; ++i) {
+        const int count = taps_of_part(l, p.phase, i % l.parts);
+#pragma unroll 1
+        for (int j = 0; j < count; ++j) {
+          uint64_t* const full = shared->weights.full + weight.stage;
+          barrier_wait(shared->weights.empty + weight.stage, weight.parity ^ 1);
+          barrier_arrive_expecting(full, l.weight_bytes);
+          copy_bulk(weights + weight.stage * l.weight_bytes, of_part + j * l.weight_bytes,
+                    l.weight_bytes, full);
+          weight.advance(l.weights);
+        }
+        of_part += l.taps * int64_t{l.weight_bytes};
+      }
+    });
+  }
+  __device__ __forceinline__ void clear(char* stage, const Source& from, int warpgroup) const {
+    const int lane = threadIdx.x % 32, rows = l.words * values, of_warpgroup = l.blocks / 2;
+    for (int i = threadIdx.x / 32 % 4; i < of_warpgroup * rows; i += 4) {
+      const int block = warpgroup * of_warpgroup + i / rows, row = i % rows,
+                kind = row / rows_of_quad >> l.quads_of_kind_log2,
+                k = row - (kind << l.quads_of_kind_log2) * rows_of_quad;
+      const int first = first_of_block(block) - ahead(from, kind);
+      const int begin = from.before - first, end = from.left - first;
+      const bool exists = kind + (k << l.alike_log2) < from.rows;
+      auto* const to = reinterpret_cast<Element*>(stage + (block * rows + row) * l.row_pitch);
+      for (int position = lane; position < l.block_positions; position += 32)
+        if (!exists || position < begin || position >= end) to[position] = 0;
+    }
+    fence_async_proxy();
+    warpgroup_sync(warpgroup + 1);
+  }
+  __device__ __forceinline__ Range range_of(const char* stage, int warpgroup, int turn) const {
+    const int pieces = l.input_bytes / 2 / 16, warp = threadIdx.x / 32 % 4;
+    const auto* const from = reinterpret_cast<const uint4*>(stage) + warpgroup * pieces;
+    Range range{0, ~0u};
+    const auto widen = [&](const Range& by) {
+      range.most = by.most > range.most ? by.most : range.most;
+      range.least = by.least < range.least ? by.least : range.least;
+    };
+#pragma unroll 2
+    for (int i = threadIdx.x % 128; i < pieces; i += 128) {
+      const uint4 piece = from[i];
+      for (const uint32_t word : {piece.x, piece.y, piece.z, piece.w}) {
+        const uint32_t size = word & 0x7fffffffu;
+        widen({size < 0x7f800000u ? size : 0, size - 1});
+      }
+    }
+    range = {largest_of_warp(range.most), smallest_of_warp(range.least)};
+    Range* const ranges = shared->ranges[warpgroup][turn];
+    if (threadIdx.x % 32 == 0) ranges[warp] = range;
+    warpgroup_sync(warpgroup + 1);
+#pragma unroll 1
+    for (int i = 0; i < 4; ++i) widen(ranges[i]);
+    return range;
+  }
+  using Fragment = uint32_t[T::m_tiles][M::planes][4];
+  static constexpr int at_once = steps_at_once<M, T>();
+  using Fragments = Fragment[2][at_once];
+  using Sums = float[T::m_tiles][M::sets][T::channels / 2];
+  using Writer = OutputWriter<M, T::m_tiles, T::channels>;
+  struct Places {
+    int bytes[T::m_tiles][2];
+  };
+  struct Slice {
+    Source from;
+    const char* rows;
+    int shift;
+    float scale;
+    uint32_t least, span;
+  };
+  template <bool KINDS, bool PAIRS, bool SOME = false>
+  struct Way {};
+  template <bool PAIRS>
+  struct Raw {
+    std::conditional_t<PAIRS, uint32_t, Element> of[T::m_tiles][2][PAIRS ? 1 : 2][values];
+  };
+  template <bool KINDS, bool PAIRS, bool SOME>
+  __device__ __forceinline__ void read(Way<KINDS, PAIRS, SOME>, Raw<PAIRS>& raw, const Slice& slice,
+                                       int step, const Places& at) const {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int quad = 2 * step + half;
+      const char* rows = slice.rows + quad * (rows_of_quad * l.row_pitch);
+      if (KINDS) rows += ahead(slice.from, quad >> l.quads_of_kind_log2) * element;
+#pragma unroll
+      for (int m = 0; m < T::m_tiles; ++m)
+#pragma unroll
+        for (int h = 0; h < (PAIRS ? 1 : 2); ++h)
+#pragma unroll
+          for (int v = 0; v < values; ++v) {
+            auto& value = raw.of[m][half][h][v];
+            value = *reinterpret_cast<const std::decay_t<decltype(value)>*>(rows + at.bytes[m][h] +
+                                                                            v * l.row_pitch);
+          }
+    }
+  }
+  template <bool KINDS, bool PAIRS, bool SOME>
+  static __device__ __forceinline__ void split(Way<KINDS, PAIRS, SOME>, const Raw<PAIRS>& raw,
+                                               Fragment& fragment, const Slice& slice) {
+#pragma unroll
+    for (int m = 0; m < T::m_tiles; ++m)
+#pragma unroll
+      for (int half = 0; half < 2; ++half)
+#pragma unroll
+        for (int h = 0; h < 2; ++h) {
+          uint32_t words[M::planes];
+          Element value[values];
+#pragma unroll
+          for (int v = 0; v < values; ++v)
+            if constexpr (PAIRS)
+              value[v] = static_cast<Element>(raw.of[m][half][0][v] >> 16 * h);
+            else
+              value[v] = raw.of[m][half][h][v];
+          if constexpr (SOME)
+#pragma unroll
+            for (int v = 0; v < values; ++v)
+              if ((bits_of(value[v]) & 0x7fffffffu) - slice.least >= slice.span) value[v] = 0;
+          M::split(value, words, slice.scale);
+#pragma unroll
+          for (int plane = 0; plane < M::planes; ++plane)
+            fragment[m][plane][half * 2 + h] = words[plane];
+        }
+#pragma unroll
+    for (int m = 0; m < T::m_tiles; ++m)
+#pragma unroll
+      for (int plane = 0; plane < M::planes; ++plane) wgmma_hold(fragment[m][plane]);
+  }
+  template <bool KINDS, bool PAIRS, bool SOME>
+  __device__ __forceinline__ void multiply_tap(Way<KINDS, PAIRS, SOME> way, Sums& sums,
+                                               Fragments& fragments, const Slice& slice,
+                                               const Places& at, const Operand& right) const {
+    const int steps = l.words / 8;
+    Raw<PAIRS> raw[at_once];
+    constexpr bool early = M::sets > 1;
+    const auto read_from = [&](int first) {
+#pragma unroll
+      for (int i = 0; i < at_once; ++i) read(way, raw[i], slice, first + i, at);
+    };
+    if (early) read_from(0);
+#pragma unroll 1
+    for (int pair = 0; pair < steps; pair += 2 * at_once) {
+#pragma unroll
+      for (int b = 0; b < 2; ++b) {
+        const int first = pair + b * at_once;
+        wgmma_wait<1>();
+        if (!early) read_from(first);
+#pragma unroll
+        for (int i = 0; i < at_once; ++i) split(way, raw[i], fragments[b][i], slice);
+        wgmma_fence();
+#pragma unroll
+        for (int i = 0; i < at_once; ++i)
+#pragma unroll
+          for (int m = 0; m < T::m_tiles; ++m)
+            M::multiply(sums[m], fragments[b][i][m], right.step(first + i));
+        wgmma_commit();
+        if (early) read_from(first + at_once < steps ? first + at_once : first);
+      }
+    }
+  }
+  __device__ __forceinline__ void multiply_tap(Sums& sums, Fragments& fragments, const Slice& slice,
+                                               const Places& at, const Operand& right, bool kinds,
+                                               bool pairs) const {
+    constexpr bool can_pair = element == 2;
+    const auto tap = [&](auto way) { multiply_tap(way, sums, fragments, slice, at, right); };
+    if (kinds && pairs)
+      tap(Way<true, can_pair>());
+    else if (kinds)
+      tap(Way<true, false>());
+    else if (pairs)
+      tap(Way<false, can_pair>());
+    else
+      tap(Way<false, false>());
+  }
+  __device__ __forceinline__ void keep_biases() const {
+    const int thread = static_cast<int>(threadIdx.x) - kProducerThreads, warpgroup = thread / 128;
+    for (int i = thread % 128; i < T::channels; i += 128)
+      biases[warpgroup * T::channels + i] =
+          bias_of<M>(p.bias, shared->group,
+                     static_cast<int64_t>(shared->channel_block) * T::channels + i, p.channels_out);
+    if constexpr (M::sets > 1) {
+      wait_for_kernel_before();
+      for (int i = thread % 128; i < T::channels; i += 128)
+        scales[warpgroup * T::channels + i] =
+            p.scales[(shared->group * p.channel_blocks + shared->channel_block) * T::channels + i];
+    }
+    warpgroup_sync(warpgroup + 1);
+  }
   __device__ __forceinline__ void multiply() const {
     const int warpgroup =
         __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x - kProducerThreads) / 128, 0);
-    const int m = warpgroup % T::warpgroups_m, n = warpgroup / T::warpgroups_m;
-    const Operand all_weights(weights + m * T::m_tiles * 64 * 16, T::channels * 16,
-                              l.words * T::channels * 4),
-        all_windows(windows + (n * p.output.step_positions + l.slack) * 16, l.quad_pitch * 16,
-                    l.words * l.quad_pitch * 4);
+    const Writer writer{p.output, output_stages + warpgroup * OutputLayout<M, T::m_tiles>::bytes,
+                        warpgroup + 1};
+    const Operand all_weights(weights, T::channels * 16, l.words * T::channels * 4);
     const int steps = l.words / 8;
-    Turn window, weight;
-    Sums chain[T::m_tiles];
-    Sums total[M::chain ? T::m_tiles : 1];
+    const bool kinds = l.alike_log2 > 0;
+    const bool in_pairs = element == 2 && p.phase.in_step == 1 && p.row_bytes % 4 == 0;
+    Places at;
+#pragma unroll
+    for (int m = 0; m < T::m_tiles; ++m)
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        const int stride = static_cast<int>(p.phase.in_step),
+                  output = Writer::position_of_lane(m, h);
+        const int block = warpgroup * (l.blocks / 2) + output / l.block_outputs;
+        at.bytes[m][h] =
+            (block * l.words + static_cast<int>(threadIdx.x % 4)) * values * l.row_pitch +
+            output % l.block_outputs * stride * static_cast<int>(element);
+      }
+    Turn input, weight;
+    Sums sums;
+    constexpr bool cuts = cuts_chains<M, T>();
+    float total[cuts ? T::m_tiles : 1][cuts ? T::channels / 2 : 1];
+    Fragments fragments;
+    int turn = 0;
+    bool paired = false;
     if (l.resident && l.slices > 0) barrier_wait(shared->weights.full, 0);
     for_each_tile([&](const Place& place) {
       for_each_sum([&](int m, int i) {
-        chain[m][i] = 0;
-        if constexpr (M::chain > 0) total[m][i] = 0;
+#pragma unroll
+        for (int set = 0; set < M::sets; ++set) sums[m][set][i] = 0;
+        if constexpr (cuts) total[m][i] = 0;
       });
-      hold(chain);
+      hold(sums);
       int chained = 0;
-      int used_weight = -1, used_window = -1;
+      int exponent = 0, scale = 0;
+      int used_weight = -1;
       if (l.resident) weight.stage = 0;
-      int part = 0, slice_of_alike = 0;
       for (int i = 0; i < l.slices * l.parts; ++i) {
+        const int slice = i / l.parts, part = i % l.parts;
         const int taps = taps_of_part(l, p.phase, part);
-        if (++slice_of_alike == l.slices_alike) {
-          slice_of_alike = 0;
-          if (++part == l.parts) part = 0;
+        char* const stage = inputs + input.stage * l.input_bytes;
+        Slice seen{source(place, slice, part), stage, 0, 1, 0, 0};
+        const int before = ahead(seen.from, 0);
+        if (!kinds) seen.rows += before * element;
+        barrier_wait(shared->inputs.full + input.stage, input.parity);
+        if (!seen.from.whole) clear(stage, seen.from, warpgroup);
+        uint32_t smallest = ~0u;
+        if constexpr (M::sets > 1) {
+          const Range range = range_of(stage, warpgroup, turn);
+          turn ^= 1;
+          smallest = range.least;
+          const int largest = static_cast<int>(smaller(range.most >> 23, Scale::most));
+          if (largest > exponent) {
+            const int before = scale;
+            const bool first = exponent == 0;
+            exponent = largest < Scale::most ? largest + 1 : largest;
+            scale = Scale::log2_for(exponent);
+            if (!first) {
+              scale_sums(sums, scale - before);
+              if constexpr (cuts)
+                for_each_sum([&](int m, int i) {
+                  total[m][i] = Scale::without(total[m][i], before - scale);
+                });
+            }
+          }
+          seen.scale = Scale::power_of_two(scale);
         }
-        Operand left = all_weights.after(weight.stage * l.weight_bytes);
-        const Operand first_column = all_windows.after(window.stage * l.window_bytes);
-        int number = 0, column = 0, rest = 0;
-        barrier_wait(shared->windows.full + window.stage, window.parity);
+        const bool small =
+            M::sets > 1 && smallest + 1 > 0 && smallest + 1 < Scale::least_whole(scale);
         for (int j = 0; j < taps; ++j) {
-          const Operand right = first_column.after((number * l.class_pitch + column) * 16);
-          if (++number == l.classes) number = 0;
-          column += l.shift_columns;
-          rest += l.shift_rest;
-          if (rest >= p.stride) {
-            rest -= p.stride;
-            ++column;
-          }
           if (!l.resident) barrier_wait(shared->weights.full + weight.stage, weight.parity);
-          wgmma_fence();
-#pragma unroll 1
-          for (int step = 0; step < steps; step += 2) {
-#pragma unroll
-            for (int i = step; i < step + 2; ++i)
-#pragma unroll
-              for (int m = 0; m < T::m_tiles; ++m)
-                M::multiply(chain[m], left.step(i).after(m * 64 * 16), right.step(i));
-            wgmma_commit();
+          const Operand right = all_weights.after(weight.stage * l.weight_bytes);
+          const bool pairs = in_pairs && (seen.shift + before) % 2 == 0;
+          if (pairs != paired) wgmma_settle();
+          paired = pairs;
+          if (small) {
+            if constexpr (M::sets > 1)
+              multiply_small(sums, fragments, seen, at, right, scale, smallest + 1);
+          } else {
+            multiply_tap(sums, fragments, seen, at, right, kinds, pairs);
           }
-          if (M::chain > 0) {
+          give_back(shared->weights.empty, used_weight);
+          if constexpr (cuts) {
             chained += steps;
             if (chained + steps > M::chain) {
               wgmma_wait<0>();
-              hold(chain);
+              hold(sums);
               chained = 0;
               for_each_sum([&](int m, int i) {
-                total[M::chain ? m : 0][i] += chain[m][i];
-                chain[m][i] = 0;
+                total[m][i] += sums[m][0][i];
+                sums[m][0][i] = 0;
               });
-              hold(chain);
+              hold(sums);
             }
           }
-          if (l.resident) {
-            left = left.after(l.weight_bytes);
-            if (j > 0) continue;
-          }
-          wgmma_wait<1>();
-          give_back(shared->windows.empty, used_window);
-          used_window = -1;
-          if (l.resident) continue;
-          give_back(shared->weights.empty, used_weight);
-          used_weight = weight.stage;
-          weight.advance(l.weights);
-          left = all_weights.after(weight.stage * l.weight_bytes);
+          seen.shift += static_cast<int>(p.phase.shift_step);
+          seen.rows += p.phase.shift_step * element;
+          used_weight = l.resident ? -1 : weight.stage;
+          if (l.resident)
+            ++weight.stage;
+          else
+            weight.advance(l.weights);
         }
-        if (l.resident) weight.stage += l.taps;
-        used_window = window.stage;
-        window.advance(l.windows);
+        if (l.resident) weight.stage += l.taps - taps;
+        give_back(shared->inputs.empty, input.stage);
+        input.advance(l.inputs);
       }
       wgmma_wait<0>();
-      hold(chain);
-      give_back(shared->windows.empty, used_window);
+      hold(sums);
       give_back(shared->weights.empty, used_weight);
-      if constexpr (M::chain > 0) for_each_sum([&](int m, int i) { chain[m][i] += total[m][i]; });
-#pragma unroll
-      for (int i = 0; i < T::m_tiles; ++i) write(chain[i], place, m * T::m_tiles + i, n);
+      if constexpr (M::sets > 1) {
+        const int* const of_channels = scales + warpgroup * T::channels + threadIdx.x % 4 * 2;
+        for_each_sum([&](int m, int i) {
+          float sum = sums[m][0][i] + sums[m][1][i] * (1 / M::low);
+          if constexpr (cuts) sum += total[m][i];
+          sums[m][0][i] = Scale::without(sum, scale + of_channels[i / 4 * 8 + i % 2]);
+        });
+      }
+      write(writer, sums, place, warpgroup);
     });
   }
-  static __device__ __forceinline__ void hold(Sums (&sums)[T::m_tiles]) {
+  static __device__ __forceinline__ void scale_sums(Sums& sums, int log2) {
+    wgmma_wait<0>();
+    hold(sums);
+    for_each_sum([&](int m, int i) {
 #pragma unroll
-    for (int m = 0; m < T::m_tiles; ++m) wgmma_hold(sums[m]);
+      for (int set = 0; set < M::sets; ++set)
+        sums[m][set][i] = Scale::without(sums[m][set][i], -log2);
+    });
+    hold(sums);
+  }
+  __device__ __forceinline__ void multiply_small(Sums& sums, Fragments& fragments, Slice seen,
+                                                 const Places& at, const Operand& right, int scale,
+                                                 uint32_t smallest) const {
+    seen.least = Scale::least_whole(scale);
+    seen.span = 0x80000000u - seen.least;
+    int of_these = scale;
+    if (l.alike_log2 == 0) seen.rows -= ahead(seen.from, 0) * element;
+    wgmma_settle();
+    for (int step = 0;; ++step) {
+      multiply_tap(Way<true, false, true>(), sums, fragments, seen, at, right);
+      if (seen.least <= smallest || step == Scale::most_steps) break;
+      const int next = Scale::next(of_these);
+      scale_sums(sums, next - of_these);
+      of_these = next;
+      seen.scale = Scale::power_of_two(next);
+      const uint32_t least = step + 1 < Scale::most_steps ? Scale::least_whole(next) : 0;
+      seen.span = seen.least - least;
+      seen.least = least;
+    }
+    scale_sums(sums, scale - of_these);
+  }
+  static __device__ __forceinline__ void hold(Sums& sums) {
+#pragma unroll
+    for (int m = 0; m < T::m_tiles; ++m)
+#pragma unroll
+      for (int set = 0; set < M::sets; ++set) wgmma_hold(sums[m][set]);
   }
   template <class Visit>
   static __device__ __forceinline__ void for_each_sum(const Visit& visit) {
 #pragma unroll
     for (int m = 0; m < T::m_tiles; ++m)
 #pragma unroll
-      for (int i = 0; i < T::n / 2; ++i) visit(m, i);
+      for (int i = 0; i < T::channels / 2; ++i) visit(m, i);
   }
   static __device__ __forceinline__ void give_back(uint64_t* empty, int stage) {
     if (stage < 0) return;
     __syncwarp();
     if (threadIdx.x % 32 == 0) barrier_arrive(empty + stage);
   }
-  __device__ __forceinline__ void write(Sums& sums, const Place& place, int m, int n) const {
-    const int first_row = m * 64 + threadIdx.x / 32 % 4 * 16;
-    const int64_t first_channel = static_cast<int64_t>(channel_block) * T::channels + first_row;
-#pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      const float bias = biases[first_row + threadIdx.x % 32 / 4 + 8 * h];
-#pragma unroll
-      for (int i = 0; i < T::n / 8; ++i)
-#pragma unroll
-        for (int e = 0; e < 2; ++e) sums[i * 4 + h * 2 + e] += bias;
-    }
-    const OutputRows rows{
-        (place.batch * p.groups + group) * p.channels_out + first_channel,
-        static_cast<int>(smaller(16, p.channels_out - first_channel)),
-        (static_cast<int64_t>(place.tile) * T::warpgroups_n + n) * p.output.step_positions};
-    const OutputWriter<M, T::n> writer{
-        p.output,
-        output_stages + (threadIdx.x - kProducerThreads) / 32 * OutputLayout<M>::stage_bytes};
-    writer.write(sums, rows);
+  __device__ __forceinline__ void write(const Writer& writer, Sums& sums, const Place& place,
+                                        int warpgroup) const {
+    const int64_t first_channel = static_cast<int64_t>(shared->channel_block) * T::channels;
+    writer.write(sums, biases + warpgroup * T::channels,
+                 {(place.batch * p.groups + shared->group) * p.channels_out + first_channel,
+                  static_cast<int>(smaller(T::channels, p.channels_out - first_channel)),
+                  (static_cast<int64_t>(place.tile) * 2 + warpgroup) * T::positions});
   }
 };
 template <class M, class T>
 __global__ void __launch_bounds__(kHopperThreads, 1)
     hopper_kernel(const __grid_constant__ HopperParams p) {
   FASTCONV1D_SHARED(memory);
-  const HopperBlock<M, T> block(p, memory);
-  HopperShared& shared = *block.shared;
+  auto& shared = *reinterpret_cast<HopperShared*>(memory);
   if (threadIdx.x == 0) {
+    const int64_t rest = blockIdx.x / p.channel_blocks, run = rest % p.runs;
+    shared.channel_block = static_cast<int>(blockIdx.x % p.channel_blocks);
+    shared.group = static_cast<int>(rest / p.runs);
+    shared.first = {static_cast<int>(run / p.tiles), static_cast<int>(run % p.tiles)};
     for (int i = 0; i < kMostStages; ++i) {
-      barrier_init(shared.inputs.full + i, kCopyThreads);
-      barrier_init(shared.inputs.empty + i, kConvertThreads);
-      barrier_init(shared.windows.full + i, kConvertThreads);
-      barrier_init(shared.windows.empty + i, kConsumerThreads / 32);
+      barrier_init(shared.inputs.full + i, kInputWarps);
+      barrier_init(shared.inputs.empty + i, kConsumerThreads / 32);
       barrier_init(shared.weights.full + i, 1);
       barrier_init(shared.weights.empty + i, kConsumerThreads / 32);
     }
     fence_async_proxy();
-    for (int rest = 0; rest < p.stride; ++rest) shared.class_of[rest] = -1;
-    for (int number = 0, rest = 0; number < p.pipeline.classes; ++number) {
-      shared.class_of[rest] = static_cast<int8_t>(number);
-      rest = (rest + p.pipeline.shift_rest) % p.stride;
-    }
   }
-  for (int i = threadIdx.x; i < T::channels; i += kHopperThreads)
-    block.biases[i] =
-        bias_of<M>(p.bias, block.group, static_cast<int64_t>(block.channel_block) * T::channels + i,
-                   p.channels_out);
   __syncthreads();
   if (threadIdx.x < kProducerThreads) {
     keep_registers<kProducerRegisters>();
-    if (threadIdx.x < kCopyThreads)
-      block.copy();
+    const HopperBlock<M, T> block(p, memory);
+    const int warp = static_cast<int>(threadIdx.x / 32);
+    if (warp < kInputWarps && p.in_boxes)
+      block.template copy_inputs<true>(warp);
+    else if (threadIdx.x % 32 > 0)
+      return;
+    else if (warp < kInputWarps)
+      block.template copy_inputs<false>(warp);
     else
-      block.make_windows();
+      block.copy_weights();
   } else {
     take_registers<kConsumerRegisters>();
+    const HopperBlock<M, T> block(p, memory);
+    block.keep_biases();
     block.multiply();
   }
 }
-constexpr int64_t kMostOverlappingDepth = 640;
 template <class M, class T>
 struct Hopper {
   using Element = typename M::Element;
   struct Cut {
     Phase phase;
     Pipeline pipeline;
-    int64_t channels_in, channels_out, channel_blocks;
-    int64_t tiles, runs, step_positions, most_shift, most_overhang;
+    int64_t groups, channels_in, channels_out, channel_blocks;
+    int64_t tiles, runs;
     int64_t packed_threads;
   };
   static Cut cut(const ConvArgs& a, int64_t r) {
     Cut c{};
     c.phase = phase_of(a, r);
+    c.groups = a.groups;
     c.channels_in = a.channels_in / a.groups;
     c.channels_out = a.channels_out / a.groups;
     c.channel_blocks = ceil_div(c.channels_out, T::channels);
-    constexpr int aligned = OutputLayout<M>::aligned_outputs;
-    const int64_t behind =
-        c.phase.out_step == 1 ? aligned - gcd(aligned, a.length_out % aligned) : 0;
-    const int64_t depth = c.phase.taps * ceil_div(c.channels_in, M::values_per_word) * M::products;
-    const bool overlap = behind > 0 && depth <= kMostOverlappingDepth;
-    c.most_shift = overlap ? behind : 0;
-    c.most_overhang = overlap ? 0 : behind;
-    c.step_positions = T::n - (overlap ? aligned : 0);
-    c.tiles = ceil_div(c.phase.positions + c.most_shift, T::warpgroups_n * c.step_positions);
+    c.tiles = ceil_div(c.phase.positions, 2 * T::positions);
     c.runs = runs_of(a.batch * c.tiles, a.groups * c.channel_blocks, a.multiprocessors);
-    c.pipeline = pipeline_of(
-        {(T::warpgroups_n - 1) * c.step_positions + T::n, T::channels, M::planes,
-         M::values_per_word, sizeof(Element),
-         rows_alike(a.input_channel_stride * static_cast<int64_t>(sizeof(Element))),
-         shared_budget(1) - hopper_fixed_bytes<M, T>(), ceil_div(a.batch * c.tiles, c.runs) >= 4},
-        c.phase, c.channels_in);
-    const Pipeline& l = c.pipeline;
+    c.pipeline =
+        pipeline_of({T::positions, T::channels, M::planes, M::values_per_word, sizeof(Element),
+                     rows_alike(a.input_channel_stride * static_cast<int64_t>(sizeof(Element))),
+                     16 * steps_at_once<M, T>(), shared_budget(1) - hopper_fixed_bytes<M, T>(),
+                     ceil_div(a.batch * c.tiles, c.runs) >= 4},
+                    c.phase, c.channels_in);
+    Pipeline& l = c.pipeline;
+    if (M::chain > 0 && !cuts_chains<M, T>() && l.slices * c.phase.taps * (l.words / 8) > M::chain)
+      l.taps = 0;
     c.packed_threads =
         a.groups * c.channel_blocks * l.slices * l.parts * l.taps * (l.words / 4) * T::channels;
     return c;
   }
-  static int64_t packed_bytes(const Cut& c) { return c.packed_threads * 16 * M::planes; }
+  static int64_t packed_bytes(const Cut& c) {
+    return weight_bytes(c) + (M::sets > 1 ? 4 * scales(c) : 0);
+  }
+  static int64_t weight_bytes(const Cut& c) { return c.packed_threads * 16 * M::planes; }
+  static int64_t scales(const Cut& c) { return c.groups * c.channel_blocks * T::channels; }
   static int launch_phase(const ConvArgs& a, const Cut& c, void* stream) {
     const Pipeline& l = c.pipeline;
     if (l.taps == 0) return 1;
     auto* const packed = static_cast<uint32_t*>(a.workspace);
+    auto* const scales = static_cast<int*>(a.workspace) + weight_bytes(c) / 4;
+    const HopperPackParams pack{{a.weight, packed, c.phase, c.channels_in, c.channels_out, a.groups,
+                                 a.kernel_size, a.transposed, c.channel_blocks, c.packed_threads},
+                                l,
+                                scales};
+    const dim3 pack_blocks(static_cast<unsigned>(ceil_div(c.packed_threads, 128)));
     int error = 0;
-    if (c.packed_threads > 0)
-      error = fastconv1d::launch(
-          hopper_pack_kernel<M, T>, dim3(static_cast<unsigned>(ceil_div(c.packed_threads, 128))),
-          dim3(128), 0, stream,
-          HopperPackParams{{a.weight, packed, c.phase, c.channels_in, c.channels_out, a.groups,
-                            a.kernel_size, a.transposed, c.channel_blocks, c.packed_threads},
-                           l});
+    if constexpr (M::sets > 1) {
+      error = fastconv1d::launch(hopper_scale_kernel<M, T>,
+                                 dim3(static_cast<unsigned>(Hopper::scales(c))), dim3(128), 16,
+                                 stream, pack);
+      if (error == 0 && c.packed_threads > 0)
+        error = fastconv1d::launch<true>(hopper_pack_kernel<M, T>, pack_blocks, dim3(128), 0,
+                                         stream, pack);
+    } else if (c.packed_threads > 0) {
+      error = fastconv1d::launch(hopper_pack_kernel<M, T>, pack_blocks, dim3(128), 0, stream, pack);
+    }
     if (error != 0) return error;
     const int64_t bytes = hopper_fixed_bytes<M, T>() + stage_bytes(l);
     const auto kernel = hopper_kernel<M, T>;
     error = set_shared_limit(kernel, bytes);
     if (error != 0) return error;
-    const OutputParams output{a.output,
-                              a.length_out,
-                              c.phase.positions,
-                              c.phase.out_offset,
-                              c.phase.out_step,
-                              static_cast<int>(c.step_positions),
-                              static_cast<int>(c.most_shift),
-                              static_cast<int>(c.most_overhang),
-                              a.length_out % 2 != 0};
     HopperParams p{};
     p.input = a.input;
     p.weights = packed;
+    p.scales = scales;
     p.bias = a.bias;
-    p.output = output;
+    p.output = {a.output,           a.length_out,     c.phase.positions,
+                c.phase.out_offset, c.phase.out_step, a.length_out % 2 != 0};
     p.phase = c.phase;
     p.pipeline = l;
     p.batch = a.batch;
@@ -1720,31 +1911,29 @@ struct Hopper {
     p.tiles = c.tiles;
     p.runs = c.runs;
     p.step = {static_cast<int>(c.runs / c.tiles), static_cast<int>(c.runs % c.tiles)};
-    p.first_position = c.phase.first_shift - c.most_shift * c.phase.in_step;
+    p.first_position = c.phase.first_shift;
     p.row_bytes = a.input_channel_stride * static_cast<int64_t>(sizeof(Element));
-    p.tile_step = T::warpgroups_n * c.step_positions * c.phase.in_step;
+    p.tile_step = 2 * T::positions * c.phase.in_step;
     p.in_boxes = make_boxes(a, l, p);
-    p.stride = static_cast<int>(c.phase.in_step);
-    p.step_columns = 8 * kConvertWarps / p.stride;
-    p.step_rest = 8 * kConvertWarps % p.stride;
-    p.stride_reciprocal = static_cast<uint32_t>(ceil_div(int64_t{1} << 32, c.phase.in_step));
-    p.block_reciprocal = static_cast<uint32_t>(ceil_div(int64_t{1} << 32, l.row_pitch / 16));
-    p.block_gap = l.input_bytes / l.blocks - l.row_pitch;
-    return fastconv1d::launch(kernel,
-                              dim3(static_cast<unsigned>(a.groups * c.channel_blocks * c.runs)),
-                              dim3(kHopperThreads), bytes, stream, p);
+    const dim3 blocks(static_cast<unsigned>(a.groups * c.channel_blocks * c.runs));
+    if (c.packed_threads > 0 || M::sets > 1)
+      return fastconv1d::launch<true>(kernel, blocks, dim3(kHopperThreads), bytes, stream, p);
+    return fastconv1d::launch(kernel, blocks, dim3(kHopperThreads), bytes, stream, p);
   }
   static bool make_boxes(const ConvArgs& a, const Pipeline& l, HopperParams& p) {
-    if (a.input_channel_stride <= 0 || a.length >= INT32_MAX / 2) return false;
+    p.leads = 1;
+    if (a.input_channel_stride <= 0) return false;
     if (a.batch > 1 && (a.input_batch_stride < 0 || a.input_batch_stride % a.input_channel_stride))
       return false;
-    p.rows_per_batch = a.batch > 1 ? a.input_batch_stride / a.input_channel_stride : 0;
-    const int64_t rows = (a.batch - 1) * p.rows_per_batch + a.channels_in;
+    const int64_t per_batch = a.batch > 1 ? a.input_batch_stride / a.input_channel_stride : 0,
+                  rows = (a.batch - 1) * per_batch + a.channels_in;
     if (rows >= INT32_MAX) return false;
+    int leads = 0;
     for (int kind = 0; kind < 1 << l.alike_log2; ++kind) {
       const uintptr_t begin = reinterpret_cast<uintptr_t>(a.input),
                       first = begin + kind * static_cast<uintptr_t>(p.row_bytes);
       p.box_leads[kind] = static_cast<int>(first % 16 / sizeof(Element));
+      leads += p.box_leads[kind];
       const uintptr_t of_map = kind < rows ? first : begin;
       if (make_box_map(
               p.boxes + kind, sizeof(Element),
@@ -1753,16 +1942,18 @@ struct Hopper {
               l.block_positions, (4 * M::values_per_word) << l.quads_of_kind_log2) != 0)
         return false;
     }
+    p.leads = leads > 0;
+    p.rows_per_batch = per_batch;
     return true;
   }
 };
 }
 #define FASTCONV1D_HOPPER_LIBRARY(...) FASTCONV1D_TILE_LIBRARY(fastconv1d::Hopper, __VA_ARGS__)
 namespace fastconv1d {
-using Tf32Kernel = TileLibrary<Hopper, Tf32, fastconv1d::HopperTile<2, 1, 1, 256>>;
-using IeeeKernel = TileLibrary<Hopper, Ieee, fastconv1d::HopperTile<1, 2, 1, 128>>;
-using Bf16Kernel = TileLibrary<Hopper, Bf16, fastconv1d::HopperTile<2, 1, 1, 256>>;
-using Fp16Kernel = TileLibrary<Hopper, Fp16, fastconv1d::HopperTile<2, 1, 1, 256>>;
+using Tf32Kernel = TileLibrary<Hopper, Tf32, fastconv1d::HopperTile<2, 128>>;
+using IeeeKernel = TileLibrary<Hopper, Ieee, fastconv1d::HopperTile<1, 128>>;
+using Bf16Kernel = TileLibrary<Hopper, Bf16, fastconv1d::HopperTile<2, 128>>;
+using Fp16Kernel = TileLibrary<Hopper, Fp16, fastconv1d::HopperTile<2, 128>>;
 }
 namespace fastconv1d {
 template <class Function>

@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import product
-from math import gcd
 
 from fastconv1d import config
 from fastconv1d.problem import Gpu, Problem
@@ -36,9 +35,11 @@ ATEN_DEPTHWISE_RATE = 8e6  # FLOP per µs of that kernel
 CPU_RATE = 50e3  # FLOP per µs of the plain loops and of ATen alike
 
 HOPPER_SHARED = 227 << 10  # bytes of shared memory that a block of the Hopper kernel may take
-HOPPER_ALTERNATING = 1.24  # what a tile takes longer where rows are copied and read in turns
-HOPPER_STRIDE = 64  # the largest stride that csrc/schedule.h tries for it
+HOPPER_BANDWIDTH = 4.2e6  # bytes per µs that the Hopper kernel reads and writes
+HOPPER_CHAIN = 18  # steps after which fp32-accurate products are added up apart
+HOPPER_ALTERNATING = 1.42  # what a tile takes longer where rows are copied and read in turns
 MOST_STRIDE = 1 << 22  # that the dense kernel walks: kMostLoadStep of csrc/schedule.h
+MOST_LENGTH = 1 << 30  # of padded rows that the Hopper kernel walks, with 32 bits
 MOST_BATCH = 1 << 31  # from here on its 32-bit counters would run over
 
 
@@ -71,47 +72,56 @@ class Tile:
 class HopperTile:
     """How two warpgroups cover (channels_out/groups, positions) with m64nN products, N = `n`."""
 
-    warpgroups_m: int
-    warpgroups_n: int
     m_tiles: int
     n: int
 
     @property
     def channels(self) -> int:
         """Output channels of one block."""
-        return self.warpgroups_m * self.m_tiles * 64
+        return self.n
 
     @property
     def positions(self) -> int:
         """Output positions of one block."""
-        return self.warpgroups_n * self.n
+        return 2 * self.m_tiles * 64
 
     @property
     def glue(self) -> str:
         """The C++ type."""
-        sizes = f"{self.warpgroups_m}, {self.warpgroups_n}, {self.m_tiles}, {self.n}"
-        return f"fastconv1d::HopperTile<{sizes}>"
+        return f"fastconv1d::HopperTile<{self.m_tiles}, {self.n}>"
+
+    def least_words(self, mode: str) -> int:
+        """Words of channels that a slice has at least: `steps_at_once` of hopper.cuh."""
+        products = 3 if mode == "ieee" else 1
+        return 16 if self.m_tiles * self.n * products > 128 or self.m_tiles > 1 else 32
 
 
 @dataclass(frozen=True, slots=True)
 class HopperCosts:
-    """What the Hopper kernel takes, fitted to 30 layers on an H200 (docs/performance.md)."""
+    """What the Hopper kernel takes, fitted to 26 layers on an H200 (docs/performance.md).
 
-    rate: float  # FLOP per µs
-    neighbours: float  # ns: 16 words of one position, made where columns are neighbours
-    apart: float  # ns: the same where they are a stride apart
-    window: float  # ns: one window handed over between warps
-    tap: float  # ns: one tap's weights handed over, for 128 output channels
-    output: float  # ps: one output written
+    All ns but `start`. A step is 8 words of channels and one tap.
+    """
+
+    column: float  # one of a step's products, of 64 positions by one channel
+    step: float  # one step at least: reading and rounding what it multiplies
+    wide: float  # more, where a warpgroup has two mma tiles
+    conflict: float  # more, for each lane that waits for another one's bank
+    slice: float  # one slice of the input handed over between warps
+    tap: float  # one tap's weights handed over
+    ragged: float  # clearing the channels of a slice that do not exist
+    output: float  # one output written
+    byte: float  # one byte copied to shared memory
     start: float  # µs: of both kernels
 
 
 HOPPER = {
-    "tf32": HopperCosts(484e6, 3.60, 3.00, 671, 60.8, 144, 19.8),
-    "ieee": HopperCosts(135e6, 5.63, 3.46, 512, 173, 296, 7.2),
-    "bf16": HopperCosts(934e6, 3.97, 4.53, 695, 63.1, 106, 22.5),
-    "fp16": HopperCosts(934e6, 3.97, 4.53, 695, 63.1, 106, 22.5),
+    "tf32": HopperCosts(0.522, 77.6, 48.1, 14.2, 446, 95, 1638, 0.141, 0.0013, 9.9),
+    "ieee": HopperCosts(0.419, 237, 70.4, 19.4, 1014, 10, 2381, 0.229, 0.0320, 15.1),
+    "bf16": HopperCosts(0.605, 103, 53.7, 34.1, 485, 49, 4179, 0.151, 0.0022, 10.1),
+    "fp16": HopperCosts(0.605, 103, 53.7, 34.1, 485, 49, 4179, 0.151, 0.0022, 10.1),
 }
+HOPPER_VALUES = {"tf32": 1, "ieee": 2, "bf16": 2, "fp16": 2}  # of channels in a word
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,51 +213,56 @@ class HopperWalk:
     words: int  # of channels in a slice
     slices: int
     parts: int  # of the taps
-    positions: int  # of the input that a part's windows take
+    copied: int  # positions of the input that a slice copies
     resident: bool  # whether shared memory keeps the weights from tile to tile
     ahead: bool  # whether there is room to copy the next rows while these are read
+
+
+def hopper_fixed_bytes(tile: HopperTile, mode: str) -> int:
+    """Shared memory that a block takes beside its stages: `hopper_fixed_bytes` of hopper.cuh."""
+    itemsize = 2 if mode in ("bf16", "fp16") else 4
+    outputs = 2 * 2 * 16 * (tile.m_tiles * 64 * itemsize + 48)
+    of_channels = (16 if mode == "ieee" else 8) * tile.channels
+    return _ceil_div(512 + of_channels + outputs, 128) * 128
 
 
 def hopper_walk(
     tile: Tile | HopperTile, problem: Problem, many_tiles: bool = False
 ) -> HopperWalk | None:
     """The walk of a tile, or None if nothing fits; with `many_tiles`, the weights may stay."""
-    size, stride, taps = problem.dtype.itemsize, problem.stride, problem.kernel_size
-    values, planes, of_piece = 4 // size, 2 if problem.mode == "ieee" else 1, 16 // size
+    assert isinstance(tile, HopperTile)
+    size, taps = problem.dtype.itemsize, problem.kernel_size
+    values, planes = HOPPER_VALUES[problem.mode], 2 if problem.mode == "ieee" else 1
     channels, kinds = problem.channels_in // problem.groups, 16 // problem.aligned
-    fixed = 2048 + 4 * tile.channels + 8 * 16 * (128 + (32 if size == 4 else 16))
+    least, unit = max(tile.least_words(problem.mode), 4 * kinds), 32 // size // values
+    even = _ceil_div(_ceil_div(channels, values), 16) % 2 == 0
     for parts in range(1, taps + 1):
         of_part = _ceil_div(taps, parts)
         if parts > 1 and of_part == _ceil_div(taps, parts - 1):
             continue
-        positions = (tile.positions - 1) * stride + (of_part - 1) * problem.dilation + 1
-        copied = _ceil_div(positions + of_piece - 1, of_piece) * of_piece
-        columns = _ceil_div(of_piece - 1, stride) + _ceil_div(copied, stride)
-        if columns > 4096 or positions > 65536:
+        copied = 0
+        outputs = tile.positions // 2
+        while outputs >= 16:
+            positions = (outputs - 1) * problem.stride + (of_part - 1) * problem.dilation
+            positions += 16 // size
+            block = _ceil_div(max(positions - unit, 0), 2 * unit) * 2 * unit + unit
+            of_tile = tile.positions // outputs * block
+            if block <= 252 and (copied == 0 or of_tile < copied):
+                copied = of_tile
+            outputs //= 2
+        if copied == 0:
             continue
-        classes = min(stride // gcd(stride, problem.dilation), of_part) if of_part > 1 else 1
-        if classes > 1:
-            apart = _ceil_div(8, classes)
-            columns = _ceil_div(columns - apart, 8) * 8 + apart
-        blocks = _ceil_div(copied, 248)
-        row = (_ceil_div(_ceil_div(copied, blocks) - 8, 16) * 16 + 8) * blocks * size
-        widest = 32 if tile.positions > 64 else 64
-        ways = ((16, True), (64, False), (32, False), (16, False))
-        for stages, (words, resident) in product((2, 1), ways):
-            if words > widest or (resident and not many_tiles):
+        widths = [32, least] if even and least < 32 else [least]
+        for stages, resident, words in product((2, 1), (True, False), widths):
+            if resident and not many_tiles:
                 continue
-            if words >= 2 * _ceil_div(_ceil_div(channels, values), 16) * 16:
-                continue
-            quads = words // 4
-            alike = kinds // gcd(kinds, quads)
-            slices = _ceil_div(_ceil_div(channels, words * values), alike) * alike
+            slices = _ceil_div(channels, words * values)
             whole_parts = _ceil_div(taps, of_part)
             weights = slices * whole_parts * of_part if resident else 3
-            room = stages * alike * quads * 4 * values * row
-            room += 2 * planes * quads * ((classes * columns) | 1) * 16
+            room = stages * words * values * copied * size
             room += weights * planes * words * tile.channels * 4
-            if fixed + room <= HOPPER_SHARED:
-                return HopperWalk(words, slices, whole_parts, positions, resident, stages > 1)
+            if hopper_fixed_bytes(tile, problem.mode) + room <= HOPPER_SHARED:
+                return HopperWalk(words, slices, whole_parts, copied, resident, stages > 1)
     return None
 
 
@@ -256,36 +271,54 @@ def _hopper_why_not(plan: Plan, problem: Problem) -> str | None:
         return f"needs compute capability 9.0 (wgmma), this GPU has {problem.gpu.capability}"
     if reason := _tensor_core_why_not(plan, problem):
         return reason
-    if problem.stride > HOPPER_STRIDE:
-        return f"walks strides up to {HOPPER_STRIDE}, this one is {problem.stride}"
-    if hopper_walk(plan.tiles[problem.mode], problem) is None:
+    if problem.length + 2 * problem.padding >= MOST_LENGTH:
+        return f"walks padded rows below {MOST_LENGTH}, not {problem.length + 2 * problem.padding}"
+    tile = plan.tiles[problem.mode]
+    walk = hopper_walk(tile, problem)
+    if walk is None:
         return f"a stride of {problem.stride} needs more shared memory than a block may take"
+    steps = walk.slices * walk.words // 8 * problem.kernel_size
+    if problem.mode == "ieee" and tile.channels > 96 and steps > HOPPER_CHAIN:
+        return f"adds up {HOPPER_CHAIN} steps of 16 channels and taps, not {steps}"
     return None
 
 
 def _hopper_cost(plan: Plan, problem: Problem) -> float:
-    if problem.gpu is None or problem.mode not in plan.tiles:
+    tile = plan.tiles.get(problem.mode)
+    if problem.gpu is None or not isinstance(tile, HopperTile):
         return float("inf")
-    tile, costs = plan.tiles[problem.mode], HOPPER[problem.mode]
-    waves = _waves(tile, problem, problem.gpu)
+    waves, costs = _waves(tile, problem, problem.gpu), HOPPER[problem.mode]
     walk = hopper_walk(tile, problem, waves >= 4)
     if walk is None:
         return float("inf")
-    outputs, words = tile.channels * tile.positions, walk.slices * walk.words
-    depth = words * 4 // problem.dtype.itemsize * problem.kernel_size
-    products = 2 * outputs * depth / (costs.rate * plan.efficiency / MULTIPROCESSORS)
-    position = costs.neighbours if problem.stride == 1 else costs.apart
-    making = words / 16 * walk.parts * walk.positions * position * 1e-3
-    writing = outputs * costs.output * 1e-6
-    handing_over = walk.parts * costs.window
+    size, values = problem.dtype.itemsize, HOPPER_VALUES[problem.mode]
+    products = tile.m_tiles * tile.n * (3 if problem.mode == "ieee" else 1)
+    conflicts = min(problem.stride & -problem.stride, 8) - 1  # rows meet all banks but for these
+    taps, slices = walk.slices * problem.kernel_size, walk.slices * walk.parts
+    step = _larger(
+        products * costs.column,
+        costs.step + costs.wide * (tile.m_tiles - 1) + costs.conflict * conflicts,
+    )
+    time = taps * walk.words / 8 * step + slices * costs.slice
+    time += tile.channels * tile.positions * costs.output
+    time += (
+        walk.parts
+        * costs.ragged
+        * (problem.channels_in // problem.groups % (walk.words * values) > 0)
+    )
+    copied = slices * walk.copied * walk.words * values * size
     if not walk.resident:
-        handing_over += problem.kernel_size * costs.tap * tile.channels / 128
-    # While one warpgroup writes, the other one multiplies, and windows are made.
-    tile_time = walk.slices * handing_over * 1e-3 + max(products, making, products / 2 + writing)
+        time += taps * costs.tap
+        copied += taps * walk.words * tile.channels * 4 * (2 if problem.mode == "ieee" else 1)
     if not walk.ahead:
-        tile_time *= HOPPER_ALTERNATING
-    time = waves * tile_time
-    return costs.start + max(time, problem.bytes / (BANDWIDTH * _scale(problem)))
+        time *= HOPPER_ALTERNATING
+    time = waves * _larger(time, copied * costs.byte) / 1e3
+    return costs.start + _larger(time, problem.bytes / (HOPPER_BANDWIDTH * _scale(problem)))
+
+
+def _larger(one: float, other: float) -> float:
+    """The larger of two times that overlap, and some more where both are long."""
+    return float((one**4 + other**4) ** 0.25)
 
 
 def _direct_why_not(plan: Plan, problem: Problem) -> str | None:
@@ -348,27 +381,29 @@ def _dense(name: str, tile: Tile, ieee_tile: Tile, efficiency: float) -> Plan:
     return Plan(name, "dense", _dense_why_not, _dense_cost, tiles, efficiency)
 
 
-def _hopper(
-    name: str,
-    tile: HopperTile | None,
-    ieee_tile: HopperTile | None = None,
-    efficiency: float = 1.0,
-) -> Plan:
-    tiles = dict.fromkeys(("tf32", "bf16", "fp16"), tile) | {"ieee": ieee_tile}
-    given = {mode: tile for mode, tile in tiles.items() if tile is not None}
-    return Plan(name, "hopper", _hopper_why_not, _hopper_cost, given, efficiency)
+def _hopper(m_tiles: int, n: int, ieee: bool = False, efficiency: float = 1.0) -> Plan:
+    tile = HopperTile(m_tiles, n)
+    modes = ("tf32", "bf16", "fp16", *(("ieee",) if ieee else ()))
+    name = f"hopper_{tile.channels}x{tile.positions}"
+    return Plan(
+        name, "hopper", _hopper_why_not, _hopper_cost, dict.fromkeys(modes, tile), efficiency
+    )
 
 
-# Hopper rows: the tile of tf32, bf16 and fp16, then that of ieee, whose sums take twice the room.
+# Hopper rows: mma tiles of 64 positions that a warpgroup has, channels, and whether ieee has this
+# tile, whose sums take two or three times the room.
 # Dense rows: the tile of tf32, bf16 and fp16, then that of ieee, then the share of the full rate.
 # Four rows of warps keep four alignments of output rows apart (see csrc/schedule.h); 16 warps are
 # too many for the registers of ieee, and slower than 8 where a 16-bit type halves the weights.
 PLANS: tuple[Plan, ...] = (
-    _hopper("hopper_128x256", HopperTile(2, 1, 1, 256)),
-    _hopper("hopper_256x128", HopperTile(2, 1, 2, 128)),
-    _hopper("hopper_64x256", HopperTile(1, 2, 1, 128), HopperTile(1, 2, 1, 128)),
-    _hopper("hopper_128x128", HopperTile(2, 1, 1, 128), HopperTile(2, 1, 1, 128)),
-    _hopper("hopper_128x64", HopperTile(2, 1, 1, 64), HopperTile(2, 1, 1, 64), 0.85),
+    _hopper(1, 256),
+    _hopper(1, 192),
+    _hopper(2, 128),
+    _hopper(1, 128, ieee=True),
+    _hopper(2, 96),
+    _hopper(1, 96, ieee=True),
+    _hopper(2, 64),
+    _hopper(1, 64, ieee=True),
     Plan("dense_128x256", "dense", _dense_why_not, _dense_cost, {"tf32": Tile(4, 4, 2, 8)}, 1.0),
     _dense("dense_128x128", Tile(4, 2, 2, 8), Tile(4, 2, 2, 8), 0.9),
     _dense("dense_64x128", Tile(4, 2, 1, 8), Tile(2, 4, 2, 4), 0.6),
@@ -455,6 +490,8 @@ def libraries() -> dict[str, str]:
     for family in TENSOR_CORE_FAMILIES:
         for mode, type_name in TENSOR_CORE_MODES.items():
             tiles = ", ".join(plan.tiles[mode].glue for plan in tile_rows(family, mode))
+            if (family, mode) == ("hopper", "ieee"):
+                type_name = "Halves"
             glue[f"{family}_{mode}"] = (
                 f'#include "{family}.cuh"\n'
                 f"FASTCONV1D_{family.upper()}_LIBRARY(fastconv1d::{type_name}, {tiles})\n"

@@ -34,7 +34,7 @@ class Run:
 
     With `columns` the weight copies: output channel (c, t) is what tap t sees of channel c. With
     `rounded` the output is judged as a convolution of operands rounded to TF32, without tolerance
-    for that rounding.
+    for that rounding. With `spread` the input is large at some positions and tiny at others.
     """
 
     problem: Problem
@@ -48,6 +48,7 @@ class Run:
     seed: int = 0
     columns: bool = False
     rounded: bool = False
+    spread: bool = False
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,9 @@ def execute(
     pending = []
     for number, run in enumerate(runs):
         input, weight, bias = draw(run.problem, "cpu", run.seed, integers=run.integers)
+        if run.spread:
+            input *= 2.0 ** -(torch.arange(input.shape[2]) // 20 * 37 % 100)
+            input[:, ::3, ::7] = 0
         input = laid_out(input, run.layout)
         if run.columns:
             taps = torch.eye(run.problem.kernel_size, dtype=input.dtype)

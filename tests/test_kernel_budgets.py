@@ -112,7 +112,7 @@ def test_no_kernel_spills(logs: dict[str, Future[str]], library: str) -> None:
 def test_products_of_the_hopper_kernel_overlap(logs: dict[str, Future[str]], library: str) -> None:
     log = logs[library].result()
     # What ptxas says where it serialises wgmma or waits for it, or ignores a count of registers.
-    assert not re.findall(r"C7508|C7511|C7514|C7517|C7510", log)
+    assert not re.findall(r"C7508|C751\d", log)
 
 
 @pytest.mark.parametrize("mode", plan.TENSOR_CORE_MODES)
@@ -122,7 +122,7 @@ def test_each_tile_is_compiled(logs: dict[str, Future[str]], family: str, mode: 
     compiled = {
         tuple(map(int, re.findall(r"\d+", found[1])))
         for name in names
-        if (found := re.search(r"_kernel.*(?:4|10Hopper)TileI((?:Li\d+E){4})E", name))
+        if (found := re.search(r"_kernel.*(?:4|10Hopper)TileI((?:Li\d+E)+)E", name))
     }
     assert compiled == {astuple(row.tiles[mode]) for row in plan.tile_rows(family, mode)}
 

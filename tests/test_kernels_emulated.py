@@ -14,6 +14,7 @@ import pytest
 from fastconv1d import plan
 from fastconv1d.build import CSRC
 from fastconv1d.config import MODES
+from fastconv1d.problem import Problem
 from kernel_runs import (
     CORNERS,
     EMULATION,
@@ -93,6 +94,23 @@ def test_tiles(build: Build, tmp_path: Path, family: str, mode: str, variant: in
     assert_right(build(harness(f"{family}_{mode}")), runs, tmp_path)
 
 
+SPREAD = [
+    Run(problem, variant, integers=False, spread=True, layout=layout)
+    for layout in ("contiguous", "batch_inside")
+    for variant, _ in enumerate(plan.tile_rows("hopper", "ieee"))
+    for problem in (
+        Problem(2, 70, 20, 275, 3, padding=1, bias=True, mode="ieee"),
+        Problem(1, 40, 70, 300, 1, mode="ieee"),
+        Problem(1, 33, 9, 280, 5, stride=2, dilation=3, mode="ieee"),
+    )
+]
+
+
+def test_fp32_values_of_all_sizes(build: Build, tmp_path: Path) -> None:
+    """Values far below the largest of a tile count as they do in fp32: Halves scales them apart."""
+    assert_right(build(harness("hopper_ieee")), on_hopper(SPREAD), tmp_path)
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_direct(build: Build, tmp_path: Path, mode: str) -> None:
     variant = MODES.index(mode)
@@ -112,38 +130,43 @@ def test_sanitized(build: Build, tmp_path: Path, library: str, sanitizer: str) -
 
 
 WAIT = re.compile(
-    r"__sync\w+\(\)|copy_async_wait<\d+>\(\)|wgmma_wait<\d+>\(\)|barrier_wait\([^;]*\)(?=;)"
+    r"__sync\w+\(\)|warpgroup_sync\([^;]*\)(?=;)|copy_async_wait<\d+>\(\)|wgmma_wait<\d+>\(\)|barrier_wait\([^;]*\)(?=;)"
 )
 WAITS = [
-    (family, number)
-    for family in plan.TENSOR_CORE_FAMILIES
-    for number, _ in enumerate(WAIT.finditer((CSRC / f"{family}.cuh").read_text()))
+    (family, header, number)
+    for family, header in (("hopper", "hopper"), ("hopper", "output"), ("dense", "dense"))
+    for number, _ in enumerate(WAIT.finditer((CSRC / f"{header}.cuh").read_text()))
 ]
 
 
-@pytest.mark.parametrize(("family", "number"), WAITS)
-def test_each_wait_is_needed(build: Build, tmp_path: Path, family: str, number: int) -> None:
+@pytest.mark.parametrize(("family", "header", "number"), WAITS)
+def test_each_wait_is_needed(
+    build: Build, tmp_path: Path, family: str, header: str, number: int
+) -> None:
     """Without any one barrier or wait, results are wrong or ThreadSanitizer names the race."""
     csrc = shutil.copytree(CSRC, tmp_path / "csrc")
-    source = (CSRC / f"{family}.cuh").read_text()
+    source = (CSRC / f"{header}.cuh").read_text()
     wait = list(WAIT.finditer(source))[number]
     before, after = source[: wait.start()], source[wait.end() :]
-    (csrc / f"{family}.cuh").write_text(before + "(void)0" + after)
+    (csrc / f"{header}.cuh").write_text(before + "(void)0" + after)
     few = [CORNERS["several tiles and slices"], CORNERS["runs of whole tiles"]]
     runs = {"bf16": corner_runs(few, "bf16", 1)}
     if family == "hopper":
+        few.append(CORNERS["travelling weights"])
+        runs["bf16"] += corner_runs([CORNERS["aligned rows"]], "bf16", 1)
         runs["bf16"] += corner_runs([CORNERS["travelling weights"]], "bf16", 1)
         runs["bf16"] += corner_runs([CORNERS["a group without taps"]], "bf16", 3)
         runs["ieee"] = corner_runs(few, "ieee", 1)  # adds up sums in between
+        runs["ieee"] += SPREAD[:2]
     for mode in runs:
-        for sanitizer in ("plain", "thread") if mode == "bf16" else ("plain",):
+        for sanitizer in ("plain", "thread"):
             program = build(harness(f"{family}_{mode}"), sanitizer, csrc)
             chosen = on_hopper(runs[mode]) if family == "hopper" else runs[mode]
             result = outcome(program, chosen, tmp_path)
             if result.complaints or "data race" in result.log or result.returncode != 0:
                 return
     line = before.count("\n") + 1
-    pytest.fail(f"nothing misses {wait[0]} in line {line}")
+    pytest.fail(f"nothing misses {wait[0]} in line {line} of {header}.cuh")
 
 
 RIGHT = (

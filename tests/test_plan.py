@@ -42,8 +42,11 @@ def test_names_are_distinct_and_no_family_takes_another_plans_name() -> None:
         ("hopper_128x256", replace(LAYER_67, gpu=B200), "needs compute capability 9.0"),
         ("hopper_128x256", replace(LAYER_67, gpu=A100), "needs compute capability 9.0"),
         ("hopper_128x256", replace(LAYER_67, mode="ieee"), "has no ieee arithmetic"),
-        ("hopper_128x256", replace(LAYER_67, stride=65), "strides up to"),
         ("hopper_128x256", replace(LAYER_67, stride=20), "more shared memory"),
+        ("hopper_128x256", replace(LAYER_67, length=1 << 30), "rows below"),
+        ("hopper_128x128", replace(LAYER_67, mode="ieee"), None),
+        ("hopper_128x128", replace(LAYER_67, mode="ieee", channels_in=128), "18 steps"),
+        ("hopper_96x128", replace(LAYER_67, mode="ieee", channels_in=128), None),
         ("hopper_128x256", replace(LAYER_67, batch=plan.MOST_BATCH), "batches below"),
         ("hopper_128x256", replace(LAYER_67, transposed=True), "run on ATen"),
         ("dense_128x128", LAYER_67, None),
@@ -99,7 +102,7 @@ def test_aten_runs_what_a_dense_tile_would_waste_itself_on() -> None:
     wide = Problem(4, 768, 768, 131072, 5, padding=2, mode="tf32", gpu=A100)
     assert plan.select(depthwise).name == "aten"
     assert plan.select(wide).name == "aten"
-    assert plan.select(replace(wide, gpu=H200, bias=True)).name == "hopper_128x256"
+    assert plan.select(replace(wide, gpu=H200, bias=True)).name == "hopper_256x128"
     assert plan.select(replace(LAYER_67, mode="fp64")).name == "aten"
 
 
@@ -204,8 +207,8 @@ def test_every_plan_has_its_library_and_variant() -> None:
     ]
     assert libraries["hopper_ieee"].splitlines() == [
         '#include "hopper.cuh"',
-        "FASTCONV1D_HOPPER_LIBRARY(fastconv1d::Ieee, fastconv1d::HopperTile<1, 2, 1, 128>, "
-        "fastconv1d::HopperTile<2, 1, 1, 128>, fastconv1d::HopperTile<2, 1, 1, 64>)",
+        "FASTCONV1D_HOPPER_LIBRARY(fastconv1d::Halves, fastconv1d::HopperTile<1, 128>, "
+        "fastconv1d::HopperTile<1, 96>, fastconv1d::HopperTile<1, 64>)",
     ]
     assert set(libraries) - set(plan.libraries_for("90a")) == {"binding_cpu"}
     assert not any(name.startswith("hopper") for name in plan.libraries_for("100"))
@@ -222,11 +225,6 @@ def test_a_tiles_name_is_what_it_covers() -> None:
     for row in plan.PLANS:
         for tile in row.tiles.values():
             assert row.name == f"{row.family}_{tile.channels}x{tile.positions}"
-
-
-def test_the_hopper_kernels_largest_stride_is_the_schedules() -> None:
-    header = (build.CSRC / "schedule.h").read_text()
-    assert f"kMostClasses = {plan.HOPPER_STRIDE};" in header
 
 
 def test_a_batch_that_the_dense_kernel_does_not_walk() -> None:
@@ -247,14 +245,16 @@ WALKS = """#include <cstdio>
 #include "schedule.h"
 using namespace fastconv1d;
 int main() {
-  long planes, values, size, alike, positions, channels, fixed, in, taps, stride, dilation, many;
-  while (scanf("%ld %ld %ld %ld %ld %ld %ld %ld %ld %ld %ld %ld", &planes, &values, &size, &alike,
-               &positions, &channels, &fixed, &in, &taps, &stride, &dilation, &many) == 12) {
+  long planes, values, size, alike, outputs, channels, words, fixed, in, taps, stride, dilation;
+  long many;
+  while (scanf("%ld %ld %ld %ld %ld %ld %ld %ld %ld %ld %ld %ld %ld", &planes, &values, &size,
+               &alike, &outputs, &channels, &words, &fixed, &in, &taps, &stride, &dilation,
+               &many) == 13) {
     const Phase phase{0, 1, taps, 0, dilation, stride, 0, 1, 1000};
-    const Pipeline l = pipeline_of({positions, channels, planes, values, size, alike,
+    const Pipeline l = pipeline_of({outputs, channels, planes, values, size, alike, words,
                                     (227 << 10) - fixed, many != 0}, phase, in);
-    printf("%d %d %d %d %d %d %d\\n", l.taps > 0, l.words, l.slices, l.parts, l.positions,
-           l.resident, l.inputs > 1);
+    printf("%d %d %d %d %d %d %d\\n", l.taps > 0, l.words, l.slices, l.parts,
+           l.blocks * l.block_positions, l.resident, l.inputs > 1);
   }
 }
 """
@@ -286,9 +286,11 @@ def test_walks_are_those_of_the_kernel(tmp_path: Path) -> None:
     lines = []
     for tile, problem, many in cases:
         size = problem.dtype.itemsize
-        fixed = 2048 + 4 * tile.channels + 128 * (128 + (32 if size == 4 else 16))
-        numbers = (1 + (problem.mode == "ieee"), 4 // size, size, 16 // problem.aligned)
-        numbers += (tile.positions, tile.channels, fixed, problem.channels_in)
+        values = plan.HOPPER_VALUES[problem.mode]
+        numbers = (1 + (problem.mode == "ieee"), values, size, 16 // problem.aligned)
+        fixed = plan.hopper_fixed_bytes(tile, problem.mode)
+        numbers += (tile.positions // 2, tile.channels, tile.least_words(problem.mode), fixed)
+        numbers += (problem.channels_in,)
         numbers += (problem.kernel_size, problem.stride, problem.dilation, int(many))
         lines.append(" ".join(map(str, numbers)))
     output = subprocess.run(

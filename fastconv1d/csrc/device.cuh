@@ -155,21 +155,50 @@ __device__ __forceinline__ void fence_async_proxy() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 
-// Four matrices of 8 rows by 16 bytes of shared memory: lane l says where row l % 8 of matrix l / 8
-// begins, and holds of each matrix the (l % 4)-th pair of 16-bit values of row l / 4.
-__device__ __forceinline__ void load_matrices(uint32_t (&pairs)[4], const void* row) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-               : "=r"(pairs[0]), "=r"(pairs[1]), "=r"(pairs[2]), "=r"(pairs[3])
-               : "r"(static_cast<uint32_t>(__cvta_generic_to_shared(row)))
-               : "memory");
+// All 128 threads of a warpgroup wait for each other; `id`, from 1 to 15, is the warpgroup's own.
+__device__ __forceinline__ void warpgroup_sync(int id) {
+  asm volatile("bar.sync %0, 128;" ::"r"(id) : "memory");
 }
-// The same held, written transposed: lane l says where column l % 8 of matrix l / 8 goes.
-__device__ __forceinline__ void store_matrices_transposed(void* column,
-                                                          const uint32_t (&pairs)[4]) {
-  asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(
-                   static_cast<uint32_t>(__cvta_generic_to_shared(column))),
-               "r"(pairs[0]), "r"(pairs[1]), "r"(pairs[2]), "r"(pairs[3])
-               : "memory");
+
+// Lets the next kernel of the stream begin, if it was launched as one that may, and has this one wait
+// until the kernel before it is over.
+__device__ __forceinline__ void let_next_kernel_begin() {
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+}
+__device__ __forceinline__ void wait_for_kernel_before() {
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+}
+
+// The nearest TF32 number, ties away from zero, with bits below that wgmma ignores; infinities and NaNs
+// stay. Two instructions, where C++ makes three.
+__device__ __forceinline__ uint32_t nearest_tf32_bits(float x) {
+  uint32_t bits = __float_as_uint(x);
+  asm("{ .reg .pred p; .reg .f32 size; abs.f32 size, %1; setp.lt.f32 p, size, 0f7f800000; "
+      "@p add.u32 %0, %0, 4096; }"
+      : "+r"(bits)
+      : "f"(x));
+  return bits;
+}
+
+// Two fp32 values as fp16 ones, rounded, the first in the low half; and back.
+__device__ __forceinline__ uint32_t pack_fp16(float first, float second) {
+  const __half2 halves = __floats2half2_rn(first, second);
+  uint32_t word;
+  memcpy(&word, &halves, 4);
+  return word;
+}
+__device__ __forceinline__ float2 unpack_fp16(uint32_t word) {
+  __half2 halves;
+  memcpy(&halves, &word, 4);
+  return __half22float2(halves);
+}
+
+// The largest and the smallest of a warp's values.
+__device__ __forceinline__ uint32_t largest_of_warp(uint32_t value) {
+  return __reduce_max_sync(0xffffffffu, value);
+}
+__device__ __forceinline__ uint32_t smallest_of_warp(uint32_t value) {
+  return __reduce_min_sync(0xffffffffu, value);
 }
 
 // A warpgroup keeps COUNT registers a thread, and gives the others back, or takes so many.
@@ -182,8 +211,8 @@ __device__ __forceinline__ void take_registers() {
   asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(COUNT));
 }
 
-// An operand of wgmma in shared memory, rows of 32 bytes of the reduction ("K-major", no swizzle): the
-// 16 bytes of a row, then those of the next one; the second 16 bytes of all rows `half_bytes` further.
+// An operand of wgmma in shared memory, columns of 32 bytes of the reduction ("K-major", no swizzle): the
+// 16 bytes of a column, then those of the next; the second 16 bytes of all columns `half_bytes` further.
 __device__ __forceinline__ uint64_t wgmma_operand(const void* shared, uint32_t half_bytes) {
   const auto address = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
   return (address & 0x3ffff) >> 4 | static_cast<uint64_t>(half_bytes >> 4) << 16 |
@@ -199,12 +228,22 @@ template <int N>
 __device__ __forceinline__ void wgmma_wait() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(N) : "memory");
 }
+// Ends all products, for the compiler's sake: it may let two pieces of code that read fragments in different
+// ways use the same registers for them.
+__device__ __forceinline__ void wgmma_settle() { wgmma_wait<0>(); }
 // Keeps the compiler from moving what reads or writes these sums across: it does not know that wgmma
 // writes them later.
 template <int COUNT>
 __device__ __forceinline__ void wgmma_hold(float (&sums)[COUNT]) {
 #pragma unroll
   for (int i = 0; i < COUNT; ++i) asm volatile("" : "+f"(sums[i])::"memory");
+}
+
+// The same for a fragment that products will read: it is complete before what follows.
+template <int COUNT>
+__device__ __forceinline__ void wgmma_hold(uint32_t (&words)[COUNT]) {
+#pragma unroll
+  for (int i = 0; i < COUNT; ++i) asm volatile("" : "+r"(words[i])::"memory");
 }
 
 #define FASTCONV1D_NAMES_0 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
@@ -228,35 +267,37 @@ __device__ __forceinline__ void wgmma_hold(float (&sums)[COUNT]) {
       FASTCONV1D_SUMS_4(i + 12)
 #define FASTCONV1D_NAMES_OF_64 FASTCONV1D_NAMES_0 ", " FASTCONV1D_NAMES_1
 #define FASTCONV1D_SUMS_OF_64 FASTCONV1D_SUMS(0), FASTCONV1D_SUMS(16)
-#define FASTCONV1D_NAMES_OF_128 \
-  FASTCONV1D_NAMES_0 ", " FASTCONV1D_NAMES_1 ", " FASTCONV1D_NAMES_2 ", " FASTCONV1D_NAMES_3
-#define FASTCONV1D_SUMS_OF_128 \
-  FASTCONV1D_SUMS(0), FASTCONV1D_SUMS(16), FASTCONV1D_SUMS(32), FASTCONV1D_SUMS(48)
-#define FASTCONV1D_NAMES_OF_256                                                              \
-  FASTCONV1D_NAMES_0 ", " FASTCONV1D_NAMES_1 ", " FASTCONV1D_NAMES_2 ", " FASTCONV1D_NAMES_3 \
-                     ", " FASTCONV1D_NAMES_4 ", " FASTCONV1D_NAMES_5 ", " FASTCONV1D_NAMES_6 \
-                     ", " FASTCONV1D_NAMES_7
-#define FASTCONV1D_SUMS_OF_256                                                       \
-  FASTCONV1D_SUMS(0), FASTCONV1D_SUMS(16), FASTCONV1D_SUMS(32), FASTCONV1D_SUMS(48), \
-      FASTCONV1D_SUMS(64), FASTCONV1D_SUMS(80), FASTCONV1D_SUMS(96), FASTCONV1D_SUMS(112)
+#define FASTCONV1D_NAMES_OF_96 FASTCONV1D_NAMES_OF_64 ", " FASTCONV1D_NAMES_2
+#define FASTCONV1D_SUMS_OF_96 FASTCONV1D_SUMS_OF_64, FASTCONV1D_SUMS(32)
+#define FASTCONV1D_NAMES_OF_128 FASTCONV1D_NAMES_OF_96 ", " FASTCONV1D_NAMES_3
+#define FASTCONV1D_SUMS_OF_128 FASTCONV1D_SUMS_OF_96, FASTCONV1D_SUMS(48)
+#define FASTCONV1D_NAMES_OF_192 \
+  FASTCONV1D_NAMES_OF_128 ", " FASTCONV1D_NAMES_4 ", " FASTCONV1D_NAMES_5
+#define FASTCONV1D_SUMS_OF_192 FASTCONV1D_SUMS_OF_128, FASTCONV1D_SUMS(64), FASTCONV1D_SUMS(80)
+#define FASTCONV1D_NAMES_OF_256 \
+  FASTCONV1D_NAMES_OF_192 ", " FASTCONV1D_NAMES_6 ", " FASTCONV1D_NAMES_7
+#define FASTCONV1D_SUMS_OF_256 FASTCONV1D_SUMS_OF_192, FASTCONV1D_SUMS(96), FASTCONV1D_SUMS(112)
 
-// d += a (64 rows, one warpgroup) * b (N columns), some time before the next wgmma_wait.
-#define FASTCONV1D_WGMMA(name, N, sums, left, right, depth_and_types, tail)                 \
-  __device__ __forceinline__ void name(float (&d)[sums], uint64_t a, uint64_t b) {          \
-    asm volatile(                                                                           \
-        "{ .reg .pred p; setp.eq.u32 p, 0, 0; "                                             \
-        "wgmma.mma_async.sync.aligned.m64n" #N depth_and_types " {" FASTCONV1D_NAMES_OF_##N \
-        "}, %" #left ", %" #right ", p, 1, 1" tail "; }"                                    \
-        : FASTCONV1D_SUMS_OF_##N                                                            \
-        : "l"(a), "l"(b));                                                                  \
+// d += a (64 rows, one warpgroup, a fragment as mma.sync's in each warp) * b (N columns), some time before
+// the next wgmma_wait; neither may be touched until then.
+#define FASTCONV1D_WGMMA(name, N, sums, a0, a1, a2, a3, right, depth_and_types, tail)          \
+  __device__ __forceinline__ void name(float (&d)[sums], const uint32_t (&a)[4], uint64_t b) { \
+    asm volatile(                                                                              \
+        "{ .reg .pred p; setp.eq.u32 p, 0, 0; "                                                \
+        "wgmma.mma_async.sync.aligned.m64n" #N depth_and_types " {" FASTCONV1D_NAMES_OF_##N    \
+        "}, {%" #a0 ", %" #a1 ", %" #a2 ", %" #a3 "}, %" #right ", p, 1, 1" tail "; }"         \
+        : FASTCONV1D_SUMS_OF_##N                                                               \
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));                                 \
   }
-#define FASTCONV1D_WGMMA_TYPES(N, sums, left, right)                                \
-  FASTCONV1D_WGMMA(wgmma_tf32, N, sums, left, right, "k8.f32.tf32.tf32", "")        \
-  FASTCONV1D_WGMMA(wgmma_bf16, N, sums, left, right, "k16.f32.bf16.bf16", ", 0, 0") \
-  FASTCONV1D_WGMMA(wgmma_fp16, N, sums, left, right, "k16.f32.f16.f16", ", 0, 0")
-FASTCONV1D_WGMMA_TYPES(64, 32, 32, 33)
-FASTCONV1D_WGMMA_TYPES(128, 64, 64, 65)
-FASTCONV1D_WGMMA_TYPES(256, 128, 128, 129)
+#define FASTCONV1D_WGMMA_TYPES(N, sums, ...)                                     \
+  FASTCONV1D_WGMMA(wgmma_tf32, N, sums, __VA_ARGS__, "k8.f32.tf32.tf32", "")     \
+  FASTCONV1D_WGMMA(wgmma_bf16, N, sums, __VA_ARGS__, "k16.f32.bf16.bf16", ", 0") \
+  FASTCONV1D_WGMMA(wgmma_fp16, N, sums, __VA_ARGS__, "k16.f32.f16.f16", ", 0")
+FASTCONV1D_WGMMA_TYPES(64, 32, 32, 33, 34, 35, 36)
+FASTCONV1D_WGMMA_TYPES(96, 48, 48, 49, 50, 51, 52)
+FASTCONV1D_WGMMA_TYPES(128, 64, 64, 65, 66, 67, 68)
+FASTCONV1D_WGMMA_TYPES(192, 96, 96, 97, 98, 99, 100)
+FASTCONV1D_WGMMA_TYPES(256, 128, 128, 129, 130, 131, 132)
 #undef FASTCONV1D_NAMES_0
 #undef FASTCONV1D_NAMES_1
 #undef FASTCONV1D_NAMES_2
@@ -267,8 +308,12 @@ FASTCONV1D_WGMMA_TYPES(256, 128, 128, 129)
 #undef FASTCONV1D_NAMES_7
 #undef FASTCONV1D_NAMES_OF_64
 #undef FASTCONV1D_SUMS_OF_64
+#undef FASTCONV1D_NAMES_OF_96
+#undef FASTCONV1D_SUMS_OF_96
 #undef FASTCONV1D_NAMES_OF_128
 #undef FASTCONV1D_SUMS_OF_128
+#undef FASTCONV1D_NAMES_OF_192
+#undef FASTCONV1D_SUMS_OF_192
 #undef FASTCONV1D_NAMES_OF_256
 #undef FASTCONV1D_SUMS_OF_256
 #undef FASTCONV1D_SUMS
@@ -276,7 +321,8 @@ FASTCONV1D_WGMMA_TYPES(256, 128, 128, 129)
 #undef FASTCONV1D_WGMMA
 #undef FASTCONV1D_WGMMA_TYPES
 
-template <class... Parameters, class... Arguments>
+// EARLY: the kernel may begin before the one before it in the stream is over (see above).
+template <bool EARLY = false, class... Parameters, class... Arguments>
 int launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, int64_t shared_bytes, void* stream,
            const Arguments&... arguments) {
   cudaLaunchConfig_t config{};
@@ -284,6 +330,11 @@ int launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, int64_t shared_
   config.blockDim = block;
   config.dynamicSmemBytes = static_cast<size_t>(shared_bytes);
   config.stream = static_cast<cudaStream_t>(stream);
+  cudaLaunchAttribute early{};
+  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  early.val.programmaticStreamSerializationAllowed = 1;
+  config.attrs = &early;
+  config.numAttrs = EARLY;
   return cudaLaunchKernelEx(&config, kernel, arguments...);
 }
 

@@ -5,7 +5,7 @@
 
 namespace fastconv1d {
 
-// An operand of wgmma in one or two planes of shared memory.
+// The right operand of wgmma in one or two planes of shared memory.
 struct Operand {
   uint64_t descriptor;
   uint32_t step_bytes, plane_bytes;
@@ -43,10 +43,14 @@ struct Fp32 {
 };
 
 struct Tf32 : Fp32 {
-  static constexpr int planes = 1, products = 1, values_per_word = 1, chain = 0;
+  static constexpr int planes = 1, products = 1, values_per_word = 1, chain = 0, sets = 1;
   static constexpr bool keeps_places = true;
   static __device__ __forceinline__ void split(const Element (&v)[1], uint32_t (&word)[1]) {
     word[0] = round_tf32(v[0]);
+  }
+  // The same for wgmma, which ignores what is not TF32's.
+  static __device__ __forceinline__ void split(const Element (&v)[1], uint32_t (&word)[1], float) {
+    word[0] = nearest_tf32_bits(v[0]);
   }
   static __device__ __forceinline__ uint32_t pack(const Element (&v)[1]) {
     return round_tf32(v[0]);
@@ -59,9 +63,9 @@ struct Tf32 : Fp32 {
     mma_tf32(d, a[0], b[0][0], b[0][1]);
   }
   template <int SUMS>
-  static __device__ __forceinline__ void multiply(float (&d)[SUMS], const Operand& a,
+  static __device__ __forceinline__ void multiply(float (&d)[1][SUMS], const uint32_t (&a)[1][4],
                                                   const Operand& b) {
-    wgmma_tf32(d, a.plane(0), b.plane(0));
+    wgmma_tf32(d[0], a[0], b.plane(0));
   }
 };
 
@@ -87,20 +91,69 @@ struct Ieee : Fp32 {
                                                   const uint32_t (&b)[2][2]) {
     mma_tf32(d, a[product == 0], b[product == 1][0], b[product == 1][1]);
   }
+};
+
+// fp32-accurate on wgmma: a value is (high + low / 2048) / scale with two fp16 numbers, 22 bits; an fp16
+// product takes twice as many values as a TF32 one. Of the products, high x high and the two that have a
+// low part are added up apart; the former, which the tensor cores truncate, are cut after 18 steps.
+// High and low have all their bits from the smallest normal fp16 number on, 2^-14. Where a tile's sums
+// leave no registers for those added up so far, 18 steps are all.
+struct Halves : Fp32 {
+  static constexpr int planes = 2, products = 3, values_per_word = 2, chain = 18, sets = 2;
+  static constexpr float low = 2048;
+  static __device__ __forceinline__ void split(const Element (&v)[2], uint32_t (&word)[2],
+                                               float scale) {
+    const float first = v[0] * scale, second = v[1] * scale;
+    word[0] = pack_fp16(first, second);
+    const float2 high = unpack_fp16(word[0]);
+    word[1] = pack_fp16((first - high.x) * low, (second - high.y) * low);
+  }
   template <int SUMS>
-  static __device__ __forceinline__ void multiply(float (&d)[SUMS], const Operand& a,
+  static __device__ __forceinline__ void multiply(float (&d)[2][SUMS], const uint32_t (&a)[2][4],
                                                   const Operand& b) {
-#pragma unroll
-    for (int product = 0; product < products; ++product)
-      wgmma_tf32(d, a.plane(product == 0), b.plane(product == 1));
+    wgmma_fp16(d[0], a[0], b.plane(0));
+    wgmma_fp16(d[1], a[1], b.plane(0));
+    wgmma_fp16(d[1], a[0], b.plane(1));
+  }
+};
+
+// Powers of two by which fp32 values are scaled for Halves. The largest value is below 2^(e - 126), e the
+// exponent as fp32 has it, and below 2^15 after scaling.
+struct Scale {
+  static constexpr int most = 254;  // exponents, as fp32 has them
+  static __device__ __forceinline__ float power_of_two(int exponent) {
+    return float_of(static_cast<uint32_t>(exponent + 127) << 23);
+  }
+  // From one scale to the next for values that are too small for it.
+  static constexpr int step = 28;
+  static __device__ __forceinline__ int next(int log2) {
+    return log2 + step < 126 ? log2 + step : 126;
+  }
+  // log2 of the scale for values up to those with this exponent.
+  static __device__ __forceinline__ int log2_for(int exponent) {
+    return exponent < 15 ? 126 : 141 - exponent;
+  }
+  // The smallest value, as bits of fp32, that has all its bits when scaled so.
+  static __device__ __forceinline__ uint32_t least_whole(int log2) {
+    return log2 < 113 ? static_cast<uint32_t>(113 - log2) << 23 : 0;
+  }
+  // So many steps leave sums of the values scaled first within fp32.
+  static constexpr int most_steps = 3;
+  // Takes a scale away again, in two steps: one factor may be beyond fp32.
+  static __device__ __forceinline__ float without(float sum, int log2) {
+    const int half = log2 / 2;
+    return sum * power_of_two(-half) * power_of_two(half - log2);
   }
 };
 
 struct Half16 {
   using Element = uint16_t;
-  static constexpr int planes = 1, products = 1, values_per_word = 2, chain = 0;
+  static constexpr int planes = 1, products = 1, values_per_word = 2, chain = 0, sets = 1;
   static constexpr bool keeps_places = false;
   static __device__ __forceinline__ void split(const Element (&v)[2], uint32_t (&word)[1]) {
+    word[0] = pack(v);
+  }
+  static __device__ __forceinline__ void split(const Element (&v)[2], uint32_t (&word)[1], float) {
     word[0] = pack(v);
   }
   static __device__ __forceinline__ uint32_t pack(const Element (&v)[2]) {
@@ -127,9 +180,9 @@ struct Bf16 : Half16 {
     mma_bf16(d, a[0], b[0][0], b[0][1]);
   }
   template <int SUMS>
-  static __device__ __forceinline__ void multiply(float (&d)[SUMS], const Operand& a,
+  static __device__ __forceinline__ void multiply(float (&d)[1][SUMS], const uint32_t (&a)[1][4],
                                                   const Operand& b) {
-    wgmma_bf16(d, a.plane(0), b.plane(0));
+    wgmma_bf16(d[0], a[0], b.plane(0));
   }
   static __device__ __forceinline__ float from(Element x) { return bf16_to_float(x); }
   static __device__ __forceinline__ Element to(float x) { return float_to_bf16(x); }
@@ -148,9 +201,9 @@ struct Fp16 : Half16 {
     mma_fp16(d, a[0], b[0][0], b[0][1]);
   }
   template <int SUMS>
-  static __device__ __forceinline__ void multiply(float (&d)[SUMS], const Operand& a,
+  static __device__ __forceinline__ void multiply(float (&d)[1][SUMS], const uint32_t (&a)[1][4],
                                                   const Operand& b) {
-    wgmma_fp16(d, a.plane(0), b.plane(0));
+    wgmma_fp16(d[0], a[0], b.plane(0));
   }
   static __device__ __forceinline__ float from(Element x) { return fp16_to_float(x); }
   static __device__ __forceinline__ Element to(float x) { return float_to_fp16(x); }

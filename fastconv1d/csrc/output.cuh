@@ -1,159 +1,190 @@
-// The way of a tile's sums out of the registers of warps that hold wgmma's sums.
+// The way of a tile's sums out of the registers of a warpgroup that holds wgmma's sums.
 //
 // Rows of the output begin at any element, and stores that fill part of a 32-byte sector cost up to
 // three times as much as whole ones. So sums go through shared memory, where each row lies as far
-// behind a sector's boundary as in memory, and leave 16 bytes a lane, neighbours in a row.
+// behind a sector's boundary as in memory, and leave 16 bytes a lane, neighbours in a row, and what is in
+// a row's first and last sector one by one.
 #pragma once
 #include "modes.cuh"
 #include "schedule.h"
 
 namespace fastconv1d {
 
-// Of a warp's sums on their way out: positions, bytes of a row, of all 16. Pitches for which the pairs
-// of 8 rows (fp32: of 4) meet all banks.
-template <class M>
+// Of a warpgroup's sums on their way out: two stages of some channels, each a row of all positions with
+// room for a sector more. The pitch is one for which lanes of 4 channels meet all banks. As many channels
+// as outputs in a sector, or a multiple: rows with the same number in a stage begin alike.
+template <class M, int M_TILES>
 struct OutputLayout {
   using Element = typename M::Element;
   static constexpr int aligned_outputs = 32 / sizeof(Element);  // in a sector
-  static constexpr int staged = 128 / sizeof(Element);
-  static constexpr int stage_pitch = staged * sizeof(Element) + (sizeof(Element) == 4 ? 32 : 16);
-  static constexpr int stage_bytes = 16 * stage_pitch;
+  static constexpr int staged_channels = 16;
+  static constexpr int row_bytes = 64 * M_TILES * sizeof(Element);
+  static constexpr int row_pitch = row_bytes + 32 + 16;
+  static constexpr int stage_bytes = staged_channels * row_pitch;
+  static constexpr int bytes = 2 * stage_bytes;
 };
 
 struct OutputParams {
   void* output;
   int64_t length_out, positions, out_offset, out_step;  // positions of the phase
-  int step_positions;  // from one warpgroup's tile to the next one's
-  int most_shift;      // positions by which sums begin earlier, where tiles overlap
-  int most_overhang;   // outputs by which a tile may lie behind its rows' boundaries, where not
-  int odd;             // whether rows may begin at odd outputs
+  int odd;                                              // whether rows may begin at odd outputs
 };
 
-// A warp's 16 rows of the output, of which `count` exist, and the first position of the tile. Where
-// tiles overlap, sums begin `most_shift` positions earlier, and each row writes `step_positions` from
-// its last boundary before `first` on: whole sectors.
+// A tile's rows of the output, of which `count` exist, and its first position.
 struct OutputRows {
   int64_t row;
   int count;
   int64_t first;
 };
 
-// Writes sums of M64 x N tiles, with a stage of shared memory for each warp.
-template <class M, int N>
+// Writes sums of M_TILES x 64 positions by N channels, biases added.
+template <class M, int M_TILES, int N>
 struct OutputWriter {
   using Element = typename M::Element;
-  using L = OutputLayout<M>;
-  using Sums = float[N / 2];
+  using L = OutputLayout<M, M_TILES>;
+  using Sums = float[M_TILES][M::sets][N / 2];  // of which the first set counts
+  static constexpr int positions = 64 * M_TILES, of_piece = 16 / sizeof(Element);
+  // Whether a lane's two positions of an mma tile are neighbours: one word of a 16-bit type.
+  static constexpr bool pairs = sizeof(Element) == 2;
   const OutputParams& p;
-  char* stage;
+  char* stages;
+  int barrier;  // of the warpgroup
 
-  __device__ __forceinline__ void write(const Sums& sums, const OutputRows& rows) const {
+  // Of the warpgroup's positions, where the sums of row lane / 4 + 8 * h of mma tile `m` belong.
+  static __device__ __forceinline__ int position_of_lane(int m, int h) {
+    const int group = threadIdx.x % 32 / 4;
+    return (threadIdx.x / 32 % 4 * M_TILES + m) * 16 + (pairs ? 2 * group + h : group + 8 * h);
+  }
+
+  __device__ __forceinline__ void write(const Sums& sums, const float* biases,
+                                        const OutputRows& rows) const {
     if (p.out_step != 1)
-      write_apart(sums, rows);
-    else if (p.most_overhang == 0 && p.odd == 0 && rows.count == 16 && rows.first >= p.most_shift &&
-             rows.first + p.step_positions <= p.positions)
-      write_neighbours<true>(sums, rows);
+      write_apart(sums, biases, rows);
+    else if (rows.count == N && rows.first + positions <= p.positions)
+      write_neighbours<true>(sums, biases, rows);
     else
-      write_neighbours<false>(sums, rows);
+      write_neighbours<false>(sums, biases, rows);
   }
 
  private:
   __device__ __forceinline__ Element* row_of_output(int64_t row) const {
     return static_cast<Element*>(p.output) + row * p.length_out + p.out_offset;
   }
-  // How many outputs a row begins behind a sector's boundary. Tiles begin at one, seen from the row.
-  __device__ __forceinline__ int behind(int64_t row) const {
-    return static_cast<int>(row * p.length_out % L::aligned_outputs);
-  }
 
-  // Through shared memory, where rows lie as far behind a boundary as in memory: 16 bytes a lane,
-  // neighbours in a row, are what memory takes fastest. 128 bytes of a row at a time. WHOLE: all rows
-  // begin at even outputs and write whole sectors only.
+  // WHOLE: all rows and positions exist.
   template <bool WHOLE>
-  __device__ __forceinline__ void write_neighbours(const Sums& sums, const OutputRows& rows) const {
-    const int lane = threadIdx.x % 32, row_of_lane = lane / 8, piece = lane % 8;
-    constexpr int element = sizeof(Element), outputs = 16 / element;
-    // Where this lane's pairs go.
-    int at[2];
-    char* to[2];
+  __device__ __forceinline__ void write_neighbours(const Sums& sums, const float* biases,
+                                                   const OutputRows& rows) const {
+    constexpr int channels = L::staged_channels, of_sector = L::aligned_outputs;
+    static_assert(channels % of_sector == 0);
+    constexpr int lanes = L::row_bytes / 16, rows_at_once = 32 / lanes,
+                  ends_at_once = 32 / of_sector;
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
+    // How many outputs the first position of a row lies behind a sector's boundary: a tile begins at one
+    // in the first row of all.
+    const auto length = static_cast<uint32_t>(p.length_out),
+               of_first = static_cast<uint32_t>(rows.row) * length;
+    const auto behind = [&](int row) {
+      return static_cast<int>((of_first + row * length) % of_sector);
+    };
+
+    // Where this lane's sums go in a stage.
+    char* to[2][2];
 #pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      const int row = lane / 4 + 8 * h;
-      at[h] = lane % 4 * 2 + behind(rows.row + row) - p.most_shift;
-      to[h] = stage + row * L::stage_pitch + at[h] * element;
+    for (int c = 0; c < 2; ++c)
+#pragma unroll
+      for (int e = 0; e < 2; ++e) {
+        const int row = 8 * c + lane % 4 * 2 + e;
+        to[c][e] =
+            stages + row * L::row_pitch + (position_of_lane(0, 0) + behind(row)) * sizeof(Element);
+      }
+    // What it copies from there: whole sectors but for a row's first, 16 bytes a lane; and of the first
+    // sector and the one behind the last an element a lane, as many in both as one sector has.
+    constexpr int step = 4 * rows_at_once, end_step = 4 * ends_at_once;
+    const int row = warp * rows_at_once + lane / lanes, piece = lane % lanes;
+    const int end_row = warp * ends_at_once + lane / of_sector;
+    const char* const from = stages + row * L::row_pitch + piece * 16;
+    const auto* const end_from = reinterpret_cast<const Element*>(stages + end_row * L::row_pitch);
+    Element* const out = row_of_output(rows.row + row) + rows.first + piece * of_piece;
+    Element* const end_out = row_of_output(rows.row + end_row) + rows.first;
+    int behind_row[channels / step], behind_end[channels / end_step], end[channels / end_step];
+#pragma unroll
+    for (int i = 0; i < channels / step; ++i) behind_row[i] = behind(row + i * step);
+#pragma unroll
+    for (int i = 0; i < channels / end_step; ++i) {
+      behind_end[i] = behind(end_row + i * end_step);
+      const int at = lane % of_sector;
+      end[i] = at < behind_end[i] ? at + positions : at;
     }
-    // And what it writes: where, and from which output to which one counted from there.
-    Element* out[4];
-    int begin[4], end[4];
+    const int exist =
+        WHOLE ? positions : static_cast<int>(smaller(positions, p.positions - rows.first));
+
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const int64_t row = rows.row + row_of_lane + 4 * i, boundary = rows.first - behind(row);
-      const int64_t first = p.most_shift > 0 ? larger(boundary, 0) : rows.first;
-      const int64_t last =
-          smaller((p.most_shift > 0 ? boundary : rows.first) + p.step_positions, p.positions);
-      out[i] = row_of_output(row) + boundary + piece * outputs;
-      begin[i] = static_cast<int>(first - boundary) - piece * outputs;
-      end[i] = row_of_lane + 4 * i < rows.count
-                   ? static_cast<int>(last - boundary) - piece * outputs
-                   : begin[i];
-    }
-    const char* const from = stage + row_of_lane * L::stage_pitch + piece * 16;
+    for (int chunk = 0; chunk < N; chunk += channels) {
+      const int stage = chunk / channels % 2 * L::stage_bytes;
 #pragma unroll
-    for (int chunk = 0; chunk < N + (WHOLE ? 0 : L::staged); chunk += L::staged) {
-      if (chunk == N && p.most_overhang == 0) break;
+      for (int c = 0; c < 2; ++c)
 #pragma unroll
-      for (int h = 0; h < 2; ++h)
+        for (int e = 0; e < 2; ++e) {
+          const float bias = biases[chunk + 8 * c + lane % 4 * 2 + e];
 #pragma unroll
-        for (int i = WHOLE ? 0 : -L::aligned_outputs; i < L::staged + L::aligned_outputs; i += 8) {
-          const int tile = (chunk + i) / 8;
-          if (chunk + i < 0 || tile >= N / 8) continue;
-          // Only the first and the last tiles may lie outside.
-          const auto inside = [&](int e) {
-            return (i >= L::aligned_outputs || at[h] + i + e >= 0) &&
-                   (i + 8 + (WHOLE ? 0 : L::aligned_outputs) <= L::staged ||
-                    at[h] + i + e < L::staged);
-          };
-          const float first = sums[tile * 4 + h * 2], second = sums[tile * 4 + h * 2 + 1];
-          if (!WHOLE && p.odd) {
-            if (inside(0)) reinterpret_cast<Element*>(to[h])[i] = M::to(first);
-            if (inside(1)) reinterpret_cast<Element*>(to[h])[i + 1] = M::to(second);
-          } else if (inside(0)) {
-            M::store_pair(to[h] + i * element, first, second);
+          for (int m = 0; m < M_TILES; ++m) {
+            const float* const of_tile = sums[m][0] + (chunk + 8 * c) / 2 + e;
+            const float low = of_tile[0] + bias, high = of_tile[2] + bias;
+            auto* const to_tile = reinterpret_cast<Element*>(to[c][e] + stage) + m * 16;
+            if (!pairs || p.odd) {
+              to_tile[0] = M::to(low);
+              to_tile[pairs ? 1 : 8] = M::to(high);
+            } else {
+              M::store_pair(to_tile, low, high);
+            }
           }
         }
-      __syncwarp();
+      // Two stages: what a thread writes next nobody reads any more when all have come here.
+      warpgroup_sync(barrier);
+      if constexpr (WHOLE) {
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const char* const sixteen = from + 4 * i * L::stage_pitch;
-        const uint4 vector = *reinterpret_cast<const uint4*>(sixteen);
-        if (WHOLE ? chunk + L::staged + L::aligned_outputs <= N || chunk < end[i]
-                  : begin[i] <= chunk && chunk + outputs <= end[i])
-          *reinterpret_cast<uint4*>(out[i] + chunk) = vector;
-        else if (!WHOLE && begin[i] < chunk + outputs && chunk < end[i])
+        for (int i = 0; i < channels / step; ++i)
+          if (piece * 16 >= 32)
+            *reinterpret_cast<uint4*>(out + (chunk + i * step) * p.length_out - behind_row[i]) =
+                *reinterpret_cast<const uint4*>(from + stage + i * step * L::row_pitch);
+#pragma unroll
+        for (int i = 0; i < channels / end_step; ++i)
+          end_out[(chunk + i * end_step) * p.length_out - behind_end[i] + end[i]] =
+              end_from[(stage + i * end_step * L::row_pitch) / sizeof(Element) + end[i]];
+      } else {
 #pragma unroll 1
-          for (int e = 0; e < outputs; ++e)
-            if (begin[i] <= chunk + e && chunk + e < end[i])
-              out[i][chunk + e] = reinterpret_cast<const Element*>(sixteen)[e];
+        for (int r = warp; r < channels && chunk + r < rows.count; r += 4) {
+          const auto* const staged =
+              reinterpret_cast<const Element*>(stages + stage + r * L::row_pitch) + behind(r);
+          Element* const to_row = row_of_output(rows.row + chunk + r) + rows.first;
+#pragma unroll 1
+          for (int i = lane; i < exist; i += 32) to_row[i] = staged[i];
+        }
       }
-      __syncwarp();
     }
   }
 
   // Where a row's positions are not neighbours.
-  __device__ __forceinline__ void write_apart(const Sums& sums, const OutputRows& rows) const {
-    const int lane = threadIdx.x % 32;
+  __device__ __forceinline__ void write_apart(const Sums& sums, const float* biases,
+                                              const OutputRows& rows) const {
 #pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      const int row = lane / 4 + 8 * h;
-      const int64_t position = rows.first + lane % 4 * 2;
-      Element* const to = row_of_output(rows.row + row) + position * p.out_step;
-      const int64_t end = row < rows.count ? p.positions - position : 0;
+    for (int i = 0; i < N / 8; ++i)
 #pragma unroll
-      for (int i = 0; i < N / 8; ++i)
+      for (int e = 0; e < 2; ++e) {
+        const int channel = i * 8 + threadIdx.x % 4 * 2 + e;
+        if (channel >= rows.count) continue;
+        const float bias = biases[channel];
+        Element* const to = row_of_output(rows.row + channel);
 #pragma unroll
-        for (int e = 0; e < 2; ++e)
-          if (i * 8 + e < end) to[(i * 8 + e) * p.out_step] = M::to(sums[i * 4 + h * 2 + e]);
-    }
+        for (int m = 0; m < M_TILES; ++m)
+#pragma unroll
+          for (int h = 0; h < 2; ++h) {
+            const int64_t position = rows.first + position_of_lane(m, h);
+            if (position < p.positions)
+              to[position * p.out_step] = M::to(sums[m][0][i * 4 + h * 2 + e] + bias);
+          }
+      }
   }
 };
 

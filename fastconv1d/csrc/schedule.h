@@ -214,46 +214,40 @@ FASTCONV1D_HD constexpr int64_t runs_of(int64_t tiles, int64_t rows, int64_t at_
 }
 
 // How the Hopper kernel walks one phase: tile by tile, slices of channels by slices, part of the taps by
-// part. Shared memory has `inputs` stages of rows of the input as they lie in memory, `windows` stages of
-// what products read of them, and `weights` stages of the weights of one tap and slice, or all of them
-// where they are resident.
+// part. Shared memory has `inputs` stages of rows of the input as they lie in memory, and `weights`
+// stages of the weights of one tap and slice, or all of them where they are resident.
 //
-// A window has `words` words of channels, a power of two, in quads of 4, and for each residue of its taps' shifts
-// modulo the stride a class of columns a stride apart. The j-th tap reads class j % classes, from
-// column `slack + j * shift_step / in_step` on. Columns before the first one take in what lies in front
-// of it in the same 16 bytes of a row, a piece.
-//
-// An input stage has the rows of `slices_alike` slices. Rows that begin alike modulo 16 bytes are
-// `alike` channels apart; a quad has rows of one kind, so that they are moved together. The stage has
-// kind after kind; of one, the i-th row of the j-th quad is the k-th,
-// k = j * quad_step + i * row_step, and channel `kind + alike * k`. Rows are cut in `blocks` of columns.
+// A slice has `words` words of channels, a power of two, in quads of 4. Rows that begin alike modulo 16
+// bytes, of one kind, are 1 << alike_log2 channels apart, and are copied together: a stage has kind after
+// kind, and a quad has rows of one kind. The k-th row of a kind is channel `kind + (k << alike_log2)` of
+// the slice. A stage has a block of all rows for each `block_outputs` positions of the output, so that
+// lanes know theirs once and for all; what two of them read is there twice.
 struct Pipeline {
   int parts, taps;  // of the phase; taps of one part, 0 where nothing fits
-  int slices, words, slices_alike;
-  int classes, slack, class_pitch, quad_pitch;  // pitches in columns
-  int shift_columns, shift_rest;                // shift_step / in_step
-  int positions, pieces;                        // of a row that a window needs
-  int alike_log2, quads_of_kind_log2, quad_step, row_step;
-  int blocks, block_positions, row_pitch;  // row_pitch in bytes
+  int slices, words;
+  int positions;  // of a row that a part's taps read
+  int alike_log2, quads_of_kind_log2;
+  int block_outputs, blocks, block_positions, row_pitch;  // row_pitch in bytes
   int resident;
-  int inputs, windows, weights;
-  int input_bytes, window_bytes, weight_bytes;  // of one stage
+  int inputs, weights;
+  int input_bytes, weight_bytes;  // of one stage
 };
 
 // What a tile of the Hopper kernel offers to a pipeline, and what the input's rows ask for.
 struct PipelineLimits {
-  int64_t positions, channels;  // of the output that are computed
+  int64_t outputs, channels;  // of a warpgroup: positions, and channels
   int64_t planes, values_per_word, element_bytes;
   int64_t alike;         // rows from one to the next that begins alike modulo 16 bytes
+  int64_t least_words;   // of a slice: one fragment is read while products need the one before
   int64_t shared_bytes;  // for stages
   bool many_tiles;
 };
 
 constexpr int kMostStages = 8;
-constexpr int64_t kMostClasses = 64;
 constexpr int64_t kInputBytes = 48 << 10;  // on their way, at which more stages help no more
 
-constexpr int64_t kMostBlockPositions = 248;  // of 256 that a box may have
+constexpr int64_t kMostBlockPositions = 252;  // of 256 that a box may have
+constexpr int64_t kLeastBlockOutputs = 16;    // a warp's
 constexpr int kMostKinds = 8;
 
 // How many rows lie between those that begin alike modulo 16 bytes.
@@ -262,8 +256,32 @@ FASTCONV1D_HD constexpr int64_t rows_alike(int64_t row_bytes) {
 }
 
 FASTCONV1D_HD constexpr int64_t stage_bytes(const Pipeline& l) {
-  return int64_t{l.inputs} * l.input_bytes + int64_t{l.windows} * l.window_bytes +
-         int64_t{l.weights} * l.weight_bytes;
+  return int64_t{l.inputs} * l.input_bytes + int64_t{l.weights} * l.weight_bytes;
+}
+
+// Positions of a block for so many outputs and taps; its rows may begin within 16 bytes of it. Lanes read
+// 4 rows side by side, 8 neighbouring words of each: these lie in different banks where rows are an odd
+// multiple of 8 words apart.
+FASTCONV1D_HD constexpr int64_t block_positions_of(const PipelineLimits& t, const Phase& p,
+                                                   int64_t outputs, int64_t taps) {
+  const int64_t positions =
+      (outputs - 1) * p.in_step + (larger(taps, 1) - 1) * p.shift_step + 16 / t.element_bytes;
+  const int64_t unit = 32 / t.element_bytes / t.values_per_word;
+  return round_up(larger(positions - unit, 0), 2 * unit) + unit;
+}
+
+// How many outputs have a block, so that least is copied for so many taps; 0 if no block is large enough.
+FASTCONV1D_HD constexpr int64_t block_outputs_of(const PipelineLimits& t, const Phase& p,
+                                                 int64_t taps) {
+  int64_t best = 0, least = INT64_MAX;
+  for (int64_t outputs = t.outputs; outputs >= kLeastBlockOutputs; outputs /= 2) {
+    const int64_t positions = block_positions_of(t, p, outputs, taps);
+    const int64_t copied = t.outputs / outputs * positions;
+    if (positions > kMostBlockPositions || copied >= least) continue;
+    least = copied;
+    best = outputs;
+  }
+  return best;
 }
 
 // A pipeline with `taps` taps in a part; its own are 0 where that does not fit.
@@ -271,49 +289,26 @@ FASTCONV1D_HD constexpr Pipeline try_pipeline(const PipelineLimits& t, const Pha
                                               int64_t channels_in, int64_t words, int64_t taps,
                                               bool resident, int inputs) {
   Pipeline l{};
-  const int64_t of_piece = 16 / t.element_bytes;  // values
-  const int64_t classes = taps > 1 ? smaller(p.in_step / gcd(p.in_step, p.shift_step), taps) : 1;
-  const int64_t positions =
-      (t.positions - 1) * p.in_step + (larger(taps, 1) - 1) * p.shift_step + 1;
-  const int64_t pieces = ceil_div(positions + of_piece - 1, of_piece);
-  const int64_t slack = ceil_div(of_piece - 1, p.in_step);
-  const int64_t columns = slack + ceil_div(pieces * of_piece, p.in_step);
-  if (columns > 4096 || p.in_step > kMostClasses || positions > 65536) return l;
-  // Columns of 8 neighbouring positions, in several classes, meet all banks.
-  const int64_t apart = ceil_div(8, classes), class_pitch = round_up(columns - apart, 8) + apart;
-  const int64_t quads = words / 4;
+  const int64_t outputs = block_outputs_of(t, p, taps);
+  if (outputs == 0) return l;
   l.parts = static_cast<int>(ceil_div(larger(p.taps, 1), taps));
   l.words = static_cast<int>(words);
-  l.slices_alike = static_cast<int>(t.alike / gcd(t.alike, quads));
   // A phase without taps sums up nothing.
-  l.slices = static_cast<int>(
-      p.taps == 0 ? 0 : round_up(ceil_div(channels_in, words * t.values_per_word), l.slices_alike));
-  l.classes = static_cast<int>(classes);
-  l.slack = static_cast<int>(slack);
-  l.class_pitch = static_cast<int>(classes == 1 ? columns : class_pitch);
-  l.quad_pitch = static_cast<int>(classes * l.class_pitch) | 1;
-  l.shift_columns = static_cast<int>(taps > 1 ? p.shift_step / p.in_step : 0);
-  l.shift_rest = static_cast<int>(taps > 1 ? p.shift_step % p.in_step : 0);
-  l.positions = static_cast<int>(positions);
-  l.pieces = static_cast<int>(pieces);
-  const int64_t rows_of_quad = 4 * t.values_per_word, all_quads = l.slices_alike * quads;
+  l.slices = static_cast<int>(p.taps == 0 ? 0 : ceil_div(channels_in, words * t.values_per_word));
+  l.positions =
+      static_cast<int>((2 * t.outputs - 1) * p.in_step + (larger(taps, 1) - 1) * p.shift_step + 1);
   l.alike_log2 = log2_of(t.alike);
-  l.quads_of_kind_log2 = log2_of(all_quads / t.alike);
-  // Rows that are read together are neighbours: of fp32, of 4 quads; of 16-bit types, of a quad.
-  l.quad_step = static_cast<int>(t.element_bytes == 4 ? 1 : rows_of_quad);
-  l.row_step = t.element_bytes == 4 ? 1 << l.quads_of_kind_log2 : 1;
-  // An odd multiple of 8 positions, so that these lie in different banks.
-  l.blocks = static_cast<int>(ceil_div(pieces * of_piece, kMostBlockPositions));
-  l.block_positions = static_cast<int>(round_up(ceil_div(pieces * of_piece, l.blocks) - 8, 16) + 8);
+  l.quads_of_kind_log2 = log2_of(words / 4 / t.alike);
+  l.block_outputs = static_cast<int>(outputs);
+  l.blocks = static_cast<int>(2 * t.outputs / outputs);
+  l.block_positions = static_cast<int>(block_positions_of(t, p, outputs, taps));
   l.row_pitch = static_cast<int>(l.block_positions * t.element_bytes);
-  l.input_bytes = static_cast<int>(all_quads * rows_of_quad * l.blocks * l.row_pitch);
-  l.window_bytes = static_cast<int>(t.planes * quads * l.quad_pitch * 16);
+  l.input_bytes = static_cast<int>(words * t.values_per_word * l.blocks * l.row_pitch);
   l.weight_bytes = static_cast<int>(t.planes * words * t.channels * 4);
   const int64_t all_weights = int64_t{l.slices} * l.parts * taps;
   if (resident && all_weights * l.weight_bytes > t.shared_bytes) return l;
   l.resident = resident;
   l.inputs = inputs;
-  l.windows = 2;
   l.weights = static_cast<int>(resident ? all_weights : 3);
   if (stage_bytes(l) > t.shared_bytes) return l;
   l.taps = static_cast<int>(taps);
@@ -323,12 +318,10 @@ FASTCONV1D_HD constexpr Pipeline try_pipeline(const PipelineLimits& t, const Pha
     more = true;
     if (l.inputs < kMostStages && l.inputs * l.input_bytes < kInputBytes && left >= l.input_bytes)
       ++l.inputs;
-    else if (l.windows < 3 && left >= l.window_bytes)
-      ++l.windows;
     else if (!resident && l.weights < kMostStages && left >= l.weight_bytes)
       ++l.weights;
-    else if (l.windows < kMostStages && left >= l.window_bytes)
-      ++l.windows;
+    else if (l.inputs < kMostStages && left >= l.input_bytes)
+      ++l.inputs;
     else
       more = false;
   }
@@ -338,16 +331,15 @@ FASTCONV1D_HD constexpr Pipeline try_pipeline(const PipelineLimits& t, const Pha
 FASTCONV1D_HD constexpr Pipeline pipeline_of(const PipelineLimits& t, const Phase& p,
                                              int64_t channels_in) {
   const int64_t all_words = round_up(ceil_div(channels_in, t.values_per_word), 16);
-  // Wide slices have fewer handovers; narrow ones more stages, of which resident weights leave few.
-  // Powers of two.
-  const int64_t wide = t.positions > 64 ? 32 : 64;
+  const int64_t least = larger(t.least_words, 4 * t.alike);
   for (int64_t parts = 1;; ++parts) {
     const int64_t taps = ceil_div(larger(p.taps, 1), parts);
-    // One input stage alone is better than copying its rows again for every part.
+    // One input stage alone is better than copying its rows again for every part. Wide slices have fewer
+    // handovers than narrow ones, but may have more channels that do not exist.
     for (int inputs = 2; inputs >= 1; --inputs)
       for (int resident = t.many_tiles; resident >= 0; --resident)
-        for (int64_t words = resident ? 16 : wide; words >= 16; words /= 2) {
-          if (words >= 2 * all_words) continue;
+        for (int64_t words = ceil_div(all_words, 16) % 2 == 0 ? 32 : least; words >= least;
+             words /= 2) {
           const Pipeline l = try_pipeline(t, p, channels_in, words, taps, resident, inputs);
           if (l.taps > 0) return l;
         }

@@ -237,6 +237,32 @@ FASTCONV1D_EMULATOR inline void meet_block() {
   order_acquire(key);
 }
 
+// Named barriers of 128 threads, numbered from 1.
+struct Warpgroup {
+  int arrived;
+  unsigned meetings;
+  char order[2];
+};
+inline Warpgroup warpgroups[16];
+
+FASTCONV1D_EMULATOR inline void meet_warpgroup(int id) {
+  Warpgroup& group = warpgroups[id];
+  char* key = &group.order[group.meetings & 1];
+  order_release(key);
+  if (++group.arrived < 128) {
+    current->barrier = &group;
+    current->state = State::kAtBarrier;
+    yield();
+  } else {
+    group.arrived = 0;
+    ++group.meetings;
+    for (auto& fiber : pool)
+      if (fiber->state == State::kAtBarrier && fiber->barrier == &group)
+        fiber->state = State::kReady;
+  }
+  order_acquire(key);
+}
+
 // Waits for the warp's other lanes; returns the parity of this meeting.
 FASTCONV1D_EMULATOR inline unsigned meet_warp(const char* operation) {
   Warp& warp = *current->warp;
@@ -369,40 +395,51 @@ FASTCONV1D_EMULATOR void mma(float (&d)[4], const uint32_t (&a)[4], uint32_t b0,
   }
 }
 
-// The 8 words (values_per_word values each) of a row of a wgmma operand.
-inline void operand_row(uint64_t operand, int row, uint32_t (&words)[8]) {
+// The 8 words (values_per_word values each) of a column of a wgmma operand.
+inline void operand_column(uint64_t operand, int column, uint32_t (&words)[8]) {
   const int64_t start = int64_t(operand & 0x3fff) << 4, half = int64_t(operand >> 16 & 0x3fff) << 4,
-                eight_rows = int64_t(operand >> 32 & 0x3fff) << 4;
+                eight = int64_t(operand >> 32 & 0x3fff) << 4;
   for (int h = 0; h < 2; ++h) {
-    const int64_t at = start + h * half + row / 8 * eight_rows + row % 8 * 16;
+    const int64_t at = start + h * half + column / 8 * eight + column % 8 * 16;
     if (at + 16 > shared_bytes) fail("wgmma reads beyond the shared memory that was asked for");
     for (int i = 0; i < 4; ++i)
       words[4 * h + i] = reinterpret_cast<const uint32_t*>(shared_memory + at)[i];
   }
 }
 
-// d += a·b of a warpgroup, the part of this thread, when it waits for it.
+// d += a·b of a warpgroup, the part of this thread, when it waits for it. The warp's fragment of `a`,
+// that of mma.sync, must be the same then.
 template <int SUMS, int PER_WORD, class Value>
-FASTCONV1D_EMULATOR void wgmma(float (&d)[SUMS], uint64_t a, uint64_t b, Value value) {
+FASTCONV1D_EMULATOR void wgmma(float (&d)[SUMS], const uint32_t (&a)[4], uint64_t b, Value value) {
+  struct Rows {
+    double values[2][8 * PER_WORD];
+  } left;
+  struct Words {
+    uint32_t words[4];
+  } mine;
+  std::memcpy(mine.words, a, sizeof a);
+  const uint32_t* const fragment = a;
   float* const sums = d;
-  const int row = int(threadIdx.x) % 128 / 32 * 16 + current->lane / 4, quad = current->lane % 4;
-  exchange(kMma, nullptr, 0);
+  const int quad = current->lane % 4, group = current->lane / 4;
+  const auto* lanes = exchange(kMma, a, 4);
+  for (int h = 0; h < 2; ++h)
+    for (int k = 0; k < 8 * PER_WORD; ++k) {
+      const int word = k / PER_WORD;
+      left.values[h][k] = value(lanes[group * 4 + word % 4][h + word / 4 * 2], k % PER_WORD);
+    }
   current->open_products.push_back([=] {
-    double left[2][8 * PER_WORD];
-    const auto decode = [&](uint64_t operand, int r, double* to) {
-      uint32_t words[8];
-      operand_row(operand, r, words);
-      for (int k = 0; k < 8 * PER_WORD; ++k) to[k] = value(words[k / PER_WORD], k % PER_WORD);
-    };
-    for (int h = 0; h < 2; ++h) decode(a, row + 8 * h, left[h]);
+    if (std::memcmp(fragment, mine.words, sizeof mine.words))
+      fail("a fragment changed while wgmma may still read it");
     for (int n = 0; n < SUMS / 4; ++n)
       for (int e = 0; e < 2; ++e) {
-        double right[8 * PER_WORD];
-        decode(b, n * 8 + quad * 2 + e, right);
+        uint32_t words[8];
+        operand_column(b, n * 8 + quad * 2 + e, words);
         for (int h = 0; h < 2; ++h) {
-          double sum = sums[n * 4 + h * 2 + e];
-          for (int k = 0; k < 8 * PER_WORD; ++k) sum += left[h][k] * right[k];
-          sums[n * 4 + h * 2 + e] = float(sum);
+          float& sum = sums[n * 4 + h * 2 + e];
+          double total = sum;
+          for (int k = 0; k < 8 * PER_WORD; ++k)
+            total += left.values[h][k] * value(words[k / PER_WORD], k % PER_WORD);
+          sum = float(total);
         }
       }
   });
@@ -483,6 +520,7 @@ FASTCONV1D_EMULATOR inline int run_grid(dim3 grid, dim3 block, int64_t bytes,
     void* memory = nullptr;
     if (posix_memalign(&memory, 128, size_t(std::max<int64_t>(bytes, 1)))) std::abort();
     shared_memory = static_cast<char*>(memory);
+    for (Warpgroup& group : warpgroups) group.arrived = 0;
     for (BulkState& state : bulk)
       state.barrier = nullptr, state.expected = state.issued = state.count = 0;
     std::memset(shared_memory, 0xff, bytes);  // NaN in every floating-point type
@@ -713,31 +751,32 @@ FASTCONV1D_EMULATOR inline void copy_box(void* shared, const BoxMap* box, int co
   wake_if_complete(barrier);
 }
 
-// Matrices of 8 rows of 16 bytes: each lane's row comes from, or goes to, where the lane says.
-inline void load_matrices(uint32_t (&pairs)[4], const void* row) {
-  const int lane = emulation::current->lane;
-  const auto at = reinterpret_cast<uintptr_t>(row);
-  if (at % 16) emulation::fail("ldmatrix at an unaligned address");
-  for (int matrix = 0; matrix < 4; ++matrix) {
-    const auto from = __shfl_sync(0xffffffffu, uint64_t(at), matrix * 8 + lane / 4);
-    pairs[matrix] = reinterpret_cast<const uint32_t*>(from)[lane % 4];
-  }
+inline uint32_t nearest_tf32_bits(float x) {
+  return float_as_word(x) + (std::fabs(x) < std::numeric_limits<float>::infinity() ? 0x1000u : 0u);
 }
-inline void store_matrices_transposed(void* column, const uint32_t (&pairs)[4]) {
-  const int lane = emulation::current->lane;
-  if (reinterpret_cast<uintptr_t>(column) % 16) emulation::fail("stmatrix at an unaligned address");
-  // Column c of matrix m is this lane's; its values are halves of pair c / 2 of rows 0 to 7.
-  const int c = lane % 8;
-  uint16_t values[8];
-  for (int matrix = 0; matrix < 4; ++matrix)
-    for (int row = 0; row < 8; ++row) {
-      const uint32_t pair = __shfl_sync(0xffffffffu, pairs[matrix], row * 4 + c / 2);
-      if (lane / 8 == matrix) values[row] = uint16_t(pair >> 16 * (c % 2));
-    }
-  std::memcpy(column, values, 16);
+
+inline uint32_t pack_fp16(float first, float second) {
+  return float_to_fp16(first) | uint32_t(float_to_fp16(second)) << 16;
+}
+inline float2 unpack_fp16(uint32_t word) {
+  return {fp16_to_float(uint16_t(word)), fp16_to_float(uint16_t(word >> 16))};
+}
+inline uint32_t largest_of_warp(uint32_t value) {
+  for (int bits = 16; bits > 0; bits /= 2)
+    value = std::max(value, __shfl_xor_sync(0xffffffffu, value, bits));
+  return value;
+}
+inline uint32_t smallest_of_warp(uint32_t value) {
+  for (int bits = 16; bits > 0; bits /= 2)
+    value = std::min(value, __shfl_xor_sync(0xffffffffu, value, bits));
+  return value;
 }
 
 inline void fence_async_proxy() {}
+inline void warpgroup_sync(int id) { emulation::meet_warpgroup(id); }
+// Kernels run one after the other.
+inline void let_next_kernel_begin() {}
+inline void wait_for_kernel_before() {}
 template <int COUNT>
 void keep_registers() {}
 template <int COUNT>
@@ -760,6 +799,7 @@ void wgmma_wait() {
   for (; groups.size() > N; groups.pop_front())
     for (const auto& product : groups.front()) product();
 }
+inline void wgmma_settle() { wgmma_wait<0>(); }
 // Nobody may look at sums while products are under way.
 template <int COUNT>
 void wgmma_hold(float (&)[COUNT]) {
@@ -767,18 +807,20 @@ void wgmma_hold(float (&)[COUNT]) {
   if (!fiber.open_products.empty() || !fiber.products.empty())
     emulation::fail("sums are used while wgmma may still write them");
 }
+template <int COUNT>
+void wgmma_hold(uint32_t (&)[COUNT]) {}
 template <int SUMS>
-void wgmma_tf32(float (&d)[SUMS], uint64_t a, uint64_t b) {
+void wgmma_tf32(float (&d)[SUMS], const uint32_t (&a)[4], uint64_t b) {
   emulation::wgmma<SUMS, 1>(d, a, b,
                             [](uint32_t word, int) { return word_as_float(word & ~0x1fffu); });
 }
 template <int SUMS>
-void wgmma_bf16(float (&d)[SUMS], uint64_t a, uint64_t b) {
+void wgmma_bf16(float (&d)[SUMS], const uint32_t (&a)[4], uint64_t b) {
   emulation::wgmma<SUMS, 2>(
       d, a, b, [](uint32_t word, int half) { return bf16_to_float(uint16_t(word >> 16 * half)); });
 }
 template <int SUMS>
-void wgmma_fp16(float (&d)[SUMS], uint64_t a, uint64_t b) {
+void wgmma_fp16(float (&d)[SUMS], const uint32_t (&a)[4], uint64_t b) {
   emulation::wgmma<SUMS, 2>(
       d, a, b, [](uint32_t word, int half) { return fp16_to_float(uint16_t(word >> 16 * half)); });
 }
@@ -795,7 +837,7 @@ int set_shared_limit(void (*kernel)(P...), int64_t bytes) {
 }
 
 // Runs the grid to its end; returns a cudaError_t.
-template <class... P, class... A>
+template <bool EARLY = false, class... P, class... A>
 int launch(void (*kernel)(P...), dim3 grid, dim3 block, int64_t bytes, void*, const A&... args) {
   using namespace emulation;
   const auto limit = shared_limits.find(reinterpret_cast<const void*>(kernel));
