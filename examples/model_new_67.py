@@ -1951,7 +1951,7 @@ struct Hopper {
 #define FASTCONV1D_HOPPER_LIBRARY(...) FASTCONV1D_TILE_LIBRARY(fastconv1d::Hopper, __VA_ARGS__)
 namespace fastconv1d {
 using Tf32Kernel = TileLibrary<Hopper, Tf32, fastconv1d::HopperTile<2, 128>>;
-using IeeeKernel = TileLibrary<Hopper, Ieee, fastconv1d::HopperTile<1, 128>>;
+using IeeeKernel = TileLibrary<Hopper, Halves, fastconv1d::HopperTile<1, 128>>;
 using Bf16Kernel = TileLibrary<Hopper, Bf16, fastconv1d::HopperTile<2, 128>>;
 using Fp16Kernel = TileLibrary<Hopper, Fp16, fastconv1d::HopperTile<2, 128>>;
 }

@@ -145,13 +145,14 @@ def _init_inputs(
 def _tiles(convolution: Problem, gpu: Gpu) -> str:
     """The kernel of each mode, with the tile that the plan table takes."""
     includes, lines = [], []
-    for mode, type_name in plan.TENSOR_CORE_MODES.items():
+    for mode, name in plan.TENSOR_CORE_MODES.items():
         wanted = replace(convolution, mode=mode, gpu=gpu)
         rows = [row for row in plan.explain(wanted) if row[0].tiles and row[1] is None]
         chosen, _, _ = min(rows, key=lambda row: row[2])
         includes.append(f'#include "{chosen.family}.cuh"')
         kernel, tile = chosen.family.capitalize(), chosen.tiles[mode]
-        lines.append(f"using {type_name}Kernel = TileLibrary<{kernel}, {type_name}, {tile.glue}>;")
+        arithmetic = plan.arithmetic(chosen.family, mode)
+        lines.append(f"using {name}Kernel = TileLibrary<{kernel}, {arithmetic}, {tile.glue}>;")
     return "\n".join([*includes, "namespace fastconv1d {", *lines, "}"])
 
 

@@ -484,17 +484,21 @@ TENSOR_CORE_MODES = {"tf32": "Tf32", "ieee": "Ieee", "bf16": "Bf16", "fp16": "Fp
 TENSOR_CORE_FAMILIES = ("hopper", "dense")
 
 
+def arithmetic(family: str, mode: str) -> str:
+    """The C++ type of a family's arithmetic in a mode, from csrc/modes.cuh."""
+    return "Halves" if (family, mode) == ("hopper", "ieee") else TENSOR_CORE_MODES[mode]
+
+
 def libraries() -> dict[str, str]:
     """The C++ glue of every library, by name: the instantiations that the table needs."""
     glue = {}
     for family in TENSOR_CORE_FAMILIES:
-        for mode, type_name in TENSOR_CORE_MODES.items():
+        for mode in TENSOR_CORE_MODES:
             tiles = ", ".join(plan.tiles[mode].glue for plan in tile_rows(family, mode))
-            if (family, mode) == ("hopper", "ieee"):
-                type_name = "Halves"
+            type_name = f"fastconv1d::{arithmetic(family, mode)}"
             glue[f"{family}_{mode}"] = (
                 f'#include "{family}.cuh"\n'
-                f"FASTCONV1D_{family.upper()}_LIBRARY(fastconv1d::{type_name}, {tiles})\n"
+                f"FASTCONV1D_{family.upper()}_LIBRARY({type_name}, {tiles})\n"
             )
     glue["direct"] = '#include "direct.cuh"\nFASTCONV1D_DIRECT_LIBRARY\n'
     glue["im2col"] = '#include "im2col.cuh"\nFASTCONV1D_IM2COL_LIBRARY\n'

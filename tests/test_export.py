@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from torch import nn
 from torch.utils.cpp_extension import CUDA_HOME
 
+from fastconv1d import build, layers
 from fastconv1d.export import export, source
 from fastconv1d.problem import Problem
 from fastconv1d.verify import verify
@@ -213,6 +215,28 @@ def wrong_copy(text: str, fault: str) -> str:
 @pytest.mark.parametrize("fault", FAULTS)
 def test_wrong_copies_can_be_made(fault: str) -> None:
     execute(wrong_copy(source(SMALL, 67), fault))
+
+
+@pytest.mark.parametrize(("number", "arch"), [(67, "90a"), (76, "80")])
+def test_its_kernels_compile(tmp_path: Path, number: int, arch: str) -> None:
+    """The kernels of all modes, which nvcc needs no torch for."""
+    try:
+        toolkit = build.find_compiler(arch).toolkit
+    except build.BuildError as error:
+        pytest.skip(f"no kernel was compiled: {error}")
+    assert toolkit is not None
+    [layer] = layers.find([str(number)], layers.load())
+    text = source(layer.problem, number, arch)
+    found = re.search(r'^CUDA_SOURCE = r"""(.*?)^"""', text, re.DOTALL | re.MULTILINE)
+    assert found
+    file = tmp_path / "kernels.cu"
+    file.write_text(found[1])
+    gencode = f"-gencode=arch=compute_{arch},code=sm_{arch}"
+    command = [str(toolkit.nvcc), *build.NVCC_FLAGS, gencode, "-fatbin", str(file)]
+    process = subprocess.run(
+        [*command, "-o", str(file.with_suffix(".fatbin"))], capture_output=True, text=True
+    )
+    assert process.returncode == 0, process.stderr
 
 
 @pytest.mark.skipif(
