@@ -113,6 +113,10 @@ def test_products_of_the_hopper_kernel_overlap(logs: dict[str, Future[str]], lib
     log = logs[library].result()
     # What ptxas says where it serialises wgmma or waits for it, or ignores a count of registers.
     assert not re.findall(r"C7508|C751\d", log)
+    # What setmaxnreg hands out must be there from the start, or warps wait for it for ever.
+    kernels = [k for k in kernels_in(log) if "hopper_kernel" in k.name]
+    assert kernels
+    assert all(kernel.registers == 168 for kernel in kernels)
 
 
 @pytest.mark.parametrize("mode", plan.TENSOR_CORE_MODES)
