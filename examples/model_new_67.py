@@ -1324,7 +1324,7 @@ struct HopperBlock {
             position < 0 ? -position : 0,
             left < 0 ? 0 : left,
             rows < channels ? rows : channels,
-            rows >= channels && (position >= 0 || !p.leads) &&
+            rows >= channels && (position >= (M::sets > 1 ? 16 / element : 0) || !p.leads) &&
                 (p.in_boxes || first_of_block(l.blocks - 1) + l.block_positions <= left)};
   }
   __device__ __forceinline__ int ahead(const Source& from, int kind) const {
@@ -1645,7 +1645,7 @@ struct HopperBlock {
       });
       hold(sums);
       int chained = 0;
-      int exponent = 0, scale = 0;
+      int exponent = 0, scale = Scale::log2_for(0);
       int used_weight = -1;
       if (l.resident) weight.stage = 0;
       for (int i = 0; i < l.slices * l.parts; ++i) {
@@ -1665,10 +1665,9 @@ struct HopperBlock {
           const int largest = static_cast<int>(smaller(range.most >> 23, Scale::most));
           if (largest > exponent) {
             const int before = scale;
-            const bool first = exponent == 0;
             exponent = largest < Scale::most ? largest + 1 : largest;
             scale = Scale::log2_for(exponent);
-            if (!first) {
+            if (i > 0) {
               scale_sums(sums, scale - before);
               if constexpr (cuts)
                 for_each_sum([&](int m, int i) {
@@ -1749,7 +1748,13 @@ struct HopperBlock {
     seen.span = 0x80000000u - seen.least;
     int of_these = scale;
     if (l.alike_log2 == 0) seen.rows -= ahead(seen.from, 0) * element;
-    wgmma_settle();
+    wgmma_wait<0>();
+    hold(sums);
+    for_each_sum([&](int m, int i) {
+      sums[m][0][i] += sums[m][1][i] * (1 / M::low);
+      sums[m][1][i] = 0;
+    });
+    hold(sums);
     for (int step = 0;; ++step) {
       multiply_tap(Way<true, false, true>(), sums, fragments, seen, at, right);
       if (seen.least <= smallest || step == Scale::most_steps) break;
@@ -1935,11 +1940,12 @@ struct Hopper {
       p.box_leads[kind] = static_cast<int>(first % 16 / sizeof(Element));
       leads += p.box_leads[kind];
       const uintptr_t of_map = kind < rows ? first : begin;
-      if (make_box_map(
-              p.boxes + kind, sizeof(Element),
-              reinterpret_cast<const void*>(of_map & ~uintptr_t{15}), a.length + p.box_leads[kind],
-              larger(1, ceil_div(rows - kind, 1 << l.alike_log2)), p.row_bytes << l.alike_log2,
-              l.block_positions, (4 * M::values_per_word) << l.quads_of_kind_log2) != 0)
+      const int64_t columns = a.length + (kind < rows ? p.box_leads[kind] : 0);
+      if (make_box_map(p.boxes + kind, sizeof(Element),
+                       reinterpret_cast<const void*>(of_map & ~uintptr_t{15}), columns,
+                       larger(1, ceil_div(rows - kind, 1 << l.alike_log2)),
+                       p.row_bytes << l.alike_log2, l.block_positions,
+                       (4 * M::values_per_word) << l.quads_of_kind_log2) != 0)
         return false;
     }
     p.leads = leads > 0;

@@ -34,7 +34,8 @@ class Run:
 
     With `columns` the weight copies: output channel (c, t) is what tap t sees of channel c. With
     `rounded` the output is judged as a convolution of operands rounded to TF32, without tolerance
-    for that rounding. With `spread` the input is large at some positions and tiny at others.
+    for that rounding. With `spread` the input is large at some positions and tiny at others;
+    `scales` are factors of input and weight, and `gap` lies between the input's rows.
     """
 
     problem: Problem
@@ -49,6 +50,8 @@ class Run:
     columns: bool = False
     rounded: bool = False
     spread: bool = False
+    gap: float = float("nan")
+    scales: tuple[float, float] = (1.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,8 @@ def execute(
         if run.spread:
             input *= 2.0 ** -(torch.arange(input.shape[2]) // 20 * 37 % 100)
             input[:, ::3, ::7] = 0
-        input = laid_out(input, run.layout)
+        input, weight = input * run.scales[0], weight * run.scales[1]
+        input = laid_out(input, run.layout, run.gap)
         if run.columns:
             taps = torch.eye(run.problem.kernel_size, dtype=input.dtype)
             weight = taps[:, None].repeat(run.problem.channels_in, 1, 1)

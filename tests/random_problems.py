@@ -56,15 +56,15 @@ def random_problem(
             return problem
 
 
-def laid_out(tensor: torch.Tensor, layout: str) -> torch.Tensor:
-    """The values of a (batch, channels, length) tensor in a layout, NaN in the gaps.
+def laid_out(tensor: torch.Tensor, layout: str, gap: float = float("nan")) -> torch.Tensor:
+    """The values of a (batch, channels, length) tensor in a layout, `gap` in the gaps.
 
     Expanded layouts repeat the first row, so their values differ from the tensor's.
     """
     batch, channels, length = tensor.shape
 
     def within(*shape: int) -> torch.Tensor:
-        return tensor.new_full(shape, float("nan"))
+        return tensor.new_full(shape, gap)
 
     if layout == "contiguous":
         return tensor

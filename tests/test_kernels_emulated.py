@@ -108,7 +108,14 @@ SPREAD = [
 
 def test_fp32_values_of_all_sizes(build: Build, tmp_path: Path) -> None:
     """Values far below the largest of a tile count as they do in fp32: Halves scales them apart."""
-    assert_right(build(harness("hopper_ieee")), on_hopper(SPREAD), tmp_path)
+    aligned_otherwise = Problem(1, 32, 64, 133, 1, mode="ieee")
+    few = [
+        Run(aligned_otherwise, 0, layout="sliced", integers=False, gap=3e38),
+        Run(aligned_otherwise, 1, layout="batch_inside", integers=False, gap=3e38),
+        Run(aligned_otherwise, 2, integers=False, scales=(2.0**-130, 2.0**60)),
+        Run(aligned_otherwise, 0, integers=False, scales=(2.0**100, 2.0**-120)),
+    ]
+    assert_right(build(harness("hopper_ieee")), on_hopper([*SPREAD, *few]), tmp_path)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -121,6 +128,14 @@ def test_direct(build: Build, tmp_path: Path, mode: str) -> None:
 @pytest.mark.parametrize("mode", ["bf16", "ieee", "fp64"])
 def test_im2col(build: Build, tmp_path: Path, mode: str) -> None:
     assert_right(build(harness("im2col")), columns_runs(mode, EVERYTHING), tmp_path)
+
+
+def test_fewer_rows_than_ways_to_begin(build: Build, tmp_path: Path) -> None:
+    """Nothing beyond the input is read, whatever the maps of rows that do not exist say."""
+    for mode in ("bf16", "ieee"):
+        runs = corner_runs([Problem(1, 1, 1, n, 3, padding=1) for n in (139, 143)], mode, 0)
+        runs = on_hopper([replace(run, layout="contiguous", guard=0) for run in runs])
+        assert_right(build(harness(f"hopper_{mode}"), "address"), runs, tmp_path)
 
 
 @pytest.mark.parametrize("sanitizer", ["address", "thread"])

@@ -234,7 +234,7 @@ struct HopperBlock {
     int position;      // the same, counted in the input's
     int before, left;  // positions from there to the begin of a row, if ahead, and to its end
     int rows;          // that exist
-    bool whole;        // whether all that is read exists, or was copied as zeros
+    bool whole;        // whether all that is read, or looked at for a scale, exists or is zero
   };
   __device__ __forceinline__ Source source(const Place& place, int slice, int part) const {
     const int position = static_cast<int>(p.first_position) +
@@ -253,7 +253,7 @@ struct HopperBlock {
             position < 0 ? -position : 0,
             left < 0 ? 0 : left,
             rows < channels ? rows : channels,
-            rows >= channels && (position >= 0 || !p.leads) &&
+            rows >= channels && (position >= (M::sets > 1 ? 16 / element : 0) || !p.leads) &&
                 (p.in_boxes || first_of_block(l.blocks - 1) + l.block_positions <= left)};
   }
   // Positions by which the rows of a kind begin in a stage before that one.
@@ -622,8 +622,9 @@ struct HopperBlock {
       });
       hold(sums);
       int chained = 0;
-      int exponent = 0, scale = 0;  // of the largest value so far, at least, and log2 of theirs
-      int used_weight = -1;         // the stage that was read before, still to be given back
+      // Of the largest value so far, at least, and log2 of theirs.
+      int exponent = 0, scale = Scale::log2_for(0);
+      int used_weight = -1;  // the stage that was read before, still to be given back
       if (l.resident) weight.stage = 0;
       for (int i = 0; i < l.slices * l.parts; ++i) {
         const int slice = i / l.parts, part = i % l.parts;
@@ -642,11 +643,10 @@ struct HopperBlock {
           const int largest = static_cast<int>(smaller(range.most >> 23, Scale::most));
           if (largest > exponent) {
             const int before = scale;
-            const bool first = exponent == 0;
             // One more, so that this happens less often.
             exponent = largest < Scale::most ? largest + 1 : largest;
             scale = Scale::log2_for(exponent);
-            if (!first) {
+            if (i > 0) {
               scale_sums(sums, scale - before);
               if constexpr (cuts)
                 for_each_sum([&](int m, int i) {
@@ -734,7 +734,14 @@ struct HopperBlock {
     seen.span = 0x80000000u - seen.least;
     int of_these = scale;
     if (l.alike_log2 == 0) seen.rows -= ahead(seen.from, 0) * element;
-    wgmma_settle();
+    // Sums of low parts are not cut, and may be too large for larger scales.
+    wgmma_wait<0>();
+    hold(sums);
+    for_each_sum([&](int m, int i) {
+      sums[m][0][i] += sums[m][1][i] * (1 / M::low);
+      sums[m][1][i] = 0;
+    });
+    hold(sums);
     for (int step = 0;; ++step) {
       multiply_tap(Way<true, false, true>(), sums, fragments, seen, at, right);
       if (seen.least <= smallest || step == Scale::most_steps) break;
@@ -935,13 +942,14 @@ struct Hopper {
                       first = begin + kind * static_cast<uintptr_t>(p.row_bytes);
       p.box_leads[kind] = static_cast<int>(first % 16 / sizeof(Element));
       leads += p.box_leads[kind];
-      // A kind may have no rows, and a map of it then nothing that anybody looks at.
+      // A kind may have no rows, and a map of it then nothing that anybody looks at, but within the input.
       const uintptr_t of_map = kind < rows ? first : begin;
-      if (make_box_map(
-              p.boxes + kind, sizeof(Element),
-              reinterpret_cast<const void*>(of_map & ~uintptr_t{15}), a.length + p.box_leads[kind],
-              larger(1, ceil_div(rows - kind, 1 << l.alike_log2)), p.row_bytes << l.alike_log2,
-              l.block_positions, (4 * M::values_per_word) << l.quads_of_kind_log2) != 0)
+      const int64_t columns = a.length + (kind < rows ? p.box_leads[kind] : 0);
+      if (make_box_map(p.boxes + kind, sizeof(Element),
+                       reinterpret_cast<const void*>(of_map & ~uintptr_t{15}), columns,
+                       larger(1, ceil_div(rows - kind, 1 << l.alike_log2)),
+                       p.row_bytes << l.alike_log2, l.block_positions,
+                       (4 * M::values_per_word) << l.quads_of_kind_log2) != 0)
         return false;
     }
     p.leads = leads > 0;
