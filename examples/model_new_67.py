@@ -1748,7 +1748,7 @@ struct HopperBlock {
     seen.span = 0x80000000u - seen.least;
     int of_these = scale;
     if (l.alike_log2 == 0) seen.rows -= ahead(seen.from, 0) * element;
-    wgmma_wait<0>();
+    wgmma_settle();
     hold(sums);
     for_each_sum([&](int m, int i) {
       sums[m][0][i] += sums[m][1][i] * (1 / M::low);

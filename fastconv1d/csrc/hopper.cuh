@@ -735,7 +735,7 @@ struct HopperBlock {
     int of_these = scale;
     if (l.alike_log2 == 0) seen.rows -= ahead(seen.from, 0) * element;
     // Sums of low parts are not cut, and may be too large for larger scales.
-    wgmma_wait<0>();
+    wgmma_settle();
     hold(sums);
     for_each_sum([&](int m, int i) {
       sums[m][0][i] += sums[m][1][i] * (1 / M::low);
