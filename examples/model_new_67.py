@@ -514,7 +514,6 @@ FASTCONV1D_HD constexpr int64_t runs_of(int64_t tiles, int64_t rows, int64_t at_
 struct Pipeline {
   int parts, taps;
   int slices, words;
-  int positions;
   int alike_log2, quads_of_kind_log2;
   int block_outputs, blocks, block_positions, row_pitch;
   int resident;
@@ -568,8 +567,6 @@ FASTCONV1D_HD constexpr Pipeline try_pipeline(const PipelineLimits& t, const Pha
   l.parts = static_cast<int>(ceil_div(larger(p.taps, 1), taps));
   l.words = static_cast<int>(words);
   l.slices = static_cast<int>(p.taps == 0 ? 0 : ceil_div(channels_in, words * t.values_per_word));
-  l.positions =
-      static_cast<int>((2 * t.outputs - 1) * p.in_step + (larger(taps, 1) - 1) * p.shift_step + 1);
   l.alike_log2 = log2_of(t.alike);
   l.quads_of_kind_log2 = log2_of(words / 4 / t.alike);
   l.block_outputs = static_cast<int>(outputs);
@@ -1191,7 +1188,7 @@ struct HopperParams {
   OutputParams output;
   Phase phase;
   Pipeline pipeline;
-  int64_t batch, length, input_batch_stride, input_channel_stride;
+  int64_t batch, length, input_batch_stride;
   int64_t channels_in, channels_out, groups;
   int64_t channel_blocks, tiles, runs;
   Place step;
@@ -1908,7 +1905,6 @@ struct Hopper {
     p.batch = a.batch;
     p.length = a.length;
     p.input_batch_stride = a.input_batch_stride;
-    p.input_channel_stride = a.input_channel_stride;
     p.channels_in = c.channels_in;
     p.channels_out = c.channels_out;
     p.groups = a.groups;

@@ -92,7 +92,7 @@ class HopperTile:
 
     def least_words(self, mode: str) -> int:
         """Words of channels that a slice has at least: `steps_at_once` of hopper.cuh."""
-        products = 3 if mode == "ieee" else 1
+        products = HOPPER_PRODUCTS[mode]
         return 16 if self.m_tiles * self.n * products > 128 or self.m_tiles > 1 else 32
 
 
@@ -122,6 +122,8 @@ HOPPER = {
     "fp16": HopperCosts(0.605, 103, 53.7, 34.1, 485, 49, 4179, 0.151, 0.0022, 10.1),
 }
 HOPPER_VALUES = {"tf32": 1, "ieee": 2, "bf16": 2, "fp16": 2}  # of channels in a word
+HOPPER_PLANES = {"tf32": 1, "ieee": 2, "bf16": 1, "fp16": 1}  # words of weights for one
+HOPPER_PRODUCTS = {"tf32": 1, "ieee": 3, "bf16": 1, "fp16": 1}  # of words, for one
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,7 +234,7 @@ def hopper_walk(
     """The walk of a tile, or None if nothing fits; with `many_tiles`, the weights may stay."""
     assert isinstance(tile, HopperTile)
     size, taps = problem.dtype.itemsize, problem.kernel_size
-    values, planes = HOPPER_VALUES[problem.mode], 2 if problem.mode == "ieee" else 1
+    values, planes = HOPPER_VALUES[problem.mode], HOPPER_PLANES[problem.mode]
     channels, kinds = problem.channels_in // problem.groups, 16 // problem.aligned
     least, unit = max(tile.least_words(problem.mode), 4 * kinds), 32 // size // values
     even = _ceil_div(_ceil_div(channels, values), 16) % 2 == 0
@@ -292,7 +294,7 @@ def _hopper_cost(plan: Plan, problem: Problem) -> float:
     if walk is None:
         return float("inf")
     size, values = problem.dtype.itemsize, HOPPER_VALUES[problem.mode]
-    products = tile.m_tiles * tile.n * (3 if problem.mode == "ieee" else 1)
+    products = tile.m_tiles * tile.n * HOPPER_PRODUCTS[problem.mode]
     conflicts = min(problem.stride & -problem.stride, 8) - 1  # rows meet all banks but for these
     taps, slices = walk.slices * problem.kernel_size, walk.slices * walk.parts
     step = _larger(
@@ -309,7 +311,7 @@ def _hopper_cost(plan: Plan, problem: Problem) -> float:
     copied = slices * walk.copied * walk.words * values * size
     if not walk.resident:
         time += taps * costs.tap
-        copied += taps * walk.words * tile.channels * 4 * (2 if problem.mode == "ieee" else 1)
+        copied += taps * walk.words * tile.channels * 4 * HOPPER_PLANES[problem.mode]
     if not walk.ahead:
         time *= HOPPER_ALTERNATING
     time = waves * _larger(time, copied * costs.byte) / 1e3
@@ -381,13 +383,11 @@ def _dense(name: str, tile: Tile, ieee_tile: Tile, efficiency: float) -> Plan:
     return Plan(name, "dense", _dense_why_not, _dense_cost, tiles, efficiency)
 
 
-def _hopper(m_tiles: int, n: int, ieee: bool = False, efficiency: float = 1.0) -> Plan:
+def _hopper(m_tiles: int, n: int, ieee: bool = False) -> Plan:
     tile = HopperTile(m_tiles, n)
     modes = ("tf32", "bf16", "fp16", *(("ieee",) if ieee else ()))
     name = f"hopper_{tile.channels}x{tile.positions}"
-    return Plan(
-        name, "hopper", _hopper_why_not, _hopper_cost, dict.fromkeys(modes, tile), efficiency
-    )
+    return Plan(name, "hopper", _hopper_why_not, _hopper_cost, dict.fromkeys(modes, tile))
 
 
 # Hopper rows: mma tiles of 64 positions that a warpgroup has, channels, and whether ieee has this

@@ -287,7 +287,7 @@ def test_walks_are_those_of_the_kernel(tmp_path: Path) -> None:
     for tile, problem, many in cases:
         size = problem.dtype.itemsize
         values = plan.HOPPER_VALUES[problem.mode]
-        numbers = (1 + (problem.mode == "ieee"), values, size, 16 // problem.aligned)
+        numbers = (plan.HOPPER_PLANES[problem.mode], values, size, 16 // problem.aligned)
         fixed = plan.hopper_fixed_bytes(tile, problem.mode)
         numbers += (tile.positions // 2, tile.channels, tile.least_words(problem.mode), fixed)
         numbers += (problem.channels_in,)

@@ -106,7 +106,7 @@ struct HopperParams {
   OutputParams output;
   Phase phase;
   Pipeline pipeline;
-  int64_t batch, length, input_batch_stride, input_channel_stride;
+  int64_t batch, length, input_batch_stride;
   int64_t channels_in, channels_out, groups;  // channels of one group
   int64_t channel_blocks, tiles, runs;        // `runs` blocks take turns on batch x tiles
   Place step;                                 // from a block's tile to its next
@@ -908,7 +908,6 @@ struct Hopper {
     p.batch = a.batch;
     p.length = a.length;
     p.input_batch_stride = a.input_batch_stride;
-    p.input_channel_stride = a.input_channel_stride;
     p.channels_in = c.channels_in;
     p.channels_out = c.channels_out;
     p.groups = a.groups;

@@ -225,7 +225,6 @@ FASTCONV1D_HD constexpr int64_t runs_of(int64_t tiles, int64_t rows, int64_t at_
 struct Pipeline {
   int parts, taps;  // of the phase; taps of one part, 0 where nothing fits
   int slices, words;
-  int positions;  // of a row that a part's taps read
   int alike_log2, quads_of_kind_log2;
   int block_outputs, blocks, block_positions, row_pitch;  // row_pitch in bytes
   int resident;
@@ -295,8 +294,6 @@ FASTCONV1D_HD constexpr Pipeline try_pipeline(const PipelineLimits& t, const Pha
   l.words = static_cast<int>(words);
   // A phase without taps sums up nothing.
   l.slices = static_cast<int>(p.taps == 0 ? 0 : ceil_div(channels_in, words * t.values_per_word));
-  l.positions =
-      static_cast<int>((2 * t.outputs - 1) * p.in_step + (larger(taps, 1) - 1) * p.shift_step + 1);
   l.alike_log2 = log2_of(t.alike);
   l.quads_of_kind_log2 = log2_of(words / 4 / t.alike);
   l.block_outputs = static_cast<int>(outputs);
