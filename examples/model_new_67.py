@@ -81,6 +81,16 @@ __device__ __forceinline__ void barrier_wait(uint64_t* barrier, uint32_t parity)
   } while (over == 0);
 }
 #undef FASTCONV1D_WAIT
+__device__ __forceinline__ bool barrier_is_over(uint64_t* barrier, uint32_t parity) {
+  const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(barrier));
+  uint32_t over;
+  asm volatile(
+      "{ .reg .pred p; mbarrier.test_wait.parity.shared.b64 p, [%1], %2; selp.b32 %0, 1, 0, p; }"
+      : "=r"(over)
+      : "r"(address), "r"(parity)
+      : "memory");
+  return over != 0;
+}
 __device__ __forceinline__ uint16_t float_to_bf16(float x) {
   return __bfloat16_as_ushort(__float2bfloat16_rn(x));
 }
@@ -320,6 +330,20 @@ inline int64_t shared_budget(int blocks) {
 }
 }
 namespace fastconv1d {
+__device__ __forceinline__ uint32_t halves_of(uint32_t first, uint32_t second, bool high) {
+#if defined(__CUDACC__)
+  return __byte_perm(first, second, high ? 0x7632 : 0x5410);
+#else
+  return high ? first >> 16 | (second & 0xffff0000u) : (first & 0xffffu) | second << 16;
+#endif
+}
+__device__ __forceinline__ void keep_in_register(int& value) {
+#if defined(__CUDACC__)
+  asm volatile("" : "+r"(value));
+#else
+  (void)value;
+#endif
+}
 __device__ __forceinline__ void reconverge() { __syncwarp(); }
 __device__ __forceinline__ uint32_t bits_of(float x) {
   uint32_t bits;
@@ -531,7 +555,6 @@ struct PipelineLimits {
 constexpr int kMostStages = 8;
 constexpr int64_t kInputBytes = 48 << 10;
 constexpr int64_t kMostBlockPositions = 252;
-constexpr int64_t kLeastBlockOutputs = 16;
 constexpr int kMostKinds = 8;
 FASTCONV1D_HD constexpr int64_t rows_alike(int64_t row_bytes) {
   return 16 / gcd(16, row_bytes % 16);
@@ -543,13 +566,15 @@ FASTCONV1D_HD constexpr int64_t block_positions_of(const PipelineLimits& t, cons
                                                    int64_t outputs, int64_t taps) {
   const int64_t positions =
       (outputs - 1) * p.in_step + (larger(taps, 1) - 1) * p.shift_step + 16 / t.element_bytes;
-  const int64_t unit = 32 / t.element_bytes / t.values_per_word;
+  const int64_t whole = 32 / t.element_bytes / t.values_per_word,
+                unit = t.values_per_word == 1 && t.alike <= 2 && p.in_step % 8 == 0 ? whole / 2
+                                                                                    : whole;
   return round_up(larger(positions - unit, 0), 2 * unit) + unit;
 }
 FASTCONV1D_HD constexpr int64_t block_outputs_of(const PipelineLimits& t, const Phase& p,
                                                  int64_t taps) {
   int64_t best = 0, least = INT64_MAX;
-  for (int64_t outputs = t.outputs; outputs >= kLeastBlockOutputs; outputs /= 2) {
+  for (int64_t outputs = t.outputs; outputs >= t.outputs / 4; outputs /= 2) {
     const int64_t positions = block_positions_of(t, p, outputs, taps);
     const int64_t copied = t.outputs / outputs * positions;
     if (positions > kMostBlockPositions || copied >= least) continue;
@@ -897,160 +922,6 @@ struct Fp16 : Half16 {
 };
 }
 namespace fastconv1d {
-template <class M, int M_TILES>
-struct OutputLayout {
-  using Element = typename M::Element;
-  static constexpr int aligned_outputs = 32 / sizeof(Element);
-  static constexpr int staged_channels = 16;
-  static constexpr int row_bytes = 64 * M_TILES * sizeof(Element);
-  static constexpr int row_pitch = row_bytes + 32 + 16;
-  static constexpr int stage_bytes = staged_channels * row_pitch;
-  static constexpr int bytes = 2 * stage_bytes;
-};
-struct OutputParams {
-  void* output;
-  int64_t length_out, positions, out_offset, out_step;
-  int odd;
-};
-struct OutputRows {
-  int64_t row;
-  int count;
-  int64_t first;
-};
-template <class M, int M_TILES, int N>
-struct OutputWriter {
-  using Element = typename M::Element;
-  using L = OutputLayout<M, M_TILES>;
-  using Sums = float[M_TILES][M::sets][N / 2];
-  static constexpr int positions = 64 * M_TILES, of_piece = 16 / sizeof(Element);
-  static constexpr bool pairs = sizeof(Element) == 2;
-  const OutputParams& p;
-  char* stages;
-  int barrier;
-  static __device__ __forceinline__ int position_of_lane(int m, int h) {
-    const int group = threadIdx.x % 32 / 4;
-    return (threadIdx.x / 32 % 4 * M_TILES + m) * 16 + (pairs ? 2 * group + h : group + 8 * h);
-  }
-  __device__ __forceinline__ void write(const Sums& sums, const float* biases,
-                                        const OutputRows& rows) const {
-    if (p.out_step != 1)
-      write_apart(sums, biases, rows);
-    else if (rows.count == N && rows.first + positions <= p.positions)
-      write_neighbours<true>(sums, biases, rows);
-    else
-      write_neighbours<false>(sums, biases, rows);
-  }
- private:
-  __device__ __forceinline__ Element* row_of_output(int64_t row) const {
-    return static_cast<Element*>(p.output) + row * p.length_out + p.out_offset;
-  }
-  template <bool WHOLE>
-  __device__ __forceinline__ void write_neighbours(const Sums& sums, const float* biases,
-                                                   const OutputRows& rows) const {
-    constexpr int channels = L::staged_channels, of_sector = L::aligned_outputs;
-    static_assert(channels % of_sector == 0);
-    constexpr int lanes = L::row_bytes / 16, rows_at_once = 32 / lanes,
-                  ends_at_once = 32 / of_sector;
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
-    const auto length = static_cast<uint32_t>(p.length_out),
-               of_first = static_cast<uint32_t>(rows.row) * length;
-    const auto behind = [&](int row) {
-      return static_cast<int>((of_first + row * length) % of_sector);
-    };
-    char* to[2][2];
-#pragma unroll
-    for (int c = 0; c < 2; ++c)
-#pragma unroll
-      for (int e = 0; e < 2; ++e) {
-        const int row = 8 * c + lane % 4 * 2 + e;
-        to[c][e] =
-            stages + row * L::row_pitch + (position_of_lane(0, 0) + behind(row)) * sizeof(Element);
-      }
-    constexpr int step = 4 * rows_at_once, end_step = 4 * ends_at_once;
-    const int row = warp * rows_at_once + lane / lanes, piece = lane % lanes;
-    const int end_row = warp * ends_at_once + lane / of_sector;
-    const char* const from = stages + row * L::row_pitch + piece * 16;
-    const auto* const end_from = reinterpret_cast<const Element*>(stages + end_row * L::row_pitch);
-    Element* const out = row_of_output(rows.row + row) + rows.first + piece * of_piece;
-    Element* const end_out = row_of_output(rows.row + end_row) + rows.first;
-    int behind_row[channels / step], behind_end[channels / end_step], end[channels / end_step];
-#pragma unroll
-    for (int i = 0; i < channels / step; ++i) behind_row[i] = behind(row + i * step);
-#pragma unroll
-    for (int i = 0; i < channels / end_step; ++i) {
-      behind_end[i] = behind(end_row + i * end_step);
-      const int at = lane % of_sector;
-      end[i] = at < behind_end[i] ? at + positions : at;
-    }
-    const int exist =
-        WHOLE ? positions : static_cast<int>(smaller(positions, p.positions - rows.first));
-#pragma unroll
-    for (int chunk = 0; chunk < N; chunk += channels) {
-      const int stage = chunk / channels % 2 * L::stage_bytes;
-#pragma unroll
-      for (int c = 0; c < 2; ++c)
-#pragma unroll
-        for (int e = 0; e < 2; ++e) {
-          const float bias = biases[chunk + 8 * c + lane % 4 * 2 + e];
-#pragma unroll
-          for (int m = 0; m < M_TILES; ++m) {
-            const float* const of_tile = sums[m][0] + (chunk + 8 * c) / 2 + e;
-            const float low = of_tile[0] + bias, high = of_tile[2] + bias;
-            auto* const to_tile = reinterpret_cast<Element*>(to[c][e] + stage) + m * 16;
-            if (!pairs || p.odd) {
-              to_tile[0] = M::to(low);
-              to_tile[pairs ? 1 : 8] = M::to(high);
-            } else {
-              M::store_pair(to_tile, low, high);
-            }
-          }
-        }
-      warpgroup_sync(barrier);
-      if constexpr (WHOLE) {
-#pragma unroll
-        for (int i = 0; i < channels / step; ++i)
-          if (piece * 16 >= 32)
-            *reinterpret_cast<uint4*>(out + (chunk + i * step) * p.length_out - behind_row[i]) =
-                *reinterpret_cast<const uint4*>(from + stage + i * step * L::row_pitch);
-#pragma unroll
-        for (int i = 0; i < channels / end_step; ++i)
-          end_out[(chunk + i * end_step) * p.length_out - behind_end[i] + end[i]] =
-              end_from[(stage + i * end_step * L::row_pitch) / sizeof(Element) + end[i]];
-      } else {
-#pragma unroll 1
-        for (int r = warp; r < channels && chunk + r < rows.count; r += 4) {
-          const auto* const staged =
-              reinterpret_cast<const Element*>(stages + stage + r * L::row_pitch) + behind(r);
-          Element* const to_row = row_of_output(rows.row + chunk + r) + rows.first;
-#pragma unroll 1
-          for (int i = lane; i < exist; i += 32) to_row[i] = staged[i];
-        }
-      }
-    }
-  }
-  __device__ __forceinline__ void write_apart(const Sums& sums, const float* biases,
-                                              const OutputRows& rows) const {
-#pragma unroll
-    for (int i = 0; i < N / 8; ++i)
-#pragma unroll
-      for (int e = 0; e < 2; ++e) {
-        const int channel = i * 8 + threadIdx.x % 4 * 2 + e;
-        if (channel >= rows.count) continue;
-        const float bias = biases[channel];
-        Element* const to = row_of_output(rows.row + channel);
-#pragma unroll
-        for (int m = 0; m < M_TILES; ++m)
-#pragma unroll
-          for (int h = 0; h < 2; ++h) {
-            const int64_t position = rows.first + position_of_lane(m, h);
-            if (position < p.positions)
-              to[position * p.out_step] = M::to(sums[m][0][i * 4 + h * 2 + e] + bias);
-          }
-      }
-  }
-};
-}
-namespace fastconv1d {
 struct Place {
   int batch, tile;
   __device__ __forceinline__ void advance(const Place& by, int64_t tiles) {
@@ -1068,14 +939,17 @@ struct WeightParams {
   int64_t channels_in, channels_out, groups, kernel_size, transposed, channel_blocks;
   int64_t count;
 };
+__device__ __forceinline__ int64_t weight_index(const WeightParams& p, int64_t group, int64_t out,
+                                                int64_t in, int64_t tap) {
+  const int64_t row = p.transposed ? (group * p.channels_in + in) * p.channels_out + out
+                                   : (group * p.channels_out + out) * p.channels_in + in;
+  return row * p.kernel_size + p.phase.first_tap + tap * p.phase.tap_step;
+}
 template <class Element>
 __device__ __forceinline__ Element weight_of(const WeightParams& p, int64_t group, int64_t out,
                                              int64_t in, int64_t tap) {
   if (tap >= p.phase.taps || out >= p.channels_out || in >= p.channels_in) return 0;
-  const int64_t row = p.transposed ? (group * p.channels_in + in) * p.channels_out + out
-                                   : (group * p.channels_out + out) * p.channels_in + in;
-  return static_cast<const Element*>(
-      p.weight)[row * p.kernel_size + p.phase.first_tap + tap * p.phase.tap_step];
+  return static_cast<const Element*>(p.weight)[weight_index(p, group, out, in, tap)];
 }
 template <class M>
 __device__ __forceinline__ float bias_of(const void* bias, int64_t group, int64_t out,
@@ -1083,11 +957,12 @@ __device__ __forceinline__ float bias_of(const void* bias, int64_t group, int64_
   if (bias == nullptr || out >= channels_out) return 0;
   return M::from(static_cast<const typename M::Element*>(bias)[group * channels_out + out]);
 }
+template <class Index>
 struct Digits {
-  int64_t rest;
-  __device__ __forceinline__ int64_t take(int64_t count) {
-    const int64_t digit = rest % count;
-    rest /= count;
+  Index rest;
+  __device__ __forceinline__ Index take(int64_t count) {
+    const Index radix = static_cast<Index>(count), digit = rest % radix;
+    rest /= radix;
     return digit;
   }
 };
@@ -1128,6 +1003,280 @@ struct TileLibrary {
   int64_t fastconv1d_workspace(int64_t variant, const fastconv1d::ConvArgs* args) {        \
     return fastconv1d::TileLibrary<__VA_ARGS__>::workspace(variant, *args);                \
   }
+namespace fastconv1d {
+constexpr int kPackedChannels = 4;
+struct HopperPackParams : WeightParams {
+  Pipeline pipeline;
+  int* scales;
+};
+template <class M, class T>
+__global__ void __launch_bounds__(128) hopper_scale_kernel(const HopperPackParams p) {
+  let_next_kernel_begin();
+  FASTCONV1D_SHARED(memory);
+  const int64_t block = blockIdx.x / T::channels, row = blockIdx.x % T::channels;
+  const int64_t group = block / p.channel_blocks,
+                channel = block % p.channel_blocks * T::channels + row;
+  uint32_t most = 0;
+  for (int64_t i = threadIdx.x; i < p.channels_in * p.phase.taps; i += 128) {
+    Digits<uint32_t> digits{static_cast<uint32_t>(i)};
+    const int64_t tap = digits.take(p.phase.taps);
+    const float weight = weight_of<float>(p, group, channel, digits.rest, tap);
+    const uint32_t bits = bits_of(weight) & 0x7fffffffu;
+    most = bits > most ? bits : most;
+  }
+  most = largest_of_warp(most);
+  if (threadIdx.x % 32 == 0) memory[threadIdx.x / 32] = most;
+  __syncthreads();
+  for (int warp = 0; warp < 4; ++warp) most = memory[warp] > most ? memory[warp] : most;
+  if (threadIdx.x == 0)
+    p.scales[blockIdx.x] = Scale::log2_for(static_cast<int>(smaller(most >> 23, Scale::most)));
+}
+template <class M, class T>
+__global__ void __launch_bounds__(128) hopper_pack_kernel(const HopperPackParams p) {
+  let_next_kernel_begin();
+  if constexpr (M::sets > 1) wait_for_kernel_before();
+  const int64_t index = static_cast<int64_t>(blockIdx.x) * 128 + threadIdx.x;
+  if (index >= p.count) return;
+  const Pipeline& l = p.pipeline;
+  const int quads = l.words / 4;
+  constexpr int values = M::values_per_word;
+  Digits<uint32_t> digits{static_cast<uint32_t>(index)};
+  const uint32_t row_of_4 = digits.take(4), tap = digits.take(l.taps), part = digits.take(l.parts),
+                 quad = digits.take(quads), slice = digits.take(l.slices),
+                 row = digits.take(T::channels / (4 * kPackedChannels)) * 4 + row_of_4,
+                 channel_block = digits.take(p.channel_blocks), group = digits.rest;
+  const int64_t stage =
+      (((static_cast<int64_t>(group) * p.channel_blocks + channel_block) * l.slices + slice) *
+           l.parts +
+       part) *
+          l.taps +
+      tap;
+  const uint32_t kind = quad >> l.quads_of_kind_log2, j = quad - (kind << l.quads_of_kind_log2);
+  using Element = typename M::Element;
+  constexpr int apart = T::channels / kPackedChannels;
+  const int64_t channel = int64_t{channel_block} * T::channels + row,
+                first_in = int64_t{slice} * (l.words * values) + kind,
+                of_phase = int64_t{part} * l.taps + tap;
+  const Element* weights[4][values];
+  bool exists[4][values];
+#pragma unroll
+  for (int i = 0; i < 4; ++i)
+#pragma unroll
+    for (int v = 0; v < values; ++v) {
+      const int64_t in = first_in + (((j * 4 + i) * values + v) << l.alike_log2);
+      exists[i][v] = in < p.channels_in && of_phase < p.phase.taps;
+      weights[i][v] =
+          static_cast<const Element*>(p.weight) + weight_index(p, group, channel, in, of_phase);
+    }
+  const int64_t to_next = apart * (p.transposed ? 1 : p.channels_in) * p.kernel_size;
+#pragma unroll
+  for (int c = 0; c < kPackedChannels; ++c) {
+    const bool has_channel = channel + c * apart < p.channels_out;
+    float scale = 1;
+    if constexpr (M::sets > 1)
+      scale = Scale::power_of_two(
+          p.scales[(int64_t{group} * p.channel_blocks + channel_block) * T::channels + row +
+                   c * apart]);
+    uint32_t words[M::planes][4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      Element value[values];
+#pragma unroll
+      for (int v = 0; v < values; ++v)
+        value[v] = has_channel && exists[i][v] ? weights[i][v][c * to_next] : Element{0};
+      uint32_t of_plane[M::planes];
+      if constexpr (M::sets > 1)
+        M::split(value, of_plane, scale);
+      else
+        M::split(value, of_plane);
+#pragma unroll
+      for (int plane = 0; plane < M::planes; ++plane) words[plane][i] = of_plane[plane];
+    }
+#pragma unroll
+    for (int plane = 0; plane < M::planes; ++plane)
+      *reinterpret_cast<uint4*>(
+          p.packed +
+          4 * (((stage * M::planes + plane) * quads + quad) * T::channels + row + c * apart)) =
+          make_uint4(words[plane][0], words[plane][1], words[plane][2], words[plane][3]);
+  }
+}
+}
+namespace fastconv1d {
+template <class M, int M_TILES>
+struct OutputLayout {
+  using Element = typename M::Element;
+  static constexpr int aligned_outputs = 32 / sizeof(Element);
+  static constexpr int staged_channels = 16;
+  static constexpr int row_bytes = 64 * M_TILES * sizeof(Element);
+  static constexpr int row_pitch = row_bytes + 32 + 16;
+  static constexpr int stage_bytes = staged_channels * row_pitch;
+  static constexpr int bytes = 2 * stage_bytes;
+};
+struct OutputParams {
+  void* output;
+  int64_t length_out, positions, out_offset, out_step;
+  int odd;
+  int apart;
+};
+struct OutputRows {
+  int64_t row;
+  int count;
+  int64_t first;
+};
+template <class M, int M_TILES, int N>
+struct OutputWriter {
+  using Element = typename M::Element;
+  using L = OutputLayout<M, M_TILES>;
+  using Sums = float[M_TILES][M::sets][N / 2];
+  static constexpr int positions = 64 * M_TILES, of_piece = 16 / sizeof(Element);
+  static constexpr bool pairs = sizeof(Element) == 2;
+  const OutputParams& p;
+  char* stages;
+  int barrier;
+  __device__ __forceinline__ int between() const { return pairs && !p.apart ? 1 : 8; }
+  __device__ __forceinline__ int position_of_lane(int m, int h) const {
+    const int group = threadIdx.x % 32 / 4, first = pairs && !p.apart ? 2 * group : group;
+    return (threadIdx.x / 32 % 4 * M_TILES + m) * 16 + first + h * between();
+  }
+  __device__ __forceinline__ void write(const Sums& sums, const float* biases,
+                                        const OutputRows& rows) const {
+    if (p.out_step != 1)
+      write_apart(sums, biases, rows);
+    else if (pairs && !p.odd && !p.apart)
+      write_neighbours<pairs>(sums, biases, rows);
+    else
+      write_neighbours<false>(sums, biases, rows);
+  }
+ private:
+  __device__ __forceinline__ Element* row_of_output(int64_t row) const {
+    return static_cast<Element*>(p.output) + row * p.length_out + p.out_offset;
+  }
+  template <bool WORDS>
+  __device__ __forceinline__ void write_neighbours(const Sums& sums, const float* biases,
+                                                   const OutputRows& rows) const {
+    if (rows.count == N && rows.first + positions <= p.positions)
+      write_neighbours<WORDS, true>(sums, biases, rows);
+    else
+      write_neighbours<WORDS, false>(sums, biases, rows);
+  }
+  template <bool WORDS, bool WHOLE>
+  __device__ __forceinline__ void write_neighbours(const Sums& sums, const float* biases,
+                                                   const OutputRows& rows) const {
+    constexpr int channels = L::staged_channels, of_sector = L::aligned_outputs;
+    static_assert(channels % of_sector == 0);
+    constexpr int lanes = L::row_bytes / 16, rows_at_once = 32 / lanes,
+                  ends_at_once = 32 / of_sector;
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
+    const auto length = static_cast<uint32_t>(p.length_out),
+               of_first = static_cast<uint32_t>(rows.row) * length;
+    const auto behind = [&](int row) {
+      return static_cast<int>((of_first + row * length) % of_sector);
+    };
+    char* to[2][2];
+#pragma unroll
+    for (int c = 0; c < 2; ++c)
+#pragma unroll
+      for (int e = 0; e < 2; ++e) {
+        const int row = 8 * c + lane % 4 * 2 + e;
+        to[c][e] =
+            stages + row * L::row_pitch + (position_of_lane(0, 0) + behind(row)) * sizeof(Element);
+      }
+    const int second = between();
+    constexpr int step = 4 * rows_at_once, pieces = channels / step, end_step = 4 * ends_at_once,
+                  ends = channels / end_step;
+    const int row = warp * rows_at_once + lane / lanes, piece = lane % lanes;
+    const int end_row = warp * ends_at_once + lane / of_sector, in_sector = lane % of_sector;
+    const char* const from = stages + row * L::row_pitch + piece * 16;
+    const char* end_from[ends];
+    Element *out[pieces], *end_out[ends];
+    int behind_row[pieces], behind_end[ends];
+#pragma unroll
+    for (int i = 0; i < pieces; ++i) {
+      behind_row[i] = behind(row + i * step);
+      out[i] =
+          row_of_output(rows.row + row + i * step) + rows.first + piece * of_piece - behind_row[i];
+    }
+#pragma unroll
+    for (int i = 0; i < ends; ++i) {
+      behind_end[i] = behind(end_row + i * end_step);
+      const int at = in_sector + (WHOLE && in_sector < behind_end[i] ? positions : 0);
+      end_from[i] = stages + (end_row + i * end_step) * L::row_pitch + at * sizeof(Element);
+      end_out[i] =
+          row_of_output(rows.row + end_row + i * end_step) + rows.first + at - behind_end[i];
+    }
+    const int exist =
+        WHOLE ? positions : static_cast<int>(smaller(positions, p.positions - rows.first));
+#pragma unroll
+    for (int chunk = 0; chunk < N; chunk += channels) {
+      const int stage = chunk / channels % 2 * L::stage_bytes;
+#pragma unroll
+      for (int c = 0; c < 2; ++c) {
+        const auto bias = *reinterpret_cast<const float2*>(biases + chunk + 8 * c + lane % 4 * 2);
+#pragma unroll
+        for (int e = 0; e < 2; ++e)
+#pragma unroll
+          for (int m = 0; m < M_TILES; ++m) {
+            const float* const of_tile = sums[m][0] + (chunk + 8 * c) / 2 + e;
+            const float of_channel = e > 0 ? bias.y : bias.x, low = of_tile[0] + of_channel,
+                        high = of_tile[2] + of_channel;
+            auto* const to_tile = reinterpret_cast<Element*>(to[c][e] + stage) + m * 16;
+            if constexpr (WORDS) {
+              M::store_pair(to_tile, low, high);
+            } else {
+              to_tile[0] = M::to(low);
+              to_tile[second] = M::to(high);
+            }
+          }
+      }
+      warpgroup_sync(barrier);
+#pragma unroll
+      for (int i = 0; i < pieces; ++i) {
+        if (piece * 16 >= 32 && (WHOLE || (chunk + row + i * step < rows.count &&
+                                           (piece + 1) * of_piece <= behind_row[i] + exist)))
+          *reinterpret_cast<uint4*>(out[i]) =
+              *reinterpret_cast<const uint4*>(from + stage + i * step * L::row_pitch);
+        out[i] += channels * p.length_out;
+      }
+#pragma unroll
+      for (int i = 0; i < ends; ++i) {
+        const auto copy = [&](int further) {
+          end_out[i][further] = reinterpret_cast<const Element*>(end_from[i] + stage)[further];
+        };
+        if constexpr (WHOLE) {
+          copy(0);
+        } else if (chunk + end_row + i * end_step < rows.count) {
+          const int end = behind_end[i] + exist;
+          if (in_sector >= behind_end[i] && in_sector < end) copy(0);
+          const int whole =
+              static_cast<int>(larger(of_sector, smaller(positions, end / of_piece * of_piece)));
+          if (whole + in_sector < end) copy(whole);
+        }
+        end_out[i] += channels * p.length_out;
+      }
+    }
+  }
+  __device__ __forceinline__ void write_apart(const Sums& sums, const float* biases,
+                                              const OutputRows& rows) const {
+#pragma unroll
+    for (int i = 0; i < N / 8; ++i)
+#pragma unroll
+      for (int e = 0; e < 2; ++e) {
+        const int channel = i * 8 + threadIdx.x % 4 * 2 + e;
+        if (channel >= rows.count) continue;
+        const float bias = biases[channel];
+        Element* const to = row_of_output(rows.row + channel);
+#pragma unroll
+        for (int m = 0; m < M_TILES; ++m)
+#pragma unroll
+          for (int h = 0; h < 2; ++h) {
+            const int64_t position = rows.first + position_of_lane(m, h);
+            if (position < p.positions)
+              to[position * p.out_step] = M::to(sums[m][0][i * 4 + h * 2 + e] + bias);
+          }
+      }
+  }
+};
+}
 namespace fastconv1d {
 template <int M_TILES, int N>
 struct HopperTile {
@@ -1199,76 +1348,6 @@ struct HopperParams {
   int leads;
   int64_t rows_per_batch;
 };
-struct HopperPackParams : WeightParams {
-  Pipeline pipeline;
-  int* scales;
-};
-template <class M, class T>
-__global__ void __launch_bounds__(128) hopper_scale_kernel(const HopperPackParams p) {
-  let_next_kernel_begin();
-  FASTCONV1D_SHARED(memory);
-  const int64_t block = blockIdx.x / T::channels, row = blockIdx.x % T::channels;
-  const int64_t group = block / p.channel_blocks,
-                channel = block % p.channel_blocks * T::channels + row;
-  uint32_t most = 0;
-  for (int64_t i = threadIdx.x; i < p.channels_in * p.phase.taps; i += 128) {
-    const float weight = weight_of<float>(p, group, channel, i / p.phase.taps, i % p.phase.taps);
-    const uint32_t bits = bits_of(weight) & 0x7fffffffu;
-    most = bits > most ? bits : most;
-  }
-  most = largest_of_warp(most);
-  if (threadIdx.x % 32 == 0) memory[threadIdx.x / 32] = most;
-  __syncthreads();
-  for (int warp = 0; warp < 4; ++warp) most = memory[warp] > most ? memory[warp] : most;
-  if (threadIdx.x == 0)
-    p.scales[blockIdx.x] = Scale::log2_for(static_cast<int>(smaller(most >> 23, Scale::most)));
-}
-template <class M, class T>
-__global__ void __launch_bounds__(128) hopper_pack_kernel(const HopperPackParams p) {
-  let_next_kernel_begin();
-  if constexpr (M::sets > 1) wait_for_kernel_before();
-  const int64_t index = static_cast<int64_t>(blockIdx.x) * 128 + threadIdx.x;
-  if (index >= p.count) return;
-  const Pipeline& l = p.pipeline;
-  const int quads = l.words / 4;
-  constexpr int values = M::values_per_word;
-  Digits digits{index};
-  const int64_t row_of_4 = digits.take(4), tap = digits.take(l.taps), part = digits.take(l.parts),
-                quad = digits.take(quads), slice = digits.take(l.slices),
-                row = digits.take(T::channels / 4) * 4 + row_of_4,
-                channel_block = digits.take(p.channel_blocks), group = digits.rest;
-  const int64_t stage =
-      (((group * p.channel_blocks + channel_block) * l.slices + slice) * l.parts + part) * l.taps +
-      tap;
-  const int64_t kind = quad >> l.quads_of_kind_log2, j = quad - (kind << l.quads_of_kind_log2);
-  float scale = 1;
-  if constexpr (M::sets > 1)
-    scale = Scale::power_of_two(
-        p.scales[(group * p.channel_blocks + channel_block) * T::channels + row]);
-  uint32_t words[M::planes][4];
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    typename M::Element value[values];
-#pragma unroll
-    for (int v = 0; v < values; ++v)
-      value[v] = weight_of<typename M::Element>(
-          p, group, channel_block * T::channels + row,
-          slice * l.words * values + kind + (((j * 4 + i) * values + v) << l.alike_log2),
-          part * l.taps + tap);
-    uint32_t of_plane[M::planes];
-    if constexpr (M::sets > 1)
-      M::split(value, of_plane, scale);
-    else
-      M::split(value, of_plane);
-#pragma unroll
-    for (int plane = 0; plane < M::planes; ++plane) words[plane][i] = of_plane[plane];
-  }
-#pragma unroll
-  for (int plane = 0; plane < M::planes; ++plane)
-    *reinterpret_cast<uint4*>(
-        p.packed + 4 * (((stage * M::planes + plane) * quads + quad) * T::channels + row)) =
-        make_uint4(words[plane][0], words[plane][1], words[plane][2], words[plane][3]);
-}
 template <class M, class T>
 struct HopperBlock {
   using Element = typename M::Element;
@@ -1296,12 +1375,18 @@ struct HopperBlock {
     for (Place place = shared->first; place.batch < p.batch; place.advance(p.step, p.tiles))
       visit(place);
   }
+  __device__ __forceinline__ Place tile_of(Place place, int warpgroup) const {
+    place.advance({0, warpgroup}, p.tiles);
+    return place;
+  }
   struct Source {
     int row;
     uint32_t address;
     int position;
     int before, left;
     int rows;
+    bool
+        within;
     bool whole;
   };
   __device__ __forceinline__ Source source(const Place& place, int slice, int part) const {
@@ -1312,6 +1397,9 @@ struct HopperBlock {
               left = static_cast<int>(p.length) - position,
               rows = static_cast<int>(p.channels_in) - channel;
     const int row = shared->group * static_cast<int>(p.channels_in) + channel;
+    const bool within =
+        (position >= (M::sets > 1 ? 16 / element : 0) || !p.leads) &&
+        (p.in_boxes || first_of_block(l.blocks / 2 - 1) + l.block_positions <= left);
     return {place.batch * static_cast<int>(p.rows_per_batch) + row,
             static_cast<uint32_t>(reinterpret_cast<uint64_t>(p.input)) +
                 static_cast<uint32_t>(element) *
@@ -1320,9 +1408,14 @@ struct HopperBlock {
             position,
             position < 0 ? -position : 0,
             left < 0 ? 0 : left,
-            rows < channels ? rows : channels,
-            rows >= channels && (position >= (M::sets > 1 ? 16 / element : 0) || !p.leads) &&
-                (p.in_boxes || first_of_block(l.blocks - 1) + l.block_positions <= left)};
+            rows,
+            within,
+            within && rows >= channels};
+  }
+  __device__ __forceinline__ Source next_slice(Source from) const {
+    from.rows -= l.words * values;
+    from.whole = from.within && from.rows >= l.words * values;
+    return from;
   }
   __device__ __forceinline__ int ahead(const Source& from, int kind) const {
     return static_cast<int>((from.address + kind * static_cast<uint32_t>(p.row_bytes)) % 16 /
@@ -1331,33 +1424,44 @@ struct HopperBlock {
   __device__ __forceinline__ int first_of_block(int block) const {
     return block * l.block_outputs * static_cast<int>(p.phase.in_step);
   }
-  __device__ __forceinline__ uint32_t copy_boxes(int warp, const Source& from, char* stage,
-                                                 uint64_t* full) const {
-    const int kinds = 1 << l.alike_log2, boxes = l.blocks * kinds;
+  __device__ __forceinline__ uint32_t copy_boxes(int warp, const Place& place, int slice, int part,
+                                                 char* stage, uint64_t* full) const {
+    const int kinds = 1 << l.alike_log2, of_warpgroup = l.blocks / 2 * kinds;
     const int box_bytes = (rows_of_quad << l.quads_of_kind_log2) * l.row_pitch;
+    const int boxes = tile_of(place, 1).batch < p.batch ? 2 * of_warpgroup : of_warpgroup;
 #pragma unroll 1
     for (int i = warp + kInputWarps * static_cast<int>(threadIdx.x % 32); i < boxes;
          i += kInputWarps * 32) {
-      const int kind = i & (kinds - 1), row = from.row + kind, of_row = row & (kinds - 1);
+      const int warpgroup = i >= of_warpgroup;
+      const Source from = source(tile_of(place, warpgroup), slice, part);
+      const int kind = i & (kinds - 1), row = from.row + kind, of_row = row & (kinds - 1),
+                block = (i - warpgroup * of_warpgroup) >> l.alike_log2;
       copy_box(stage + i * box_bytes, &p.boxes[of_row],
-               from.position + first_of_block(i >> l.alike_log2) + p.box_leads[of_row] -
-                   ahead(from, kind),
+               from.position + first_of_block(block) + p.box_leads[of_row] - ahead(from, kind),
                row >> l.alike_log2, full);
     }
     reconverge();
     return (boxes - warp + kInputWarps - 1) / kInputWarps * box_bytes;
   }
-  __device__ __forceinline__ uint32_t copy_rows(int warp, const char* first, const Source& from,
+  __device__ __forceinline__ uint32_t copy_rows(int warp, const Place& place, int slice, int part,
                                                 char* stage, uint64_t* full) const {
-    const int kinds = 1 << l.alike_log2, rows_of_kind = rows_of_quad << l.quads_of_kind_log2;
+    const int kinds = 1 << l.alike_log2, rows_of_kind = rows_of_quad << l.quads_of_kind_log2,
+              of_warpgroup = l.blocks / 2;
+    const int blocks = tile_of(place, 1).batch < p.batch ? l.blocks : of_warpgroup;
     uint32_t bytes = 0;
 #pragma unroll 1
-    for (int block = 0; block < l.blocks; ++block) {
-      const int begin_of_block = from.position + first_of_block(block);
+    for (int block = 0; block < blocks; ++block) {
+      const int warpgroup = block >= of_warpgroup;
+      const Place tile = tile_of(place, warpgroup);
+      const Source from = source(tile, slice, part);
+      const char* const first =
+          static_cast<const char*>(p.input) + tile.batch * p.input_batch_stride * element +
+          (shared->group * p.channels_in + slice * l.words * values) * p.row_bytes;
+      const int begin_of_block = from.position + first_of_block(block - warpgroup * of_warpgroup);
 #pragma unroll 1
-      for (int row = warp; row < from.rows; row += kInputWarps) {
+      for (int row = warp; row < from.rows && row < l.words * values; row += kInputWarps) {
         const int kind = row & (kinds - 1),
-                  place = (block * kinds + kind) * rows_of_kind + (row >> l.alike_log2);
+                  place_of_row = (block * kinds + kind) * rows_of_kind + (row >> l.alike_log2);
         const char* const of_row = first + row * p.row_bytes;
         const char* const origin = of_row + (begin_of_block - ahead(from, kind)) * element;
         const char* const begin = origin < of_row ? piece_of(of_row) : origin;
@@ -1365,7 +1469,7 @@ struct HopperBlock {
         const char* const end =
             origin + l.row_pitch < end_of_row ? origin + l.row_pitch : end_of_row;
         if (begin >= end) continue;
-        copy_bulk(stage + place * l.row_pitch + (begin - origin), begin,
+        copy_bulk(stage + place_of_row * l.row_pitch + (begin - origin), begin,
                   static_cast<uint32_t>(end - begin), full);
         bytes += static_cast<uint32_t>(end - begin);
       }
@@ -1383,19 +1487,11 @@ struct HopperBlock {
       for (int slice = 0; slice < l.slices; ++slice)
 #pragma unroll 1
         for (int part = 0; part < l.parts; ++part) {
-          const Source from = source(place, slice, part);
           char* const stage = inputs + input.stage * l.input_bytes;
           uint64_t* const full = shared->inputs.full + input.stage;
           barrier_wait(shared->inputs.empty + input.stage, input.parity ^ 1);
-          uint32_t bytes;
-          if constexpr (BOXES)
-            bytes = copy_boxes(warp, from, stage, full);
-          else
-            bytes = copy_rows(
-                warp,
-                static_cast<const char*>(p.input) + place.batch * p.input_batch_stride * element +
-                    (shared->group * p.channels_in + slice * l.words * values) * p.row_bytes,
-                from, stage, full);
+          const uint32_t bytes = BOXES ? copy_boxes(warp, place, slice, part, stage, full)
+                                       : copy_rows(warp, place, slice, part, stage, full);
           if (threadIdx.x % 32 == 0) barrier_arrive_expecting(full, bytes);
           input.advance(l.inputs);
         }
@@ -1418,33 +1514,39 @@ struct HopperBlock {
     Turn weight;
     for_each_tile([&](const Place&) {
       const char* of_part = from;
-      for (int i = 0; i < l.slices * l.parts; ++i) {
-        const int count = taps_of_part(l, p.phase, i % l.parts);
+      for (int slice = 0; slice < l.slices; ++slice)
+        for (int part = 0; part < l.parts; ++part) {
+          const int count = taps_of_part(l, p.phase, part);
 #pragma unroll 1
-        for (int j = 0; j < count; ++j) {
-          uint64_t* const full = shared->weights.full + weight.stage;
-          barrier_wait(shared->weights.empty + weight.stage, weight.parity ^ 1);
-          barrier_arrive_expecting(full, l.weight_bytes);
-          copy_bulk(weights + weight.stage * l.weight_bytes, of_part + j * l.weight_bytes,
-                    l.weight_bytes, full);
-          weight.advance(l.weights);
+          for (int j = 0; j < count; ++j) {
+            uint64_t* const full = shared->weights.full + weight.stage;
+            barrier_wait(shared->weights.empty + weight.stage, weight.parity ^ 1);
+            barrier_arrive_expecting(full, l.weight_bytes);
+            copy_bulk(weights + weight.stage * l.weight_bytes, of_part + j * l.weight_bytes,
+                      l.weight_bytes, full);
+            weight.advance(l.weights);
+          }
+          of_part += l.taps * int64_t{l.weight_bytes};
         }
-        of_part += l.taps * int64_t{l.weight_bytes};
-      }
     });
   }
   __device__ __forceinline__ void clear(char* stage, const Source& from, int warpgroup) const {
-    const int lane = threadIdx.x % 32, rows = l.words * values, of_warpgroup = l.blocks / 2;
-    for (int i = threadIdx.x / 32 % 4; i < of_warpgroup * rows; i += 4) {
-      const int block = warpgroup * of_warpgroup + i / rows, row = i % rows,
-                kind = row / rows_of_quad >> l.quads_of_kind_log2,
-                k = row - (kind << l.quads_of_kind_log2) * rows_of_quad;
-      const int first = first_of_block(block) - ahead(from, kind);
-      const int begin = from.before - first, end = from.left - first;
-      const bool exists = kind + (k << l.alike_log2) < from.rows;
-      auto* const to = reinterpret_cast<Element*>(stage + (block * rows + row) * l.row_pitch);
-      for (int position = lane; position < l.block_positions; position += 32)
-        if (!exists || position < begin || position >= end) to[position] = 0;
+    const int rows = l.words * values, of_row = 128 / rows, row = threadIdx.x % 128 / of_row,
+              lane = threadIdx.x % of_row, kind = row / rows_of_quad >> l.quads_of_kind_log2,
+              k = row - (kind << l.quads_of_kind_log2) * rows_of_quad;
+    const bool exists = kind + (k << l.alike_log2) < from.rows;
+#pragma unroll 1
+    for (int block = 0; block < l.blocks / 2; ++block) {
+      const int first = first_of_block(block) - ahead(from, kind), begin = from.before - first,
+                end = exists ? from.left - first : 0;
+      auto* const to = reinterpret_cast<Element*>(
+          stage + ((warpgroup * l.blocks / 2 + block) * rows + row) * l.row_pitch);
+      for (int position = lane; position < begin && position < l.block_positions;
+           position += of_row)
+        to[position] = 0;
+      for (int position = (end < 0 ? 0 : end) + lane; position < l.block_positions;
+           position += of_row)
+        to[position] = 0;
     }
     fence_async_proxy();
     warpgroup_sync(warpgroup + 1);
@@ -1478,30 +1580,29 @@ struct HopperBlock {
   using Fragments = Fragment[2][at_once];
   using Sums = float[T::m_tiles][M::sets][T::channels / 2];
   using Writer = OutputWriter<M, T::m_tiles, T::channels>;
-  struct Places {
-    int bytes[T::m_tiles][2];
+  static constexpr int kept = M::sets > 1 ? 1 : 2;
+  template <int STEPS>
+  struct Quads {
+    int at[kept][2 * STEPS];
+    int from_value, from_row,
+        from_tile;
   };
   struct Slice {
-    Source from;
     const char* rows;
-    int shift;
     float scale;
     uint32_t least, span;
   };
-  template <bool KINDS, bool PAIRS, bool SOME = false>
+  template <bool PAIRS, bool SOME = false>
   struct Way {};
   template <bool PAIRS>
   struct Raw {
     std::conditional_t<PAIRS, uint32_t, Element> of[T::m_tiles][2][PAIRS ? 1 : 2][values];
   };
-  template <bool KINDS, bool PAIRS, bool SOME>
-  __device__ __forceinline__ void read(Way<KINDS, PAIRS, SOME>, Raw<PAIRS>& raw, const Slice& slice,
-                                       int step, const Places& at) const {
+  template <bool PAIRS, int STEPS>
+  __device__ __forceinline__ void read(Raw<PAIRS>& raw, const Slice& slice, int step,
+                                       const Quads<STEPS>& quads) const {
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int quad = 2 * step + half;
-      const char* rows = slice.rows + quad * (rows_of_quad * l.row_pitch);
-      if (KINDS) rows += ahead(slice.from, quad >> l.quads_of_kind_log2) * element;
+    for (int half = 0; half < 2; ++half)
 #pragma unroll
       for (int m = 0; m < T::m_tiles; ++m)
 #pragma unroll
@@ -1509,13 +1610,17 @@ struct HopperBlock {
 #pragma unroll
           for (int v = 0; v < values; ++v) {
             auto& value = raw.of[m][half][h][v];
-            value = *reinterpret_cast<const std::decay_t<decltype(value)>*>(rows + at.bytes[m][h] +
-                                                                            v * l.row_pitch);
+            const bool of_value = values > 1 && v > 0, of_row = h > 0;
+            const bool found = kept > 1 && (values > 1 ? of_value : of_row);
+            const char* from = slice.rows + quads.at[found][2 * step + half];
+            if (of_value && !found) from += quads.from_value;
+            if (of_row && (values > 1 || !found)) from += quads.from_row;
+            if (m > 0) from += quads.from_tile;
+            value = *reinterpret_cast<const std::decay_t<decltype(value)>*>(from);
           }
-    }
   }
-  template <bool KINDS, bool PAIRS, bool SOME>
-  static __device__ __forceinline__ void split(Way<KINDS, PAIRS, SOME>, const Raw<PAIRS>& raw,
+  template <bool PAIRS, bool SOME>
+  static __device__ __forceinline__ void split(Way<PAIRS, SOME>, const Raw<PAIRS>& raw,
                                                Fragment& fragment, const Slice& slice) {
 #pragma unroll
     for (int m = 0; m < T::m_tiles; ++m)
@@ -1524,18 +1629,18 @@ struct HopperBlock {
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
           uint32_t words[M::planes];
-          Element value[values];
+          if constexpr (PAIRS) {
+            words[0] = halves_of(raw.of[m][half][0][0], raw.of[m][half][0][1], h);
+          } else {
+            Element value[values];
 #pragma unroll
-          for (int v = 0; v < values; ++v)
-            if constexpr (PAIRS)
-              value[v] = static_cast<Element>(raw.of[m][half][0][v] >> 16 * h);
-            else
-              value[v] = raw.of[m][half][h][v];
-          if constexpr (SOME)
+            for (int v = 0; v < values; ++v) value[v] = raw.of[m][half][h][v];
+            if constexpr (SOME)
 #pragma unroll
-            for (int v = 0; v < values; ++v)
-              if ((bits_of(value[v]) & 0x7fffffffu) - slice.least >= slice.span) value[v] = 0;
-          M::split(value, words, slice.scale);
+              for (int v = 0; v < values; ++v)
+                if ((bits_of(value[v]) & 0x7fffffffu) - slice.least >= slice.span) value[v] = 0;
+            M::split(value, words, slice.scale);
+          }
 #pragma unroll
           for (int plane = 0; plane < M::planes; ++plane)
             fragment[m][plane][half * 2 + h] = words[plane];
@@ -1545,51 +1650,37 @@ struct HopperBlock {
 #pragma unroll
       for (int plane = 0; plane < M::planes; ++plane) wgmma_hold(fragment[m][plane]);
   }
-  template <bool KINDS, bool PAIRS, bool SOME>
-  __device__ __forceinline__ void multiply_tap(Way<KINDS, PAIRS, SOME> way, Sums& sums,
+  template <bool PAIRS, bool SOME, int STEPS>
+  __device__ __forceinline__ void multiply_tap(Way<PAIRS, SOME> way, Sums& sums,
                                                Fragments& fragments, const Slice& slice,
-                                               const Places& at, const Operand& right) const {
-    const int steps = l.words / 8;
+                                               const Quads<STEPS>& quads,
+                                               const Operand& right) const {
+    constexpr int groups = STEPS / at_once;
+    static_assert(groups % 2 == 0);
+    constexpr bool early = values > 1;
     Raw<PAIRS> raw[at_once];
-    constexpr bool early = M::sets > 1;
-    const auto read_from = [&](int first) {
+    const auto read_group = [&](int group) {
 #pragma unroll
-      for (int i = 0; i < at_once; ++i) read(way, raw[i], slice, first + i, at);
+      for (int i = 0; i < at_once; ++i)
+        read<PAIRS, STEPS>(raw[i], slice, group * at_once + i, quads);
     };
-    if (early) read_from(0);
-#pragma unroll 1
-    for (int pair = 0; pair < steps; pair += 2 * at_once) {
+    if (early) read_group(0);
 #pragma unroll
-      for (int b = 0; b < 2; ++b) {
-        const int first = pair + b * at_once;
-        wgmma_wait<1>();
-        if (!early) read_from(first);
+    for (int group = 0; group < groups; ++group) {
+      wgmma_wait<1>();
+      if (!early) read_group(group);
+      auto& fragment = fragments[group % 2];
 #pragma unroll
-        for (int i = 0; i < at_once; ++i) split(way, raw[i], fragments[b][i], slice);
-        wgmma_fence();
+      for (int i = 0; i < at_once; ++i) split(way, raw[i], fragment[i], slice);
+      wgmma_fence();
 #pragma unroll
-        for (int i = 0; i < at_once; ++i)
+      for (int i = 0; i < at_once; ++i)
 #pragma unroll
-          for (int m = 0; m < T::m_tiles; ++m)
-            M::multiply(sums[m], fragments[b][i][m], right.step(first + i));
-        wgmma_commit();
-        if (early) read_from(first + at_once < steps ? first + at_once : first);
-      }
+        for (int m = 0; m < T::m_tiles; ++m)
+          M::multiply(sums[m], fragment[i][m], right.step(group * at_once + i));
+      wgmma_commit();
+      if (early && group + 1 < groups) read_group(group + 1);
     }
-  }
-  __device__ __forceinline__ void multiply_tap(Sums& sums, Fragments& fragments, const Slice& slice,
-                                               const Places& at, const Operand& right, bool kinds,
-                                               bool pairs) const {
-    constexpr bool can_pair = element == 2;
-    const auto tap = [&](auto way) { multiply_tap(way, sums, fragments, slice, at, right); };
-    if (kinds && pairs)
-      tap(Way<true, can_pair>());
-    else if (kinds)
-      tap(Way<true, false>());
-    else if (pairs)
-      tap(Way<false, can_pair>());
-    else
-      tap(Way<false, false>());
   }
   __device__ __forceinline__ void keep_biases() const {
     const int thread = static_cast<int>(threadIdx.x) - kProducerThreads, warpgroup = thread / 128;
@@ -1605,27 +1696,39 @@ struct HopperBlock {
     }
     warpgroup_sync(warpgroup + 1);
   }
+  template <int STEPS>
   __device__ __forceinline__ void multiply() const {
     const int warpgroup =
         __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x - kProducerThreads) / 128, 0);
     const Writer writer{p.output, output_stages + warpgroup * OutputLayout<M, T::m_tiles>::bytes,
                         warpgroup + 1};
     const Operand all_weights(weights, T::channels * 16, l.words * T::channels * 4);
-    const int steps = l.words / 8;
-    const bool kinds = l.alike_log2 > 0;
-    const bool in_pairs = element == 2 && p.phase.in_step == 1 && p.row_bytes % 4 == 0;
-    Places at;
+    const bool in_pairs = element == 2 && p.phase.in_step == 1 && p.row_bytes % 4 == 0 &&
+                          p.input_batch_stride % 2 == 0;
+    const int stride_bytes = static_cast<int>(p.phase.in_step * element);
+    const int output = writer.position_of_lane(0, 0),
+              block = warpgroup * (l.blocks / 2) + output / l.block_outputs,
+              first_word =
+                  (block * l.words + static_cast<int>(threadIdx.x % 4)) * values * l.row_pitch +
+                  output % l.block_outputs * stride_bytes;
+    Quads<STEPS> quads;
+    quads.from_value = l.row_pitch;
+    quads.from_row = stride_bytes * writer.between();
+    quads.from_tile = stride_bytes * 16;
+    const int second = values > 1 ? quads.from_value : quads.from_row;
+    keep_in_register(quads.from_value);
+    keep_in_register(quads.from_row);
+    keep_in_register(quads.from_tile);
+    const auto find_quads = [&](const Source& from) {
 #pragma unroll
-    for (int m = 0; m < T::m_tiles; ++m)
+      for (int quad = 0; quad < 2 * STEPS; ++quad)
 #pragma unroll
-      for (int h = 0; h < 2; ++h) {
-        const int stride = static_cast<int>(p.phase.in_step),
-                  output = Writer::position_of_lane(m, h);
-        const int block = warpgroup * (l.blocks / 2) + output / l.block_outputs;
-        at.bytes[m][h] =
-            (block * l.words + static_cast<int>(threadIdx.x % 4)) * values * l.row_pitch +
-            output % l.block_outputs * stride * static_cast<int>(element);
-      }
+        for (int i = 0; i < kept; ++i) {
+          quads.at[i][quad] = first_word + i * second + quad * (rows_of_quad * l.row_pitch) +
+                              ahead(from, quad >> l.quads_of_kind_log2) * static_cast<int>(element);
+          keep_in_register(quads.at[i][quad]);
+        }
+    };
     Turn input, weight;
     Sums sums;
     constexpr bool cuts = cuts_chains<M, T>();
@@ -1633,8 +1736,10 @@ struct HopperBlock {
     Fragments fragments;
     int turn = 0;
     bool paired = false;
+    bool ready = false;
     if (l.resident && l.slices > 0) barrier_wait(shared->weights.full, 0);
-    for_each_tile([&](const Place& place) {
+    for_each_tile([&](const Place& of_block) {
+      const Place place = tile_of(of_block, warpgroup);
       for_each_sum([&](int m, int i) {
 #pragma unroll
         for (int set = 0; set < M::sets; ++set) sums[m][set][i] = 0;
@@ -1642,78 +1747,96 @@ struct HopperBlock {
       });
       hold(sums);
       int chained = 0;
+      Source from;
       int exponent = 0, scale = Scale::log2_for(0);
       int used_weight = -1;
       if (l.resident) weight.stage = 0;
-      for (int i = 0; i < l.slices * l.parts; ++i) {
-        const int slice = i / l.parts, part = i % l.parts;
-        const int taps = taps_of_part(l, p.phase, part);
-        char* const stage = inputs + input.stage * l.input_bytes;
-        Slice seen{source(place, slice, part), stage, 0, 1, 0, 0};
-        const int before = ahead(seen.from, 0);
-        if (!kinds) seen.rows += before * element;
-        barrier_wait(shared->inputs.full + input.stage, input.parity);
-        if (!seen.from.whole) clear(stage, seen.from, warpgroup);
-        uint32_t smallest = ~0u;
-        if constexpr (M::sets > 1) {
-          const Range range = range_of(stage, warpgroup, turn);
-          turn ^= 1;
-          smallest = range.least;
-          const int largest = static_cast<int>(smaller(range.most >> 23, Scale::most));
-          if (largest > exponent) {
-            const int before = scale;
-            exponent = largest < Scale::most ? largest + 1 : largest;
-            scale = Scale::log2_for(exponent);
-            if (i > 0) {
-              scale_sums(sums, scale - before);
-              if constexpr (cuts)
+#pragma unroll 1
+      for (int slice = 0; slice < l.slices; ++slice)
+#pragma unroll 1
+        for (int part = 0; part < l.parts; ++part) {
+          const int taps = taps_of_part(l, p.phase, part);
+          char* const stage = inputs + input.stage * l.input_bytes;
+          const bool anew = l.parts > 1 || slice == 0;
+          from = anew || M::sets > 1 ? source(place, slice, part) : next_slice(from);
+          if (anew) find_quads(from);
+          Slice seen{stage, 1, 0, 0};
+          int first = static_cast<int>(reinterpret_cast<uint64_t>(p.input) / 2 + p.first_position +
+                                       part * l.taps * p.phase.shift_step);
+          barrier_wait(shared->inputs.full + input.stage, input.parity);
+          if (!from.whole) clear(stage, from, warpgroup);
+          uint32_t smallest = ~0u;
+          if constexpr (M::sets > 1) {
+            const Range range = range_of(stage, warpgroup, turn);
+            turn ^= 1;
+            smallest = range.least;
+            const int largest = static_cast<int>(smaller(range.most >> 23, Scale::most));
+            if (largest > exponent) {
+              const int old = scale;
+              exponent = largest < Scale::most ? largest + 1 : largest;
+              scale = Scale::log2_for(exponent);
+              if (slice + part > 0) {
+                scale_sums(sums, scale - old);
+                if constexpr (cuts)
+                  for_each_sum([&](int m, int i) {
+                    total[m][i] = Scale::without(total[m][i], old - scale);
+                  });
+              }
+            }
+            seen.scale = Scale::power_of_two(scale);
+          }
+          const bool small =
+              M::sets > 1 && smallest + 1 > 0 && smallest + 1 < Scale::least_whole(scale);
+#pragma unroll 1
+          for (int j = 0; j < taps; ++j) {
+            if (!l.resident && !ready)
+              barrier_wait(shared->weights.full + weight.stage, weight.parity);
+            const Operand right = all_weights.after(weight.stage * l.weight_bytes);
+            if constexpr (M::sets > 1) {
+              if (small)
+                multiply_small<STEPS>(sums, fragments, seen, quads, right, scale, smallest + 1);
+              else
+                multiply_tap(Way<false>(), sums, fragments, seen, quads, right);
+            } else if constexpr (element == 2) {
+              const bool pairs = in_pairs && first % 2 == 0;
+              if (pairs != paired) wgmma_settle();
+              paired = pairs;
+              if (pairs)
+                multiply_tap(Way<true>(), sums, fragments, seen, quads, right);
+              else
+                multiply_tap(Way<false>(), sums, fragments, seen, quads, right);
+            } else {
+              multiply_tap(Way<false>(), sums, fragments, seen, quads, right);
+            }
+            const int stage_before = used_weight;
+            if (l.resident) {
+              ++weight.stage;
+            } else {
+              used_weight = weight.stage;
+              weight.advance(l.weights);
+              ready = barrier_is_over(shared->weights.full + weight.stage, weight.parity);
+            }
+            give_back(shared->weights.empty, stage_before);
+            if constexpr (cuts) {
+              chained += STEPS;
+              if (chained + STEPS > M::chain) {
+                wgmma_wait<0>();
+                hold(sums);
+                chained = 0;
                 for_each_sum([&](int m, int i) {
-                  total[m][i] = Scale::without(total[m][i], before - scale);
+                  total[m][i] += sums[m][0][i];
+                  sums[m][0][i] = 0;
                 });
+                hold(sums);
+              }
             }
+            first += static_cast<int>(p.phase.shift_step);
+            seen.rows += p.phase.shift_step * element;
           }
-          seen.scale = Scale::power_of_two(scale);
+          if (l.resident) weight.stage += l.taps - taps;
+          give_back(shared->inputs.empty, input.stage);
+          input.advance(l.inputs);
         }
-        const bool small =
-            M::sets > 1 && smallest + 1 > 0 && smallest + 1 < Scale::least_whole(scale);
-        for (int j = 0; j < taps; ++j) {
-          if (!l.resident) barrier_wait(shared->weights.full + weight.stage, weight.parity);
-          const Operand right = all_weights.after(weight.stage * l.weight_bytes);
-          const bool pairs = in_pairs && (seen.shift + before) % 2 == 0;
-          if (pairs != paired) wgmma_settle();
-          paired = pairs;
-          if (small) {
-            if constexpr (M::sets > 1)
-              multiply_small(sums, fragments, seen, at, right, scale, smallest + 1);
-          } else {
-            multiply_tap(sums, fragments, seen, at, right, kinds, pairs);
-          }
-          give_back(shared->weights.empty, used_weight);
-          if constexpr (cuts) {
-            chained += steps;
-            if (chained + steps > M::chain) {
-              wgmma_wait<0>();
-              hold(sums);
-              chained = 0;
-              for_each_sum([&](int m, int i) {
-                total[m][i] += sums[m][0][i];
-                sums[m][0][i] = 0;
-              });
-              hold(sums);
-            }
-          }
-          seen.shift += static_cast<int>(p.phase.shift_step);
-          seen.rows += p.phase.shift_step * element;
-          used_weight = l.resident ? -1 : weight.stage;
-          if (l.resident)
-            ++weight.stage;
-          else
-            weight.advance(l.weights);
-        }
-        if (l.resident) weight.stage += l.taps - taps;
-        give_back(shared->inputs.empty, input.stage);
-        input.advance(l.inputs);
-      }
       wgmma_wait<0>();
       hold(sums);
       give_back(shared->weights.empty, used_weight);
@@ -1725,7 +1848,7 @@ struct HopperBlock {
           sums[m][0][i] = Scale::without(sum, scale + of_channels[i / 4 * 8 + i % 2]);
         });
       }
-      write(writer, sums, place, warpgroup);
+      if (place.batch < p.batch) write(writer, sums, place, warpgroup);
     });
   }
   static __device__ __forceinline__ void scale_sums(Sums& sums, int log2) {
@@ -1738,13 +1861,13 @@ struct HopperBlock {
     });
     hold(sums);
   }
+  template <int STEPS>
   __device__ __forceinline__ void multiply_small(Sums& sums, Fragments& fragments, Slice seen,
-                                                 const Places& at, const Operand& right, int scale,
-                                                 uint32_t smallest) const {
+                                                 const Quads<STEPS>& quads, const Operand& right,
+                                                 int scale, uint32_t smallest) const {
     seen.least = Scale::least_whole(scale);
     seen.span = 0x80000000u - seen.least;
     int of_these = scale;
-    if (l.alike_log2 == 0) seen.rows -= ahead(seen.from, 0) * element;
     wgmma_settle();
     hold(sums);
     for_each_sum([&](int m, int i) {
@@ -1753,7 +1876,7 @@ struct HopperBlock {
     });
     hold(sums);
     for (int step = 0;; ++step) {
-      multiply_tap(Way<true, false, true>(), sums, fragments, seen, at, right);
+      multiply_tap(Way<false, true>(), sums, fragments, seen, quads, right);
       if (seen.least <= smallest || step == Scale::most_steps) break;
       const int next = Scale::next(of_these);
       scale_sums(sums, next - of_these);
@@ -1789,7 +1912,7 @@ struct HopperBlock {
     writer.write(sums, biases + warpgroup * T::channels,
                  {(place.batch * p.groups + shared->group) * p.channels_out + first_channel,
                   static_cast<int>(smaller(T::channels, p.channels_out - first_channel)),
-                  (static_cast<int64_t>(place.tile) * 2 + warpgroup) * T::positions});
+                  static_cast<int64_t>(place.tile) * T::positions});
   }
 };
 template <class M, class T>
@@ -1801,7 +1924,7 @@ __global__ void __launch_bounds__(kHopperThreads, 1)
     const int64_t rest = blockIdx.x / p.channel_blocks, run = rest % p.runs;
     shared.channel_block = static_cast<int>(blockIdx.x % p.channel_blocks);
     shared.group = static_cast<int>(rest / p.runs);
-    shared.first = {static_cast<int>(run / p.tiles), static_cast<int>(run % p.tiles)};
+    shared.first = {static_cast<int>(2 * run / p.tiles), static_cast<int>(2 * run % p.tiles)};
     for (int i = 0; i < kMostStages; ++i) {
       barrier_init(shared.inputs.full + i, kInputWarps);
       barrier_init(shared.inputs.empty + i, kConsumerThreads / 32);
@@ -1827,7 +1950,12 @@ __global__ void __launch_bounds__(kHopperThreads, 1)
     take_registers<kConsumerRegisters>();
     const HopperBlock<M, T> block(p, memory);
     block.keep_biases();
-    block.multiply();
+    if constexpr (HopperBlock<M, T>::at_once > 1)
+      block.template multiply<4>();
+    else if (p.pipeline.words == 32)
+      block.template multiply<4>();
+    else
+      block.template multiply<2>();
   }
 }
 template <class M, class T>
@@ -1847,29 +1975,32 @@ struct Hopper {
     c.channels_in = a.channels_in / a.groups;
     c.channels_out = a.channels_out / a.groups;
     c.channel_blocks = ceil_div(c.channels_out, T::channels);
-    c.tiles = ceil_div(c.phase.positions, 2 * T::positions);
-    c.runs = runs_of(a.batch * c.tiles, a.groups * c.channel_blocks, a.multiprocessors);
+    c.tiles = ceil_div(c.phase.positions, T::positions);
+    const int64_t tiles = ceil_div(a.batch * c.tiles, 2);
+    c.runs = runs_of(tiles, a.groups * c.channel_blocks, a.multiprocessors);
     c.pipeline =
         pipeline_of({T::positions, T::channels, M::planes, M::values_per_word, sizeof(Element),
                      rows_alike(a.input_channel_stride * static_cast<int64_t>(sizeof(Element))),
                      16 * steps_at_once<M, T>(), shared_budget(1) - hopper_fixed_bytes<M, T>(),
-                     ceil_div(a.batch * c.tiles, c.runs) >= 4},
+                     ceil_div(tiles, c.runs) >= 4},
                     c.phase, c.channels_in);
     Pipeline& l = c.pipeline;
     if (M::chain > 0 && !cuts_chains<M, T>() && l.slices * c.phase.taps * (l.words / 8) > M::chain)
       l.taps = 0;
-    c.packed_threads =
-        a.groups * c.channel_blocks * l.slices * l.parts * l.taps * (l.words / 4) * T::channels;
+    c.packed_threads = a.groups * c.channel_blocks * l.slices * l.parts * l.taps * (l.words / 4) *
+                       (T::channels / kPackedChannels);
     return c;
   }
   static int64_t packed_bytes(const Cut& c) {
     return weight_bytes(c) + (M::sets > 1 ? 4 * scales(c) : 0);
   }
-  static int64_t weight_bytes(const Cut& c) { return c.packed_threads * 16 * M::planes; }
+  static int64_t weight_bytes(const Cut& c) {
+    return c.packed_threads * kPackedChannels * 16 * M::planes;
+  }
   static int64_t scales(const Cut& c) { return c.groups * c.channel_blocks * T::channels; }
   static int launch_phase(const ConvArgs& a, const Cut& c, void* stream) {
     const Pipeline& l = c.pipeline;
-    if (l.taps == 0) return 1;
+    if (l.taps == 0 || c.packed_threads > UINT32_MAX) return 1;
     auto* const packed = static_cast<uint32_t*>(a.workspace);
     auto* const scales = static_cast<int*>(a.workspace) + weight_bytes(c) / 4;
     const HopperPackParams pack{{a.weight, packed, c.phase, c.channels_in, c.channels_out, a.groups,
@@ -1898,8 +2029,9 @@ struct Hopper {
     p.weights = packed;
     p.scales = scales;
     p.bias = a.bias;
-    p.output = {a.output,           a.length_out,     c.phase.positions,
-                c.phase.out_offset, c.phase.out_step, a.length_out % 2 != 0};
+    p.output = {
+        a.output,         a.length_out,          c.phase.positions,       c.phase.out_offset,
+        c.phase.out_step, a.length_out % 2 != 0, c.phase.in_step % 2 == 0};
     p.phase = c.phase;
     p.pipeline = l;
     p.batch = a.batch;
@@ -1911,10 +2043,10 @@ struct Hopper {
     p.channel_blocks = c.channel_blocks;
     p.tiles = c.tiles;
     p.runs = c.runs;
-    p.step = {static_cast<int>(c.runs / c.tiles), static_cast<int>(c.runs % c.tiles)};
+    p.step = {static_cast<int>(2 * c.runs / c.tiles), static_cast<int>(2 * c.runs % c.tiles)};
     p.first_position = c.phase.first_shift;
     p.row_bytes = a.input_channel_stride * static_cast<int64_t>(sizeof(Element));
-    p.tile_step = 2 * T::positions * c.phase.in_step;
+    p.tile_step = T::positions * c.phase.in_step;
     p.in_boxes = make_boxes(a, l, p);
     const dim3 blocks(static_cast<unsigned>(a.groups * c.channel_blocks * c.runs));
     if (c.packed_threads > 0 || M::sets > 1)

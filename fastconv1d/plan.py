@@ -29,15 +29,15 @@ ATEN_START = 30.0  # µs: the kernels of a dense convolution, beside what grows 
 ATEN_GROUPED = 0.25  # share of that rate when groups > 1
 ATEN_LAYOUT = {2: 0.7e6, 4: 0.55e6, 8: 0.55e6}  # elements per µs from NCL to NHWC or back, by size
 ATEN_FEW_CHANNELS = 4  # of fp32 below which half of that is saved
+ATEN_TILE = 128  # positions and channels of cuDNN's tiles
 ATEN_BIAS = 0.35e6  # elements per µs that the bias pass adds to
 ATEN_DEPTHWISE = 0.2e6  # elements per µs that ATen's own depthwise kernel reads and writes
 ATEN_DEPTHWISE_RATE = 8e6  # FLOP per µs of that kernel
 CPU_RATE = 50e3  # FLOP per µs of the plain loops and of ATen alike
 
 HOPPER_SHARED = 227 << 10  # bytes of shared memory that a block of the Hopper kernel may take
-HOPPER_BANDWIDTH = 4.2e6  # bytes per µs that the Hopper kernel reads and writes
+HOPPER_BANDWIDTH = 3.8e6  # bytes per µs that the Hopper kernel reads and writes
 HOPPER_CHAIN = 18  # steps after which fp32-accurate products are added up apart
-HOPPER_ALTERNATING = 1.42  # what a tile takes longer where rows are copied and read in turns
 MOST_STRIDE = 1 << 22  # that the dense kernel walks: kMostLoadStep of csrc/schedule.h
 MOST_LENGTH = 1 << 30  # of padded rows that the Hopper kernel walks, with 32 bits
 MOST_BATCH = 1 << 31  # from here on its 32-bit counters would run over
@@ -98,7 +98,7 @@ class HopperTile:
 
 @dataclass(frozen=True, slots=True)
 class HopperCosts:
-    """What the Hopper kernel takes, fitted to 26 layers on an H200 (docs/performance.md).
+    """What the Hopper kernel takes, fitted to 26 layers on an H100 (docs/performance.md).
 
     All ns but `start`. A step is 8 words of channels and one tap.
     """
@@ -113,13 +113,20 @@ class HopperCosts:
     output: float  # one output written
     byte: float  # one byte copied to shared memory
     start: float  # µs: of both kernels
+    apart: float  # of a step, where 16-bit values are read one by one and not in pairs
+    alternating: float  # share of a tile more where rows are copied and read in turns
+    narrow: float  # share of the traffic more where a warpgroup has one mma tile
 
 
 HOPPER = {
-    "tf32": HopperCosts(0.522, 77.6, 48.1, 14.2, 446, 95, 1638, 0.141, 0.0013, 9.9),
-    "ieee": HopperCosts(0.419, 237, 70.4, 19.4, 1014, 10, 2381, 0.229, 0.0320, 15.1),
-    "bf16": HopperCosts(0.605, 103, 53.7, 34.1, 485, 49, 4179, 0.151, 0.0022, 10.1),
-    "fp16": HopperCosts(0.605, 103, 53.7, 34.1, 485, 49, 4179, 0.151, 0.0022, 10.1),
+    "tf32": HopperCosts(0.525, 71.2, 73.4, 6.4, 239, 18, 482, 0.096, 0.0166, 8.9, 0, 0.60, 0.07),
+    "ieee": HopperCosts(0.708, 201, 142, 32.2, 987, 6, 1242, 0.108, 0.0285, 17.3, 0, 0.29, 0.28),
+    "bf16": HopperCosts(
+        0.632, 74.7, 63.1, 25.6, 199, 15, 1774, 0.092, 0.0123, 11.0, 41.3, 0.27, 0.57
+    ),
+    "fp16": HopperCosts(
+        0.632, 74.7, 63.1, 25.6, 199, 15, 1774, 0.092, 0.0123, 11.0, 41.3, 0.27, 0.57
+    ),
 }
 HOPPER_VALUES = {"tf32": 1, "ieee": 2, "bf16": 2, "fp16": 2}  # of channels in a word
 HOPPER_PLANES = {"tf32": 1, "ieee": 2, "bf16": 1, "fp16": 1}  # words of weights for one
@@ -173,13 +180,11 @@ def _tensor_core_why_not(plan: Plan, problem: Problem) -> str | None:
 
 def _waves(tile: Tile | HopperTile, problem: Problem, gpu: Gpu) -> int:
     """How often each multiprocessor computes a tile."""
-    blocks = (
-        problem.batch
-        * problem.groups
-        * _ceil_div(problem.channels_out // problem.groups, tile.channels)
-        * _ceil_div(problem.length_out, tile.positions)
-    )
-    return _ceil_div(blocks, gpu.multiprocessors)
+    at_once = 2 if isinstance(tile, HopperTile) else 1  # tiles of two warpgroups, wherever they lie
+    of_row = _ceil_div(problem.length_out, tile.positions // at_once)
+    channel_blocks = _ceil_div(problem.channels_out // problem.groups, tile.channels)
+    tiles = _ceil_div(problem.batch * of_row, at_once)
+    return _ceil_div(problem.groups * channel_blocks * tiles, gpu.multiprocessors)
 
 
 def _dense_why_not(plan: Plan, problem: Problem) -> str | None:
@@ -236,7 +241,8 @@ def hopper_walk(
     size, taps = problem.dtype.itemsize, problem.kernel_size
     values, planes = HOPPER_VALUES[problem.mode], HOPPER_PLANES[problem.mode]
     channels, kinds = problem.channels_in // problem.groups, 16 // problem.aligned
-    least, unit = max(tile.least_words(problem.mode), 4 * kinds), 32 // size // values
+    least = max(tile.least_words(problem.mode), 4 * kinds)
+    unit = 32 // size // values // (2 if _narrow(problem) else 1)
     even = _ceil_div(_ceil_div(channels, values), 16) % 2 == 0
     for parts in range(1, taps + 1):
         of_part = _ceil_div(taps, parts)
@@ -244,7 +250,7 @@ def hopper_walk(
             continue
         copied = 0
         outputs = tile.positions // 2
-        while outputs >= 16:
+        while outputs >= tile.positions // 8:  # a warp's
             positions = (outputs - 1) * problem.stride + (of_part - 1) * problem.dilation
             positions += 16 // size
             block = _ceil_div(max(positions - unit, 0), 2 * unit) * 2 * unit + unit
@@ -266,6 +272,20 @@ def hopper_walk(
             if hopper_fixed_bytes(tile, problem.mode) + room <= HOPPER_SHARED:
                 return HopperWalk(words, slices, whole_parts, copied, resident, stages > 1)
     return None
+
+
+def _lanes_of_bank(problem: Problem) -> int:
+    """How many lanes that read a step's values meet in one bank of shared memory."""
+    even = min(problem.stride & -problem.stride, 8)
+    if problem.dtype.itemsize == 2:
+        return max(even // 2, 1)
+    return min(even, 4) if _narrow(problem) else even
+
+
+def _narrow(problem: Problem) -> bool:
+    """Whether rows in shared memory are an odd multiple of 4 words apart, otherwise of 8."""
+    aligned_kinds = 16 // problem.aligned <= 2
+    return HOPPER_VALUES[problem.mode] == 1 and aligned_kinds and problem.stride % 8 == 0
 
 
 def _hopper_why_not(plan: Plan, problem: Problem) -> str | None:
@@ -295,11 +315,14 @@ def _hopper_cost(plan: Plan, problem: Problem) -> float:
         return float("inf")
     size, values = problem.dtype.itemsize, HOPPER_VALUES[problem.mode]
     products = tile.m_tiles * tile.n * HOPPER_PRODUCTS[problem.mode]
-    conflicts = min(problem.stride & -problem.stride, 8) - 1  # rows meet all banks but for these
+    conflicts = _lanes_of_bank(problem) - 1
     taps, slices = walk.slices * problem.kernel_size, walk.slices * walk.parts
     step = _larger(
         products * costs.column,
-        costs.step + costs.wide * (tile.m_tiles - 1) + costs.conflict * conflicts,
+        costs.step
+        + costs.wide * (tile.m_tiles - 1)
+        + costs.conflict * conflicts
+        + costs.apart * (problem.stride > 1 or problem.aligned < 4),
     )
     time = taps * walk.words / 8 * step + slices * costs.slice
     time += tile.channels * tile.positions * costs.output
@@ -313,9 +336,10 @@ def _hopper_cost(plan: Plan, problem: Problem) -> float:
         time += taps * costs.tap
         copied += taps * walk.words * tile.channels * 4 * HOPPER_PLANES[problem.mode]
     if not walk.ahead:
-        time *= HOPPER_ALTERNATING
+        time *= 1 + costs.alternating
     time = waves * _larger(time, copied * costs.byte) / 1e3
-    return costs.start + _larger(time, problem.bytes / (HOPPER_BANDWIDTH * _scale(problem)))
+    traffic = problem.bytes / (HOPPER_BANDWIDTH * _scale(problem))
+    return costs.start + _larger(time, traffic * (1 + costs.narrow * (tile.m_tiles == 1)))
 
 
 def _larger(one: float, other: float) -> float:
@@ -370,6 +394,10 @@ def _aten_cost(plan: Plan, problem: Problem) -> float:
         arithmetic = problem.flops / ATEN_DEPTHWISE_RATE
         return LAUNCH + max(elements / ATEN_DEPTHWISE, arithmetic) / _scale(problem)
     rate = ATEN_RATE[problem.mode] * (ATEN_GROUPED if problem.groups > 1 else 1.0)
+    # Few positions leave multiprocessors idle, however deep the reduction is.
+    tiles = _ceil_div(problem.batch * problem.length_out, ATEN_TILE)
+    tiles *= _ceil_div(problem.channels_out, ATEN_TILE)
+    rate *= min(1.0, tiles / problem.gpu.multiprocessors)
     layout = elements / ATEN_LAYOUT[problem.dtype.itemsize]
     if problem.channels_in // problem.groups < ATEN_FEW_CHANNELS and problem.dtype.itemsize == 4:
         layout /= 2

@@ -99,7 +99,7 @@ __global__ void __launch_bounds__(128) pack_kernel(const PackParams p) {
   const int64_t index = static_cast<int64_t>(blockIdx.x) * 128 + threadIdx.x;
   if (index >= p.count) return;
   const Schedule& s = p.schedule;
-  Digits digits{index};
+  Digits<int64_t> digits{index};
   const int64_t lane = digits.take(32), block16 = digits.take(T::channels / 16),
                 step = digits.take(s.slice_words / 8), j = digits.take(s.taps_per_group),
                 tap_group_index = digits.take(s.groups),

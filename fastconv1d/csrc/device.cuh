@@ -74,6 +74,17 @@ __device__ __forceinline__ void barrier_wait(uint64_t* barrier, uint32_t parity)
   } while (over == 0);
 }
 #undef FASTCONV1D_WAIT
+// Whether a phase is over, without waiting for it. What the answer takes can be spent otherwise.
+__device__ __forceinline__ bool barrier_is_over(uint64_t* barrier, uint32_t parity) {
+  const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(barrier));
+  uint32_t over;
+  asm volatile(
+      "{ .reg .pred p; mbarrier.test_wait.parity.shared.b64 p, [%1], %2; selp.b32 %0, 1, 0, p; }"
+      : "=r"(over)
+      : "r"(address), "r"(parity)
+      : "memory");
+  return over != 0;
+}
 
 __device__ __forceinline__ uint16_t float_to_bf16(float x) {
   return __bfloat16_as_ushort(__float2bfloat16_rn(x));
@@ -359,6 +370,24 @@ inline int64_t shared_budget(int blocks) {
 #endif
 
 namespace fastconv1d {
+
+// The low halves of two words, or the high ones, in one.
+__device__ __forceinline__ uint32_t halves_of(uint32_t first, uint32_t second, bool high) {
+#if defined(__CUDACC__)
+  return __byte_perm(first, second, high ? 0x7632 : 0x5410);
+#else
+  return high ? first >> 16 | (second & 0xffff0000u) : (first & 0xffffu) | second << 16;
+#endif
+}
+
+// Keeps a value where it is: the compiler would rather work it out again and again.
+__device__ __forceinline__ void keep_in_register(int& value) {
+#if defined(__CUDACC__)
+  asm volatile("" : "+r"(value));
+#else
+  (void)value;
+#endif
+}
 
 // Brings the threads of a warp together again, for speed alone: no result depends on it.
 __device__ __forceinline__ void reconverge() { __syncwarp(); }

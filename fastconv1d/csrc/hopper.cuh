@@ -23,8 +23,8 @@
 #pragma once
 #include <type_traits>
 
+#include "hopper_pack.cuh"
 #include "output.cuh"
-#include "tile.cuh"
 
 namespace fastconv1d {
 
@@ -108,8 +108,8 @@ struct HopperParams {
   Pipeline pipeline;
   int64_t batch, length, input_batch_stride;
   int64_t channels_in, channels_out, groups;  // channels of one group
-  int64_t channel_blocks, tiles, runs;        // `runs` blocks take turns on batch x tiles
-  Place step;                                 // from a block's tile to its next
+  int64_t channel_blocks, tiles, runs;        // `runs` blocks take turns on pairs of batch x tiles
+  Place step;                                 // from a warpgroup's tile to its next
   int64_t first_position;  // of the input, that the first tile's window begins with
   int64_t row_bytes;       // from one row of the input to the next one
   int64_t tile_step;       // of the input, from one tile to the next
@@ -117,83 +117,6 @@ struct HopperParams {
   int leads;               // whether these show what is before a row
   int64_t rows_per_batch;  // of the boxes' rows
 };
-
-// [group][channel block][slice][part][tap][plane][quad][channel][4 words]; one thread makes 4 words of
-// each plane. Threads of a warp take 4 channels, and of each what lies together in the weight:
-// neighbouring taps and quads.
-struct HopperPackParams : WeightParams {
-  Pipeline pipeline;
-  int* scales;
-};
-
-// A block finds the scale of an output channel's weights.
-template <class M, class T>
-__global__ void __launch_bounds__(128) hopper_scale_kernel(const HopperPackParams p) {
-  let_next_kernel_begin();
-  FASTCONV1D_SHARED(memory);
-  const int64_t block = blockIdx.x / T::channels, row = blockIdx.x % T::channels;
-  const int64_t group = block / p.channel_blocks,
-                channel = block % p.channel_blocks * T::channels + row;
-  uint32_t most = 0;
-  for (int64_t i = threadIdx.x; i < p.channels_in * p.phase.taps; i += 128) {
-    const float weight = weight_of<float>(p, group, channel, i / p.phase.taps, i % p.phase.taps);
-    const uint32_t bits = bits_of(weight) & 0x7fffffffu;
-    most = bits > most ? bits : most;
-  }
-  most = largest_of_warp(most);
-  if (threadIdx.x % 32 == 0) memory[threadIdx.x / 32] = most;
-  __syncthreads();
-  for (int warp = 0; warp < 4; ++warp) most = memory[warp] > most ? memory[warp] : most;
-  if (threadIdx.x == 0)
-    p.scales[blockIdx.x] = Scale::log2_for(static_cast<int>(smaller(most >> 23, Scale::most)));
-}
-template <class M, class T>
-__global__ void __launch_bounds__(128) hopper_pack_kernel(const HopperPackParams p) {
-  let_next_kernel_begin();
-  if constexpr (M::sets > 1) wait_for_kernel_before();  // that finds the scales
-  const int64_t index = static_cast<int64_t>(blockIdx.x) * 128 + threadIdx.x;
-  if (index >= p.count) return;
-  const Pipeline& l = p.pipeline;
-  const int quads = l.words / 4;
-  constexpr int values = M::values_per_word;
-  Digits digits{index};
-  const int64_t row_of_4 = digits.take(4), tap = digits.take(l.taps), part = digits.take(l.parts),
-                quad = digits.take(quads), slice = digits.take(l.slices),
-                row = digits.take(T::channels / 4) * 4 + row_of_4,
-                channel_block = digits.take(p.channel_blocks), group = digits.rest;
-  const int64_t stage =
-      (((group * p.channel_blocks + channel_block) * l.slices + slice) * l.parts + part) * l.taps +
-      tap;
-  const int64_t kind = quad >> l.quads_of_kind_log2, j = quad - (kind << l.quads_of_kind_log2);
-
-  float scale = 1;
-  if constexpr (M::sets > 1)
-    scale = Scale::power_of_two(
-        p.scales[(group * p.channel_blocks + channel_block) * T::channels + row]);
-  uint32_t words[M::planes][4];
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    typename M::Element value[values];
-#pragma unroll
-    for (int v = 0; v < values; ++v)
-      value[v] = weight_of<typename M::Element>(
-          p, group, channel_block * T::channels + row,
-          slice * l.words * values + kind + (((j * 4 + i) * values + v) << l.alike_log2),
-          part * l.taps + tap);
-    uint32_t of_plane[M::planes];
-    if constexpr (M::sets > 1)
-      M::split(value, of_plane, scale);
-    else
-      M::split(value, of_plane);
-#pragma unroll
-    for (int plane = 0; plane < M::planes; ++plane) words[plane][i] = of_plane[plane];
-  }
-#pragma unroll
-  for (int plane = 0; plane < M::planes; ++plane)
-    *reinterpret_cast<uint4*>(
-        p.packed + 4 * (((stage * M::planes + plane) * quads + quad) * T::channels + row)) =
-        make_uint4(words[plane][0], words[plane][1], words[plane][2], words[plane][3]);
-}
 
 // What all roles of a block know.
 template <class M, class T>
@@ -220,11 +143,16 @@ struct HopperBlock {
     weights = inputs + l.inputs * l.input_bytes;
   }
 
-  // Calls visit(place) for the block's tiles.
+  // Calls visit(place) for the block's tiles, which are those of its first warpgroup.
   template <class Visit>
   __device__ __forceinline__ void for_each_tile(Visit visit) const {
     for (Place place = shared->first; place.batch < p.batch; place.advance(p.step, p.tiles))
       visit(place);
+  }
+  // A warpgroup's tile, where its block's first one has that.
+  __device__ __forceinline__ Place tile_of(Place place, int warpgroup) const {
+    place.advance({0, warpgroup}, p.tiles);
+    return place;
   }
 
   // The rows of a slice, seen from a part's first tap.
@@ -233,8 +161,10 @@ struct HopperBlock {
     uint32_t address;  // of the first position that products read, in that row: the low half
     int position;      // the same, counted in the input's
     int before, left;  // positions from there to the begin of a row, if ahead, and to its end
-    int rows;          // that exist
-    bool whole;        // whether all that is read, or looked at for a scale, exists or is zero
+    int rows;          // that exist from here on
+    bool
+        within;  // whether all positions that are read, or looked at for a scale, exist, or are zero
+    bool whole;  // whether all rows do, too
   };
   __device__ __forceinline__ Source source(const Place& place, int slice, int part) const {
     const int position = static_cast<int>(p.first_position) +
@@ -244,6 +174,9 @@ struct HopperBlock {
               left = static_cast<int>(p.length) - position,
               rows = static_cast<int>(p.channels_in) - channel;
     const int row = shared->group * static_cast<int>(p.channels_in) + channel;
+    const bool within =
+        (position >= (M::sets > 1 ? 16 / element : 0) || !p.leads) &&
+        (p.in_boxes || first_of_block(l.blocks / 2 - 1) + l.block_positions <= left);
     return {place.batch * static_cast<int>(p.rows_per_batch) + row,
             static_cast<uint32_t>(reinterpret_cast<uint64_t>(p.input)) +
                 static_cast<uint32_t>(element) *
@@ -252,9 +185,15 @@ struct HopperBlock {
             position,
             position < 0 ? -position : 0,
             left < 0 ? 0 : left,
-            rows < channels ? rows : channels,
-            rows >= channels && (position >= (M::sets > 1 ? 16 / element : 0) || !p.leads) &&
-                (p.in_boxes || first_of_block(l.blocks - 1) + l.block_positions <= left)};
+            rows,
+            within,
+            within && rows >= channels};
+  }
+  // What a warpgroup reads of the next slice; its rows begin as those of this one.
+  __device__ __forceinline__ Source next_slice(Source from) const {
+    from.rows -= l.words * values;
+    from.whole = from.within && from.rows >= l.words * values;
+    return from;
   }
   // Positions by which the rows of a kind begin in a stage before that one.
   __device__ __forceinline__ int ahead(const Source& from, int kind) const {
@@ -262,42 +201,53 @@ struct HopperBlock {
                             static_cast<uint32_t>(element));
   }
 
-  // Of a block, counted from the first position that products read.
+  // Of a warpgroup's block, counted from the first position that products read.
   __device__ __forceinline__ int first_of_block(int block) const {
     return block * l.block_outputs * static_cast<int>(p.phase.in_step);
   }
 
   // A box has the rows of a kind in a block. Lanes find out side by side where theirs are, since that takes
   // longer than to begin copying.
-  __device__ __forceinline__ uint32_t copy_boxes(int warp, const Source& from, char* stage,
-                                                 uint64_t* full) const {
-    const int kinds = 1 << l.alike_log2, boxes = l.blocks * kinds;
+  __device__ __forceinline__ uint32_t copy_boxes(int warp, const Place& place, int slice, int part,
+                                                 char* stage, uint64_t* full) const {
+    const int kinds = 1 << l.alike_log2, of_warpgroup = l.blocks / 2 * kinds;
     const int box_bytes = (rows_of_quad << l.quads_of_kind_log2) * l.row_pitch;
+    const int boxes = tile_of(place, 1).batch < p.batch ? 2 * of_warpgroup : of_warpgroup;
 #pragma unroll 1
     for (int i = warp + kInputWarps * static_cast<int>(threadIdx.x % 32); i < boxes;
          i += kInputWarps * 32) {
-      const int kind = i & (kinds - 1), row = from.row + kind, of_row = row & (kinds - 1);
+      const int warpgroup = i >= of_warpgroup;
+      const Source from = source(tile_of(place, warpgroup), slice, part);
+      const int kind = i & (kinds - 1), row = from.row + kind, of_row = row & (kinds - 1),
+                block = (i - warpgroup * of_warpgroup) >> l.alike_log2;
       copy_box(stage + i * box_bytes, &p.boxes[of_row],
-               from.position + first_of_block(i >> l.alike_log2) + p.box_leads[of_row] -
-                   ahead(from, kind),
+               from.position + first_of_block(block) + p.box_leads[of_row] - ahead(from, kind),
                row >> l.alike_log2, full);
     }
     reconverge();
     return (boxes - warp + kInputWarps - 1) / kInputWarps * box_bytes;  // of the warp
   }
 
-  // Row by row, where boxes cannot be: whole pieces of 16 bytes. `first` is the first row's begin.
-  __device__ __forceinline__ uint32_t copy_rows(int warp, const char* first, const Source& from,
+  // Row by row, where boxes cannot be: whole pieces of 16 bytes.
+  __device__ __forceinline__ uint32_t copy_rows(int warp, const Place& place, int slice, int part,
                                                 char* stage, uint64_t* full) const {
-    const int kinds = 1 << l.alike_log2, rows_of_kind = rows_of_quad << l.quads_of_kind_log2;
+    const int kinds = 1 << l.alike_log2, rows_of_kind = rows_of_quad << l.quads_of_kind_log2,
+              of_warpgroup = l.blocks / 2;
+    const int blocks = tile_of(place, 1).batch < p.batch ? l.blocks : of_warpgroup;
     uint32_t bytes = 0;
 #pragma unroll 1
-    for (int block = 0; block < l.blocks; ++block) {
-      const int begin_of_block = from.position + first_of_block(block);
+    for (int block = 0; block < blocks; ++block) {
+      const int warpgroup = block >= of_warpgroup;
+      const Place tile = tile_of(place, warpgroup);
+      const Source from = source(tile, slice, part);
+      const char* const first =
+          static_cast<const char*>(p.input) + tile.batch * p.input_batch_stride * element +
+          (shared->group * p.channels_in + slice * l.words * values) * p.row_bytes;
+      const int begin_of_block = from.position + first_of_block(block - warpgroup * of_warpgroup);
 #pragma unroll 1
-      for (int row = warp; row < from.rows; row += kInputWarps) {
+      for (int row = warp; row < from.rows && row < l.words * values; row += kInputWarps) {
         const int kind = row & (kinds - 1),
-                  place = (block * kinds + kind) * rows_of_kind + (row >> l.alike_log2);
+                  place_of_row = (block * kinds + kind) * rows_of_kind + (row >> l.alike_log2);
         const char* const of_row = first + row * p.row_bytes;
         // Where the row's place in the stage begins and ends, and what exists in between.
         const char* const origin = of_row + (begin_of_block - ahead(from, kind)) * element;
@@ -306,7 +256,7 @@ struct HopperBlock {
         const char* const end =
             origin + l.row_pitch < end_of_row ? origin + l.row_pitch : end_of_row;
         if (begin >= end) continue;
-        copy_bulk(stage + place * l.row_pitch + (begin - origin), begin,
+        copy_bulk(stage + place_of_row * l.row_pitch + (begin - origin), begin,
                   static_cast<uint32_t>(end - begin), full);
         bytes += static_cast<uint32_t>(end - begin);
       }
@@ -327,19 +277,11 @@ struct HopperBlock {
       for (int slice = 0; slice < l.slices; ++slice)
 #pragma unroll 1
         for (int part = 0; part < l.parts; ++part) {
-          const Source from = source(place, slice, part);
           char* const stage = inputs + input.stage * l.input_bytes;
           uint64_t* const full = shared->inputs.full + input.stage;
           barrier_wait(shared->inputs.empty + input.stage, input.parity ^ 1);
-          uint32_t bytes;
-          if constexpr (BOXES)
-            bytes = copy_boxes(warp, from, stage, full);
-          else
-            bytes = copy_rows(
-                warp,
-                static_cast<const char*>(p.input) + place.batch * p.input_batch_stride * element +
-                    (shared->group * p.channels_in + slice * l.words * values) * p.row_bytes,
-                from, stage, full);
+          const uint32_t bytes = BOXES ? copy_boxes(warp, place, slice, part, stage, full)
+                                       : copy_rows(warp, place, slice, part, stage, full);
           if (threadIdx.x % 32 == 0) barrier_arrive_expecting(full, bytes);
           input.advance(l.inputs);
         }
@@ -364,36 +306,42 @@ struct HopperBlock {
     Turn weight;
     for_each_tile([&](const Place&) {
       const char* of_part = from;
-      for (int i = 0; i < l.slices * l.parts; ++i) {
-        const int count = taps_of_part(l, p.phase, i % l.parts);
+      for (int slice = 0; slice < l.slices; ++slice)
+        for (int part = 0; part < l.parts; ++part) {
+          const int count = taps_of_part(l, p.phase, part);
 #pragma unroll 1
-        for (int j = 0; j < count; ++j) {
-          uint64_t* const full = shared->weights.full + weight.stage;
-          barrier_wait(shared->weights.empty + weight.stage, weight.parity ^ 1);
-          barrier_arrive_expecting(full, l.weight_bytes);
-          copy_bulk(weights + weight.stage * l.weight_bytes, of_part + j * l.weight_bytes,
-                    l.weight_bytes, full);
-          weight.advance(l.weights);
+          for (int j = 0; j < count; ++j) {
+            uint64_t* const full = shared->weights.full + weight.stage;
+            barrier_wait(shared->weights.empty + weight.stage, weight.parity ^ 1);
+            barrier_arrive_expecting(full, l.weight_bytes);
+            copy_bulk(weights + weight.stage * l.weight_bytes, of_part + j * l.weight_bytes,
+                      l.weight_bytes, full);
+            weight.advance(l.weights);
+          }
+          of_part += l.taps * int64_t{l.weight_bytes};
         }
-        of_part += l.taps * int64_t{l.weight_bytes};
-      }
     });
   }
 
-  // Makes zeros of what does not exist in a warpgroup's blocks of a stage.
+  // Makes zeros of what does not exist in a warpgroup's blocks of a stage. Some threads for each row.
   __device__ __forceinline__ void clear(char* stage, const Source& from, int warpgroup) const {
-    const int lane = threadIdx.x % 32, rows = l.words * values, of_warpgroup = l.blocks / 2;
-    for (int i = threadIdx.x / 32 % 4; i < of_warpgroup * rows; i += 4) {
-      const int block = warpgroup * of_warpgroup + i / rows, row = i % rows,
-                kind = row / rows_of_quad >> l.quads_of_kind_log2,
-                k = row - (kind << l.quads_of_kind_log2) * rows_of_quad;
+    const int rows = l.words * values, of_row = 128 / rows, row = threadIdx.x % 128 / of_row,
+              lane = threadIdx.x % of_row, kind = row / rows_of_quad >> l.quads_of_kind_log2,
+              k = row - (kind << l.quads_of_kind_log2) * rows_of_quad;
+    const bool exists = kind + (k << l.alike_log2) < from.rows;
+#pragma unroll 1
+    for (int block = 0; block < l.blocks / 2; ++block) {
       // Counted from where the row begins in the stage.
-      const int first = first_of_block(block) - ahead(from, kind);
-      const int begin = from.before - first, end = from.left - first;
-      const bool exists = kind + (k << l.alike_log2) < from.rows;
-      auto* const to = reinterpret_cast<Element*>(stage + (block * rows + row) * l.row_pitch);
-      for (int position = lane; position < l.block_positions; position += 32)
-        if (!exists || position < begin || position >= end) to[position] = 0;
+      const int first = first_of_block(block) - ahead(from, kind), begin = from.before - first,
+                end = exists ? from.left - first : 0;
+      auto* const to = reinterpret_cast<Element*>(
+          stage + ((warpgroup * l.blocks / 2 + block) * rows + row) * l.row_pitch);
+      for (int position = lane; position < begin && position < l.block_positions;
+           position += of_row)
+        to[position] = 0;
+      for (int position = (end < 0 ? 0 : end) + lane; position < l.block_positions;
+           position += of_row)
+        to[position] = 0;
     }
     fence_async_proxy();  // before the next rows are copied there
     warpgroup_sync(warpgroup + 1);
@@ -434,24 +382,28 @@ struct HopperBlock {
 
   using Writer = OutputWriter<M, T::m_tiles, T::channels>;
 
-  // Where a lane reads: bytes from a stage's first row on.
-  struct Places {
-    int bytes[T::m_tiles][2];
+  // Where a lane's words of each quad lie, of the first position that it reads: bytes from a stage's first
+  // row on, of both values of a word, or of both rows of an mma tile. In registers where these suffice,
+  // since an address more for each value is what a step takes longest for.
+  static constexpr int kept = M::sets > 1 ? 1 : 2;
+  template <int STEPS>
+  struct Quads {
+    int at[kept][2 * STEPS];
+    int from_value, from_row,
+        from_tile;  // bytes to a word's second value, a tile's second row, the next tile
   };
 
   // A slice in a stage, as a tap sees it.
   struct Slice {
-    Source from;
-    const char* rows;  // at the tap's first position, of the first kind's rows if they begin alike
-    int shift;         // of the tap, in positions
+    const char* rows;  // at the tap's first position
     // For Halves. Values outside of `span` from `least` on, as bits without the sign, count as zeros.
     float scale;
     uint32_t least, span;
   };
 
-  // How a tap's values are found. KINDS: rows begin in several ways. PAIRS: of a 16-bit type, two
-  // neighbours are one word. SOME: only those of a certain size.
-  template <bool KINDS, bool PAIRS, bool SOME = false>
+  // How a tap's values are found. PAIRS: of a 16-bit type, two neighbours are one word. SOME: only those of
+  // a certain size.
+  template <bool PAIRS, bool SOME = false>
   struct Way {};
 
   // What a lane reads for a step: of each mma tile and half, values of a word at two positions, or pairs.
@@ -460,14 +412,11 @@ struct HopperBlock {
     std::conditional_t<PAIRS, uint32_t, Element> of[T::m_tiles][2][PAIRS ? 1 : 2][values];
   };
 
-  template <bool KINDS, bool PAIRS, bool SOME>
-  __device__ __forceinline__ void read(Way<KINDS, PAIRS, SOME>, Raw<PAIRS>& raw, const Slice& slice,
-                                       int step, const Places& at) const {
+  template <bool PAIRS, int STEPS>
+  __device__ __forceinline__ void read(Raw<PAIRS>& raw, const Slice& slice, int step,
+                                       const Quads<STEPS>& quads) const {
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int quad = 2 * step + half;
-      const char* rows = slice.rows + quad * (rows_of_quad * l.row_pitch);
-      if (KINDS) rows += ahead(slice.from, quad >> l.quads_of_kind_log2) * element;
+    for (int half = 0; half < 2; ++half)
 #pragma unroll
       for (int m = 0; m < T::m_tiles; ++m)
 #pragma unroll
@@ -475,14 +424,18 @@ struct HopperBlock {
 #pragma unroll
           for (int v = 0; v < values; ++v) {
             auto& value = raw.of[m][half][h][v];
-            value = *reinterpret_cast<const std::decay_t<decltype(value)>*>(rows + at.bytes[m][h] +
-                                                                            v * l.row_pitch);
+            const bool of_value = values > 1 && v > 0, of_row = h > 0;
+            const bool found = kept > 1 && (values > 1 ? of_value : of_row);
+            const char* from = slice.rows + quads.at[found][2 * step + half];
+            if (of_value && !found) from += quads.from_value;
+            if (of_row && (values > 1 || !found)) from += quads.from_row;
+            if (m > 0) from += quads.from_tile;
+            value = *reinterpret_cast<const std::decay_t<decltype(value)>*>(from);
           }
-    }
   }
 
-  template <bool KINDS, bool PAIRS, bool SOME>
-  static __device__ __forceinline__ void split(Way<KINDS, PAIRS, SOME>, const Raw<PAIRS>& raw,
+  template <bool PAIRS, bool SOME>
+  static __device__ __forceinline__ void split(Way<PAIRS, SOME>, const Raw<PAIRS>& raw,
                                                Fragment& fragment, const Slice& slice) {
 #pragma unroll
     for (int m = 0; m < T::m_tiles; ++m)
@@ -491,18 +444,18 @@ struct HopperBlock {
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
           uint32_t words[M::planes];
-          Element value[values];
+          if constexpr (PAIRS) {
+            words[0] = halves_of(raw.of[m][half][0][0], raw.of[m][half][0][1], h);
+          } else {
+            Element value[values];
 #pragma unroll
-          for (int v = 0; v < values; ++v)
-            if constexpr (PAIRS)
-              value[v] = static_cast<Element>(raw.of[m][half][0][v] >> 16 * h);
-            else
-              value[v] = raw.of[m][half][h][v];
-          if constexpr (SOME)
+            for (int v = 0; v < values; ++v) value[v] = raw.of[m][half][h][v];
+            if constexpr (SOME)
 #pragma unroll
-            for (int v = 0; v < values; ++v)
-              if ((bits_of(value[v]) & 0x7fffffffu) - slice.least >= slice.span) value[v] = 0;
-          M::split(value, words, slice.scale);
+              for (int v = 0; v < values; ++v)
+                if ((bits_of(value[v]) & 0x7fffffffu) - slice.least >= slice.span) value[v] = 0;
+            M::split(value, words, slice.scale);
+          }
 #pragma unroll
           for (int plane = 0; plane < M::planes; ++plane)
             fragment[m][plane][half * 2 + h] = words[plane];
@@ -515,56 +468,41 @@ struct HopperBlock {
 
   // Multiplies a slice by the weights of one tap. Without branches: ptxas serialises products that it finds
   // one between.
-  template <bool KINDS, bool PAIRS, bool SOME>
-  __device__ __forceinline__ void multiply_tap(Way<KINDS, PAIRS, SOME> way, Sums& sums,
+  template <bool PAIRS, bool SOME, int STEPS>
+  __device__ __forceinline__ void multiply_tap(Way<PAIRS, SOME> way, Sums& sums,
                                                Fragments& fragments, const Slice& slice,
-                                               const Places& at, const Operand& right) const {
-    const int steps = l.words / 8;
+                                               const Quads<STEPS>& quads,
+                                               const Operand& right) const {
+    // Groups of products: an even number, for two fragments that take turns from tap to tap.
+    constexpr int groups = STEPS / at_once;
+    static_assert(groups % 2 == 0);
+    // Values are read while products of the group before are made, unless one instruction after another
+    // makes a word of a value where it is: ptxas serialises products then.
+    constexpr bool early = values > 1;
     Raw<PAIRS> raw[at_once];
-    // Values that take long to split are read while products of the step before are made.
-    constexpr bool early = M::sets > 1;
-    const auto read_from = [&](int first) {
+    const auto read_group = [&](int group) {
 #pragma unroll
-      for (int i = 0; i < at_once; ++i) read(way, raw[i], slice, first + i, at);
+      for (int i = 0; i < at_once; ++i)
+        read<PAIRS, STEPS>(raw[i], slice, group * at_once + i, quads);
     };
-    if (early) read_from(0);
-    // Two at a time, so that their fragments are two also in the eyes of the compiler, which does not keep
-    // it from reusing registers that products of the iteration before still read.
-#pragma unroll 1
-    for (int pair = 0; pair < steps; pair += 2 * at_once) {
+    if (early) read_group(0);
 #pragma unroll
-      for (int b = 0; b < 2; ++b) {
-        const int first = pair + b * at_once;
-        // The products of what was here before are over.
-        wgmma_wait<1>();
-        if (!early) read_from(first);
+    for (int group = 0; group < groups; ++group) {
+      // The products of what was here before are over.
+      wgmma_wait<1>();
+      if (!early) read_group(group);
+      auto& fragment = fragments[group % 2];
 #pragma unroll
-        for (int i = 0; i < at_once; ++i) split(way, raw[i], fragments[b][i], slice);
-        wgmma_fence();
+      for (int i = 0; i < at_once; ++i) split(way, raw[i], fragment[i], slice);
+      wgmma_fence();
 #pragma unroll
-        for (int i = 0; i < at_once; ++i)
+      for (int i = 0; i < at_once; ++i)
 #pragma unroll
-          for (int m = 0; m < T::m_tiles; ++m)
-            M::multiply(sums[m], fragments[b][i][m], right.step(first + i));
-        wgmma_commit();
-        // The last ones once more, where there are no others.
-        if (early) read_from(first + at_once < steps ? first + at_once : first);
-      }
+        for (int m = 0; m < T::m_tiles; ++m)
+          M::multiply(sums[m], fragment[i][m], right.step(group * at_once + i));
+      wgmma_commit();
+      if (early && group + 1 < groups) read_group(group + 1);
     }
-  }
-  __device__ __forceinline__ void multiply_tap(Sums& sums, Fragments& fragments, const Slice& slice,
-                                               const Places& at, const Operand& right, bool kinds,
-                                               bool pairs) const {
-    constexpr bool can_pair = element == 2;
-    const auto tap = [&](auto way) { multiply_tap(way, sums, fragments, slice, at, right); };
-    if (kinds && pairs)
-      tap(Way<true, can_pair>());
-    else if (kinds)
-      tap(Way<true, false>());
-    else if (pairs)
-      tap(Way<false, can_pair>());
-    else
-      tap(Way<false, false>());
   }
 
   // Warps 4-11. Each warpgroup has biases of its own.
@@ -583,6 +521,8 @@ struct HopperBlock {
     warpgroup_sync(warpgroup + 1);
   }
 
+  // For slices of STEPS steps.
+  template <int STEPS>
   __device__ __forceinline__ void multiply() const {
     // The same for all lanes, which the compiler should know.
     const int warpgroup =
@@ -590,22 +530,34 @@ struct HopperBlock {
     const Writer writer{p.output, output_stages + warpgroup * OutputLayout<M, T::m_tiles>::bytes,
                         warpgroup + 1};
     const Operand all_weights(weights, T::channels * 16, l.words * T::channels * 4);
-    const int steps = l.words / 8;
-    const bool kinds = l.alike_log2 > 0;
-    // Whether 16-bit values lie in aligned pairs in rows of all kinds, if in those of one.
-    const bool in_pairs = element == 2 && p.phase.in_step == 1 && p.row_bytes % 4 == 0;
-    Places at;
+    // Whether 16-bit values lie in aligned pairs in all rows and tiles, if in those of one.
+    const bool in_pairs = element == 2 && p.phase.in_step == 1 && p.row_bytes % 4 == 0 &&
+                          p.input_batch_stride % 2 == 0;
+    const int stride_bytes = static_cast<int>(p.phase.in_step * element);
+    // Where a lane's first word lies, where rows begin with a stage's first position.
+    const int output = writer.position_of_lane(0, 0),
+              block = warpgroup * (l.blocks / 2) + output / l.block_outputs,
+              first_word =
+                  (block * l.words + static_cast<int>(threadIdx.x % 4)) * values * l.row_pitch +
+                  output % l.block_outputs * stride_bytes;
+    Quads<STEPS> quads;
+    quads.from_value = l.row_pitch;
+    quads.from_row = stride_bytes * writer.between();
+    quads.from_tile = stride_bytes * 16;
+    const int second = values > 1 ? quads.from_value : quads.from_row;
+    keep_in_register(quads.from_value);
+    keep_in_register(quads.from_row);
+    keep_in_register(quads.from_tile);
+    const auto find_quads = [&](const Source& from) {
 #pragma unroll
-    for (int m = 0; m < T::m_tiles; ++m)
+      for (int quad = 0; quad < 2 * STEPS; ++quad)
 #pragma unroll
-      for (int h = 0; h < 2; ++h) {
-        const int stride = static_cast<int>(p.phase.in_step),
-                  output = Writer::position_of_lane(m, h);
-        const int block = warpgroup * (l.blocks / 2) + output / l.block_outputs;
-        at.bytes[m][h] =
-            (block * l.words + static_cast<int>(threadIdx.x % 4)) * values * l.row_pitch +
-            output % l.block_outputs * stride * static_cast<int>(element);
-      }
+        for (int i = 0; i < kept; ++i) {
+          quads.at[i][quad] = first_word + i * second + quad * (rows_of_quad * l.row_pitch) +
+                              ahead(from, quad >> l.quads_of_kind_log2) * static_cast<int>(element);
+          keep_in_register(quads.at[i][quad]);
+        }
+    };
     Turn input, weight;
     Sums sums;
     constexpr bool cuts = cuts_chains<M, T>();
@@ -613,8 +565,10 @@ struct HopperBlock {
     Fragments fragments;
     int turn = 0;
     bool paired = false;  // how the tap before was read
+    bool ready = false;   // whether the next tap's weights are known to be there
     if (l.resident && l.slices > 0) barrier_wait(shared->weights.full, 0);
-    for_each_tile([&](const Place& place) {
+    for_each_tile([&](const Place& of_block) {
+      const Place place = tile_of(of_block, warpgroup);
       for_each_sum([&](int m, int i) {
 #pragma unroll
         for (int set = 0; set < M::sets; ++set) sums[m][set][i] = 0;
@@ -622,82 +576,102 @@ struct HopperBlock {
       });
       hold(sums);
       int chained = 0;
+      Source from;
       // Of the largest value so far, at least, and log2 of theirs.
       int exponent = 0, scale = Scale::log2_for(0);
       int used_weight = -1;  // the stage that was read before, still to be given back
       if (l.resident) weight.stage = 0;
-      for (int i = 0; i < l.slices * l.parts; ++i) {
-        const int slice = i / l.parts, part = i % l.parts;
-        const int taps = taps_of_part(l, p.phase, part);
-        char* const stage = inputs + input.stage * l.input_bytes;
-        Slice seen{source(place, slice, part), stage, 0, 1, 0, 0};
-        const int before = ahead(seen.from, 0);
-        if (!kinds) seen.rows += before * element;
-        barrier_wait(shared->inputs.full + input.stage, input.parity);
-        if (!seen.from.whole) clear(stage, seen.from, warpgroup);
-        uint32_t smallest = ~0u;  // less 1
-        if constexpr (M::sets > 1) {
-          const Range range = range_of(stage, warpgroup, turn);
-          turn ^= 1;
-          smallest = range.least;
-          const int largest = static_cast<int>(smaller(range.most >> 23, Scale::most));
-          if (largest > exponent) {
-            const int before = scale;
-            // One more, so that this happens less often.
-            exponent = largest < Scale::most ? largest + 1 : largest;
-            scale = Scale::log2_for(exponent);
-            if (i > 0) {
-              scale_sums(sums, scale - before);
-              if constexpr (cuts)
+#pragma unroll 1
+      for (int slice = 0; slice < l.slices; ++slice)
+#pragma unroll 1
+        for (int part = 0; part < l.parts; ++part) {
+          const int taps = taps_of_part(l, p.phase, part);
+          char* const stage = inputs + input.stage * l.input_bytes;
+          // Halves have no registers to keep it.
+          const bool anew = l.parts > 1 || slice == 0;
+          from = anew || M::sets > 1 ? source(place, slice, part) : next_slice(from);
+          if (anew) find_quads(from);
+          Slice seen{stage, 1, 0, 0};
+          // Of a tap's first value, counted in values: all tiles have an even number of positions.
+          int first = static_cast<int>(reinterpret_cast<uint64_t>(p.input) / 2 + p.first_position +
+                                       part * l.taps * p.phase.shift_step);
+          barrier_wait(shared->inputs.full + input.stage, input.parity);
+          if (!from.whole) clear(stage, from, warpgroup);
+          uint32_t smallest = ~0u;  // less 1
+          if constexpr (M::sets > 1) {
+            const Range range = range_of(stage, warpgroup, turn);
+            turn ^= 1;
+            smallest = range.least;
+            const int largest = static_cast<int>(smaller(range.most >> 23, Scale::most));
+            if (largest > exponent) {
+              const int old = scale;
+              // One more, so that this happens less often.
+              exponent = largest < Scale::most ? largest + 1 : largest;
+              scale = Scale::log2_for(exponent);
+              if (slice + part > 0) {
+                scale_sums(sums, scale - old);
+                if constexpr (cuts)
+                  for_each_sum([&](int m, int i) {
+                    total[m][i] = Scale::without(total[m][i], old - scale);
+                  });
+              }
+            }
+            seen.scale = Scale::power_of_two(scale);
+          }
+          // Whether some values are too small for this scale.
+          const bool small =
+              M::sets > 1 && smallest + 1 > 0 && smallest + 1 < Scale::least_whole(scale);
+#pragma unroll 1
+          for (int j = 0; j < taps; ++j) {
+            if (!l.resident && !ready)
+              barrier_wait(shared->weights.full + weight.stage, weight.parity);
+            const Operand right = all_weights.after(weight.stage * l.weight_bytes);
+            if constexpr (M::sets > 1) {
+              if (small)
+                multiply_small<STEPS>(sums, fragments, seen, quads, right, scale, smallest + 1);
+              else
+                multiply_tap(Way<false>(), sums, fragments, seen, quads, right);
+            } else if constexpr (element == 2) {
+              const bool pairs = in_pairs && first % 2 == 0;
+              if (pairs != paired) wgmma_settle();
+              paired = pairs;
+              if (pairs)
+                multiply_tap(Way<true>(), sums, fragments, seen, quads, right);
+              else
+                multiply_tap(Way<false>(), sums, fragments, seen, quads, right);
+            } else {
+              multiply_tap(Way<false>(), sums, fragments, seen, quads, right);
+            }
+            const int stage_before = used_weight;
+            if (l.resident) {
+              ++weight.stage;
+            } else {
+              used_weight = weight.stage;
+              weight.advance(l.weights);
+              ready = barrier_is_over(shared->weights.full + weight.stage, weight.parity);
+            }
+            // All products of the tap before are over.
+            give_back(shared->weights.empty, stage_before);
+            if constexpr (cuts) {
+              chained += STEPS;
+              if (chained + STEPS > M::chain) {
+                wgmma_wait<0>();
+                hold(sums);
+                chained = 0;
                 for_each_sum([&](int m, int i) {
-                  total[m][i] = Scale::without(total[m][i], before - scale);
+                  total[m][i] += sums[m][0][i];
+                  sums[m][0][i] = 0;
                 });
+                hold(sums);
+              }
             }
+            first += static_cast<int>(p.phase.shift_step);
+            seen.rows += p.phase.shift_step * element;
           }
-          seen.scale = Scale::power_of_two(scale);
+          if (l.resident) weight.stage += l.taps - taps;
+          give_back(shared->inputs.empty, input.stage);
+          input.advance(l.inputs);
         }
-        // Whether some values are too small for this scale.
-        const bool small =
-            M::sets > 1 && smallest + 1 > 0 && smallest + 1 < Scale::least_whole(scale);
-        for (int j = 0; j < taps; ++j) {
-          if (!l.resident) barrier_wait(shared->weights.full + weight.stage, weight.parity);
-          const Operand right = all_weights.after(weight.stage * l.weight_bytes);
-          const bool pairs = in_pairs && (seen.shift + before) % 2 == 0;
-          if (pairs != paired) wgmma_settle();
-          paired = pairs;
-          if (small) {
-            if constexpr (M::sets > 1)
-              multiply_small(sums, fragments, seen, at, right, scale, smallest + 1);
-          } else {
-            multiply_tap(sums, fragments, seen, at, right, kinds, pairs);
-          }
-          // All products of the tap before are over.
-          give_back(shared->weights.empty, used_weight);
-          if constexpr (cuts) {
-            chained += steps;
-            if (chained + steps > M::chain) {
-              wgmma_wait<0>();
-              hold(sums);
-              chained = 0;
-              for_each_sum([&](int m, int i) {
-                total[m][i] += sums[m][0][i];
-                sums[m][0][i] = 0;
-              });
-              hold(sums);
-            }
-          }
-          seen.shift += static_cast<int>(p.phase.shift_step);
-          seen.rows += p.phase.shift_step * element;
-          used_weight = l.resident ? -1 : weight.stage;
-          if (l.resident)
-            ++weight.stage;
-          else
-            weight.advance(l.weights);
-        }
-        if (l.resident) weight.stage += l.taps - taps;
-        give_back(shared->inputs.empty, input.stage);
-        input.advance(l.inputs);
-      }
       wgmma_wait<0>();
       hold(sums);
       give_back(shared->weights.empty, used_weight);
@@ -709,7 +683,7 @@ struct HopperBlock {
           sums[m][0][i] = Scale::without(sum, scale + of_channels[i / 4 * 8 + i % 2]);
         });
       }
-      write(writer, sums, place, warpgroup);
+      if (place.batch < p.batch) write(writer, sums, place, warpgroup);
     });
   }
 
@@ -727,13 +701,13 @@ struct HopperBlock {
 
   // A tap of a slice that has values too small for its scale: again with larger scales until all have had
   // their turn. Rare, and slow.
+  template <int STEPS>
   __device__ __forceinline__ void multiply_small(Sums& sums, Fragments& fragments, Slice seen,
-                                                 const Places& at, const Operand& right, int scale,
-                                                 uint32_t smallest) const {
+                                                 const Quads<STEPS>& quads, const Operand& right,
+                                                 int scale, uint32_t smallest) const {
     seen.least = Scale::least_whole(scale);
     seen.span = 0x80000000u - seen.least;
     int of_these = scale;
-    if (l.alike_log2 == 0) seen.rows -= ahead(seen.from, 0) * element;
     // Sums of low parts are not cut, and may be too large for larger scales.
     wgmma_settle();
     hold(sums);
@@ -743,7 +717,7 @@ struct HopperBlock {
     });
     hold(sums);
     for (int step = 0;; ++step) {
-      multiply_tap(Way<true, false, true>(), sums, fragments, seen, at, right);
+      multiply_tap(Way<false, true>(), sums, fragments, seen, quads, right);
       if (seen.least <= smallest || step == Scale::most_steps) break;
       const int next = Scale::next(of_these);
       scale_sums(sums, next - of_these);
@@ -784,7 +758,7 @@ struct HopperBlock {
     writer.write(sums, biases + warpgroup * T::channels,
                  {(place.batch * p.groups + shared->group) * p.channels_out + first_channel,
                   static_cast<int>(smaller(T::channels, p.channels_out - first_channel)),
-                  (static_cast<int64_t>(place.tile) * 2 + warpgroup) * T::positions});
+                  static_cast<int64_t>(place.tile) * T::positions});
   }
 };
 
@@ -797,7 +771,7 @@ __global__ void __launch_bounds__(kHopperThreads, 1)
     const int64_t rest = blockIdx.x / p.channel_blocks, run = rest % p.runs;
     shared.channel_block = static_cast<int>(blockIdx.x % p.channel_blocks);
     shared.group = static_cast<int>(rest / p.runs);
-    shared.first = {static_cast<int>(run / p.tiles), static_cast<int>(run % p.tiles)};
+    shared.first = {static_cast<int>(2 * run / p.tiles), static_cast<int>(2 * run % p.tiles)};
     for (int i = 0; i < kMostStages; ++i) {
       barrier_init(shared.inputs.full + i, kInputWarps);
       barrier_init(shared.inputs.empty + i, kConsumerThreads / 32);
@@ -823,7 +797,12 @@ __global__ void __launch_bounds__(kHopperThreads, 1)
     take_registers<kConsumerRegisters>();
     const HopperBlock<M, T> block(p, memory);
     block.keep_biases();
-    block.multiply();
+    if constexpr (HopperBlock<M, T>::at_once > 1)
+      block.template multiply<4>();
+    else if (p.pipeline.words == 32)
+      block.template multiply<4>();
+    else
+      block.template multiply<2>();
   }
 }
 
@@ -847,19 +826,20 @@ struct Hopper {
     c.channels_in = a.channels_in / a.groups;
     c.channels_out = a.channels_out / a.groups;
     c.channel_blocks = ceil_div(c.channels_out, T::channels);
-    c.tiles = ceil_div(c.phase.positions, 2 * T::positions);
-    c.runs = runs_of(a.batch * c.tiles, a.groups * c.channel_blocks, a.multiprocessors);
+    c.tiles = ceil_div(c.phase.positions, T::positions);
+    const int64_t tiles = ceil_div(a.batch * c.tiles, 2);  // of blocks
+    c.runs = runs_of(tiles, a.groups * c.channel_blocks, a.multiprocessors);
     c.pipeline =
         pipeline_of({T::positions, T::channels, M::planes, M::values_per_word, sizeof(Element),
                      rows_alike(a.input_channel_stride * static_cast<int64_t>(sizeof(Element))),
                      16 * steps_at_once<M, T>(), shared_budget(1) - hopper_fixed_bytes<M, T>(),
-                     ceil_div(a.batch * c.tiles, c.runs) >= 4},
+                     ceil_div(tiles, c.runs) >= 4},
                     c.phase, c.channels_in);
     Pipeline& l = c.pipeline;
     if (M::chain > 0 && !cuts_chains<M, T>() && l.slices * c.phase.taps * (l.words / 8) > M::chain)
       l.taps = 0;
-    c.packed_threads =
-        a.groups * c.channel_blocks * l.slices * l.parts * l.taps * (l.words / 4) * T::channels;
+    c.packed_threads = a.groups * c.channel_blocks * l.slices * l.parts * l.taps * (l.words / 4) *
+                       (T::channels / kPackedChannels);
     return c;
   }
 
@@ -867,12 +847,15 @@ struct Hopper {
   static int64_t packed_bytes(const Cut& c) {
     return weight_bytes(c) + (M::sets > 1 ? 4 * scales(c) : 0);
   }
-  static int64_t weight_bytes(const Cut& c) { return c.packed_threads * 16 * M::planes; }
+  static int64_t weight_bytes(const Cut& c) {
+    return c.packed_threads * kPackedChannels * 16 * M::planes;
+  }
   static int64_t scales(const Cut& c) { return c.groups * c.channel_blocks * T::channels; }
 
   static int launch_phase(const ConvArgs& a, const Cut& c, void* stream) {
     const Pipeline& l = c.pipeline;
-    if (l.taps == 0) return 1;  // cudaErrorInvalidValue: `why_not` should have said so
+    // cudaErrorInvalidValue: `why_not` should have said so.
+    if (l.taps == 0 || c.packed_threads > UINT32_MAX) return 1;
     auto* const packed = static_cast<uint32_t*>(a.workspace);
     auto* const scales = static_cast<int*>(a.workspace) + weight_bytes(c) / 4;
     const HopperPackParams pack{{a.weight, packed, c.phase, c.channels_in, c.channels_out, a.groups,
@@ -901,8 +884,10 @@ struct Hopper {
     p.weights = packed;
     p.scales = scales;
     p.bias = a.bias;
-    p.output = {a.output,           a.length_out,     c.phase.positions,
-                c.phase.out_offset, c.phase.out_step, a.length_out % 2 != 0};
+    // Lanes that read strided neighbours meet fewer banks than those that read every second one.
+    p.output = {
+        a.output,         a.length_out,          c.phase.positions,       c.phase.out_offset,
+        c.phase.out_step, a.length_out % 2 != 0, c.phase.in_step % 2 == 0};
     p.phase = c.phase;
     p.pipeline = l;
     p.batch = a.batch;
@@ -914,10 +899,10 @@ struct Hopper {
     p.channel_blocks = c.channel_blocks;
     p.tiles = c.tiles;
     p.runs = c.runs;
-    p.step = {static_cast<int>(c.runs / c.tiles), static_cast<int>(c.runs % c.tiles)};
+    p.step = {static_cast<int>(2 * c.runs / c.tiles), static_cast<int>(2 * c.runs % c.tiles)};
     p.first_position = c.phase.first_shift;
     p.row_bytes = a.input_channel_stride * static_cast<int64_t>(sizeof(Element));
-    p.tile_step = 2 * T::positions * c.phase.in_step;
+    p.tile_step = T::positions * c.phase.in_step;
     p.in_boxes = make_boxes(a, l, p);
     const dim3 blocks(static_cast<unsigned>(a.groups * c.channel_blocks * c.runs));
     // Nothing but the packing comes before it then, and what came before that is over.

@@ -28,6 +28,7 @@ struct OutputParams {
   void* output;
   int64_t length_out, positions, out_offset, out_step;  // positions of the phase
   int odd;                                              // whether rows may begin at odd outputs
+  int apart;  // whether a lane's positions are not neighbours, though two of them make a word
 };
 
 // A tile's rows of the output, of which `count` exist, and its first position.
@@ -44,24 +45,26 @@ struct OutputWriter {
   using L = OutputLayout<M, M_TILES>;
   using Sums = float[M_TILES][M::sets][N / 2];  // of which the first set counts
   static constexpr int positions = 64 * M_TILES, of_piece = 16 / sizeof(Element);
-  // Whether a lane's two positions of an mma tile are neighbours: one word of a 16-bit type.
+  // Whether a lane's two positions of an mma tile may be neighbours: one word of a 16-bit type.
   static constexpr bool pairs = sizeof(Element) == 2;
   const OutputParams& p;
   char* stages;
   int barrier;  // of the warpgroup
 
+  // From the first of a lane's positions in an mma tile to the second.
+  __device__ __forceinline__ int between() const { return pairs && !p.apart ? 1 : 8; }
   // Of the warpgroup's positions, where the sums of row lane / 4 + 8 * h of mma tile `m` belong.
-  static __device__ __forceinline__ int position_of_lane(int m, int h) {
-    const int group = threadIdx.x % 32 / 4;
-    return (threadIdx.x / 32 % 4 * M_TILES + m) * 16 + (pairs ? 2 * group + h : group + 8 * h);
+  __device__ __forceinline__ int position_of_lane(int m, int h) const {
+    const int group = threadIdx.x % 32 / 4, first = pairs && !p.apart ? 2 * group : group;
+    return (threadIdx.x / 32 % 4 * M_TILES + m) * 16 + first + h * between();
   }
 
   __device__ __forceinline__ void write(const Sums& sums, const float* biases,
                                         const OutputRows& rows) const {
     if (p.out_step != 1)
       write_apart(sums, biases, rows);
-    else if (rows.count == N && rows.first + positions <= p.positions)
-      write_neighbours<true>(sums, biases, rows);
+    else if (pairs && !p.odd && !p.apart)
+      write_neighbours<pairs>(sums, biases, rows);
     else
       write_neighbours<false>(sums, biases, rows);
   }
@@ -71,8 +74,18 @@ struct OutputWriter {
     return static_cast<Element*>(p.output) + row * p.length_out + p.out_offset;
   }
 
+  // WORDS: what a lane has of a row of an mma tile is one word.
+  template <bool WORDS>
+  __device__ __forceinline__ void write_neighbours(const Sums& sums, const float* biases,
+                                                   const OutputRows& rows) const {
+    if (rows.count == N && rows.first + positions <= p.positions)
+      write_neighbours<WORDS, true>(sums, biases, rows);
+    else
+      write_neighbours<WORDS, false>(sums, biases, rows);
+  }
+
   // WHOLE: all rows and positions exist.
-  template <bool WHOLE>
+  template <bool WORDS, bool WHOLE>
   __device__ __forceinline__ void write_neighbours(const Sums& sums, const float* biases,
                                                    const OutputRows& rows) const {
     constexpr int channels = L::staged_channels, of_sector = L::aligned_outputs;
@@ -98,23 +111,31 @@ struct OutputWriter {
         to[c][e] =
             stages + row * L::row_pitch + (position_of_lane(0, 0) + behind(row)) * sizeof(Element);
       }
+    const int second = between();
     // What it copies from there: whole sectors but for a row's first, 16 bytes a lane; and of the first
-    // sector and the one behind the last an element a lane, as many in both as one sector has.
-    constexpr int step = 4 * rows_at_once, end_step = 4 * ends_at_once;
+    // sector and the one behind the last an element a lane, as many in both as one sector has. Rows begin
+    // alike from chunk to chunk of channels, so that pointers go on by a constant.
+    constexpr int step = 4 * rows_at_once, pieces = channels / step, end_step = 4 * ends_at_once,
+                  ends = channels / end_step;
     const int row = warp * rows_at_once + lane / lanes, piece = lane % lanes;
-    const int end_row = warp * ends_at_once + lane / of_sector;
+    const int end_row = warp * ends_at_once + lane / of_sector, in_sector = lane % of_sector;
     const char* const from = stages + row * L::row_pitch + piece * 16;
-    const auto* const end_from = reinterpret_cast<const Element*>(stages + end_row * L::row_pitch);
-    Element* const out = row_of_output(rows.row + row) + rows.first + piece * of_piece;
-    Element* const end_out = row_of_output(rows.row + end_row) + rows.first;
-    int behind_row[channels / step], behind_end[channels / end_step], end[channels / end_step];
+    const char* end_from[ends];
+    Element *out[pieces], *end_out[ends];
+    int behind_row[pieces], behind_end[ends];
 #pragma unroll
-    for (int i = 0; i < channels / step; ++i) behind_row[i] = behind(row + i * step);
+    for (int i = 0; i < pieces; ++i) {
+      behind_row[i] = behind(row + i * step);
+      out[i] =
+          row_of_output(rows.row + row + i * step) + rows.first + piece * of_piece - behind_row[i];
+    }
 #pragma unroll
-    for (int i = 0; i < channels / end_step; ++i) {
+    for (int i = 0; i < ends; ++i) {
       behind_end[i] = behind(end_row + i * end_step);
-      const int at = lane % of_sector;
-      end[i] = at < behind_end[i] ? at + positions : at;
+      const int at = in_sector + (WHOLE && in_sector < behind_end[i] ? positions : 0);
+      end_from[i] = stages + (end_row + i * end_step) * L::row_pitch + at * sizeof(Element);
+      end_out[i] =
+          row_of_output(rows.row + end_row + i * end_step) + rows.first + at - behind_end[i];
     }
     const int exist =
         WHOLE ? positions : static_cast<int>(smaller(positions, p.positions - rows.first));
@@ -123,44 +144,49 @@ struct OutputWriter {
     for (int chunk = 0; chunk < N; chunk += channels) {
       const int stage = chunk / channels % 2 * L::stage_bytes;
 #pragma unroll
-      for (int c = 0; c < 2; ++c)
+      for (int c = 0; c < 2; ++c) {
+        const auto bias = *reinterpret_cast<const float2*>(biases + chunk + 8 * c + lane % 4 * 2);
 #pragma unroll
-        for (int e = 0; e < 2; ++e) {
-          const float bias = biases[chunk + 8 * c + lane % 4 * 2 + e];
+        for (int e = 0; e < 2; ++e)
 #pragma unroll
           for (int m = 0; m < M_TILES; ++m) {
             const float* const of_tile = sums[m][0] + (chunk + 8 * c) / 2 + e;
-            const float low = of_tile[0] + bias, high = of_tile[2] + bias;
+            const float of_channel = e > 0 ? bias.y : bias.x, low = of_tile[0] + of_channel,
+                        high = of_tile[2] + of_channel;
             auto* const to_tile = reinterpret_cast<Element*>(to[c][e] + stage) + m * 16;
-            if (!pairs || p.odd) {
-              to_tile[0] = M::to(low);
-              to_tile[pairs ? 1 : 8] = M::to(high);
-            } else {
+            if constexpr (WORDS) {
               M::store_pair(to_tile, low, high);
+            } else {
+              to_tile[0] = M::to(low);
+              to_tile[second] = M::to(high);
             }
           }
-        }
+      }
       // Two stages: what a thread writes next nobody reads any more when all have come here.
       warpgroup_sync(barrier);
-      if constexpr (WHOLE) {
 #pragma unroll
-        for (int i = 0; i < channels / step; ++i)
-          if (piece * 16 >= 32)
-            *reinterpret_cast<uint4*>(out + (chunk + i * step) * p.length_out - behind_row[i]) =
-                *reinterpret_cast<const uint4*>(from + stage + i * step * L::row_pitch);
+      for (int i = 0; i < pieces; ++i) {
+        if (piece * 16 >= 32 && (WHOLE || (chunk + row + i * step < rows.count &&
+                                           (piece + 1) * of_piece <= behind_row[i] + exist)))
+          *reinterpret_cast<uint4*>(out[i]) =
+              *reinterpret_cast<const uint4*>(from + stage + i * step * L::row_pitch);
+        out[i] += channels * p.length_out;
+      }
 #pragma unroll
-        for (int i = 0; i < channels / end_step; ++i)
-          end_out[(chunk + i * end_step) * p.length_out - behind_end[i] + end[i]] =
-              end_from[(stage + i * end_step * L::row_pitch) / sizeof(Element) + end[i]];
-      } else {
-#pragma unroll 1
-        for (int r = warp; r < channels && chunk + r < rows.count; r += 4) {
-          const auto* const staged =
-              reinterpret_cast<const Element*>(stages + stage + r * L::row_pitch) + behind(r);
-          Element* const to_row = row_of_output(rows.row + chunk + r) + rows.first;
-#pragma unroll 1
-          for (int i = lane; i < exist; i += 32) to_row[i] = staged[i];
+      for (int i = 0; i < ends; ++i) {
+        const auto copy = [&](int further) {
+          end_out[i][further] = reinterpret_cast<const Element*>(end_from[i] + stage)[further];
+        };
+        if constexpr (WHOLE) {
+          copy(0);
+        } else if (chunk + end_row + i * end_step < rows.count) {
+          const int end = behind_end[i] + exist;  // in the stage
+          if (in_sector >= behind_end[i] && in_sector < end) copy(0);
+          const int whole =
+              static_cast<int>(larger(of_sector, smaller(positions, end / of_piece * of_piece)));
+          if (whole + in_sector < end) copy(whole);
         }
+        end_out[i] += channels * p.length_out;
       }
     }
   }

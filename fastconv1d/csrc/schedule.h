@@ -246,7 +246,6 @@ constexpr int kMostStages = 8;
 constexpr int64_t kInputBytes = 48 << 10;  // on their way, at which more stages help no more
 
 constexpr int64_t kMostBlockPositions = 252;  // of 256 that a box may have
-constexpr int64_t kLeastBlockOutputs = 16;    // a warp's
 constexpr int kMostKinds = 8;
 
 // How many rows lie between those that begin alike modulo 16 bytes.
@@ -260,20 +259,23 @@ FASTCONV1D_HD constexpr int64_t stage_bytes(const Pipeline& l) {
 
 // Positions of a block for so many outputs and taps; its rows may begin within 16 bytes of it. Lanes read
 // 4 rows side by side, 8 neighbouring words of each: these lie in different banks where rows are an odd
-// multiple of 8 words apart.
+// multiple of 8 words apart; words 8 apart lie in most banks where rows are an odd multiple of 4 apart.
 FASTCONV1D_HD constexpr int64_t block_positions_of(const PipelineLimits& t, const Phase& p,
                                                    int64_t outputs, int64_t taps) {
   const int64_t positions =
       (outputs - 1) * p.in_step + (larger(taps, 1) - 1) * p.shift_step + 16 / t.element_bytes;
-  const int64_t unit = 32 / t.element_bytes / t.values_per_word;
+  const int64_t whole = 32 / t.element_bytes / t.values_per_word,
+                unit = t.values_per_word == 1 && t.alike <= 2 && p.in_step % 8 == 0 ? whole / 2
+                                                                                    : whole;
   return round_up(larger(positions - unit, 0), 2 * unit) + unit;
 }
 
-// How many outputs have a block, so that least is copied for so many taps; 0 if no block is large enough.
+// How many outputs have a block, a warp's or more, so that least is copied for so many taps; 0 if no block is
+// large enough.
 FASTCONV1D_HD constexpr int64_t block_outputs_of(const PipelineLimits& t, const Phase& p,
                                                  int64_t taps) {
   int64_t best = 0, least = INT64_MAX;
-  for (int64_t outputs = t.outputs; outputs >= kLeastBlockOutputs; outputs /= 2) {
+  for (int64_t outputs = t.outputs; outputs >= t.outputs / 4; outputs /= 2) {
     const int64_t positions = block_positions_of(t, p, outputs, taps);
     const int64_t copied = t.outputs / outputs * positions;
     if (positions > kMostBlockPositions || copied >= least) continue;

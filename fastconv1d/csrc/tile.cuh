@@ -26,15 +26,20 @@ struct WeightParams {
   int64_t count;  // of threads
 };
 
-// The phase's tap `tap` between channel `out` and channel `in` of a group; zero where there is none.
+// Where the phase's tap `tap` between channel `out` and channel `in` of a group lies in the weight.
+__device__ __forceinline__ int64_t weight_index(const WeightParams& p, int64_t group, int64_t out,
+                                                int64_t in, int64_t tap) {
+  const int64_t row = p.transposed ? (group * p.channels_in + in) * p.channels_out + out
+                                   : (group * p.channels_out + out) * p.channels_in + in;
+  return row * p.kernel_size + p.phase.first_tap + tap * p.phase.tap_step;
+}
+
+// The weight there; zero where there is none.
 template <class Element>
 __device__ __forceinline__ Element weight_of(const WeightParams& p, int64_t group, int64_t out,
                                              int64_t in, int64_t tap) {
   if (tap >= p.phase.taps || out >= p.channels_out || in >= p.channels_in) return 0;
-  const int64_t row = p.transposed ? (group * p.channels_in + in) * p.channels_out + out
-                                   : (group * p.channels_out + out) * p.channels_in + in;
-  return static_cast<const Element*>(
-      p.weight)[row * p.kernel_size + p.phase.first_tap + tap * p.phase.tap_step];
+  return static_cast<const Element*>(p.weight)[weight_index(p, group, out, in, tap)];
 }
 
 // The bias of channel `out` of a group; zero where there is none.
@@ -45,12 +50,14 @@ __device__ __forceinline__ float bias_of(const void* bias, int64_t group, int64_
   return M::from(static_cast<const typename M::Element*>(bias)[group * channels_out + out]);
 }
 
-// The mixed-radix digits of an index, the last one first.
+// The mixed-radix digits of an index, the last one first. Divisions of 64 bits take some hundred
+// instructions, four times as many as those of 32.
+template <class Index>
 struct Digits {
-  int64_t rest;
-  __device__ __forceinline__ int64_t take(int64_t count) {
-    const int64_t digit = rest % count;
-    rest /= count;
+  Index rest;
+  __device__ __forceinline__ Index take(int64_t count) {
+    const Index radix = static_cast<Index>(count), digit = rest % radix;
+    rest /= radix;
     return digit;
   }
 };

@@ -1,0 +1,112 @@
+// The weight as the Hopper kernel reads it: tap by tap and slice by slice in words of the tensor cores, each
+// output channel scaled where the arithmetic asks for it.
+#pragma once
+#include "tile.cuh"
+
+namespace fastconv1d {
+
+// [group][channel block][slice][part][tap][plane][quad][channel][4 words]; one thread makes 4 words of
+// each plane for some channels, a share of the block's apart. Threads of a warp take 4 channels, and of each
+// what lies together in the weight: neighbouring taps and quads.
+constexpr int kPackedChannels = 4;  // of a thread: finding its place takes longer than its work
+struct HopperPackParams : WeightParams {
+  Pipeline pipeline;
+  int* scales;
+};
+
+// A block finds the scale of an output channel's weights.
+template <class M, class T>
+__global__ void __launch_bounds__(128) hopper_scale_kernel(const HopperPackParams p) {
+  let_next_kernel_begin();
+  FASTCONV1D_SHARED(memory);
+  const int64_t block = blockIdx.x / T::channels, row = blockIdx.x % T::channels;
+  const int64_t group = block / p.channel_blocks,
+                channel = block % p.channel_blocks * T::channels + row;
+  uint32_t most = 0;
+  for (int64_t i = threadIdx.x; i < p.channels_in * p.phase.taps; i += 128) {
+    Digits<uint32_t> digits{static_cast<uint32_t>(i)};
+    const int64_t tap = digits.take(p.phase.taps);
+    const float weight = weight_of<float>(p, group, channel, digits.rest, tap);
+    const uint32_t bits = bits_of(weight) & 0x7fffffffu;
+    most = bits > most ? bits : most;
+  }
+  most = largest_of_warp(most);
+  if (threadIdx.x % 32 == 0) memory[threadIdx.x / 32] = most;
+  __syncthreads();
+  for (int warp = 0; warp < 4; ++warp) most = memory[warp] > most ? memory[warp] : most;
+  if (threadIdx.x == 0)
+    p.scales[blockIdx.x] = Scale::log2_for(static_cast<int>(smaller(most >> 23, Scale::most)));
+}
+template <class M, class T>
+__global__ void __launch_bounds__(128) hopper_pack_kernel(const HopperPackParams p) {
+  let_next_kernel_begin();
+  if constexpr (M::sets > 1) wait_for_kernel_before();  // that finds the scales
+  const int64_t index = static_cast<int64_t>(blockIdx.x) * 128 + threadIdx.x;
+  if (index >= p.count) return;
+  const Pipeline& l = p.pipeline;
+  const int quads = l.words / 4;
+  constexpr int values = M::values_per_word;
+  Digits<uint32_t> digits{static_cast<uint32_t>(index)};
+  const uint32_t row_of_4 = digits.take(4), tap = digits.take(l.taps), part = digits.take(l.parts),
+                 quad = digits.take(quads), slice = digits.take(l.slices),
+                 row = digits.take(T::channels / (4 * kPackedChannels)) * 4 + row_of_4,
+                 channel_block = digits.take(p.channel_blocks), group = digits.rest;
+  const int64_t stage =
+      (((static_cast<int64_t>(group) * p.channel_blocks + channel_block) * l.slices + slice) *
+           l.parts +
+       part) *
+          l.taps +
+      tap;
+  const uint32_t kind = quad >> l.quads_of_kind_log2, j = quad - (kind << l.quads_of_kind_log2);
+
+  using Element = typename M::Element;
+  // The thread's channels are so many apart.
+  constexpr int apart = T::channels / kPackedChannels;
+  const int64_t channel = int64_t{channel_block} * T::channels + row,
+                first_in = int64_t{slice} * (l.words * values) + kind,
+                of_phase = int64_t{part} * l.taps + tap;
+  const Element* weights[4][values];
+  bool exists[4][values];
+#pragma unroll
+  for (int i = 0; i < 4; ++i)
+#pragma unroll
+    for (int v = 0; v < values; ++v) {
+      const int64_t in = first_in + (((j * 4 + i) * values + v) << l.alike_log2);
+      exists[i][v] = in < p.channels_in && of_phase < p.phase.taps;
+      weights[i][v] =
+          static_cast<const Element*>(p.weight) + weight_index(p, group, channel, in, of_phase);
+    }
+  const int64_t to_next = apart * (p.transposed ? 1 : p.channels_in) * p.kernel_size;
+#pragma unroll
+  for (int c = 0; c < kPackedChannels; ++c) {
+    const bool has_channel = channel + c * apart < p.channels_out;
+    float scale = 1;
+    if constexpr (M::sets > 1)
+      scale = Scale::power_of_two(
+          p.scales[(int64_t{group} * p.channel_blocks + channel_block) * T::channels + row +
+                   c * apart]);
+    uint32_t words[M::planes][4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      Element value[values];
+#pragma unroll
+      for (int v = 0; v < values; ++v)
+        value[v] = has_channel && exists[i][v] ? weights[i][v][c * to_next] : Element{0};
+      uint32_t of_plane[M::planes];
+      if constexpr (M::sets > 1)
+        M::split(value, of_plane, scale);
+      else
+        M::split(value, of_plane);
+#pragma unroll
+      for (int plane = 0; plane < M::planes; ++plane) words[plane][i] = of_plane[plane];
+    }
+#pragma unroll
+    for (int plane = 0; plane < M::planes; ++plane)
+      *reinterpret_cast<uint4*>(
+          p.packed +
+          4 * (((stage * M::planes + plane) * quads + quad) * T::channels + row + c * apart)) =
+          make_uint4(words[plane][0], words[plane][1], words[plane][2], words[plane][3]);
+  }
+}
+
+}  // namespace fastconv1d
