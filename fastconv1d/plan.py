@@ -98,7 +98,7 @@ class HopperTile:
 
 @dataclass(frozen=True, slots=True)
 class HopperCosts:
-    """What the Hopper kernel takes, fitted to 26 layers on an H100 (docs/performance.md).
+    """What the Hopper kernel takes, fitted to 25 layers on an H100 (docs/performance.md).
 
     All ns but `start`. A step is 8 words of channels and one tap.
     """
@@ -118,15 +118,14 @@ class HopperCosts:
     narrow: float  # share of the traffic more where a warpgroup has one mma tile
 
 
+HOPPER_16_BIT = HopperCosts(
+    0.632, 74.7, 63.1, 25.6, 199, 15, 1774, 0.092, 0.0123, 11.0, 41.3, 0.27, 0.57
+)
 HOPPER = {
     "tf32": HopperCosts(0.525, 71.2, 73.4, 6.4, 239, 18, 482, 0.096, 0.0166, 8.9, 0, 0.60, 0.07),
     "ieee": HopperCosts(0.708, 201, 142, 32.2, 987, 6, 1242, 0.108, 0.0285, 17.3, 0, 0.29, 0.28),
-    "bf16": HopperCosts(
-        0.632, 74.7, 63.1, 25.6, 199, 15, 1774, 0.092, 0.0123, 11.0, 41.3, 0.27, 0.57
-    ),
-    "fp16": HopperCosts(
-        0.632, 74.7, 63.1, 25.6, 199, 15, 1774, 0.092, 0.0123, 11.0, 41.3, 0.27, 0.57
-    ),
+    "bf16": HOPPER_16_BIT,
+    "fp16": HOPPER_16_BIT,
 }
 HOPPER_VALUES = {"tf32": 1, "ieee": 2, "bf16": 2, "fp16": 2}  # of channels in a word
 HOPPER_PLANES = {"tf32": 1, "ieee": 2, "bf16": 1, "fp16": 1}  # words of weights for one
@@ -284,8 +283,8 @@ def _lanes_of_bank(problem: Problem) -> int:
 
 def _narrow(problem: Problem) -> bool:
     """Whether rows in shared memory are an odd multiple of 4 words apart, otherwise of 8."""
-    aligned_kinds = 16 // problem.aligned <= 2
-    return HOPPER_VALUES[problem.mode] == 1 and aligned_kinds and problem.stride % 8 == 0
+    few_kinds = 16 // problem.aligned <= 2
+    return HOPPER_VALUES[problem.mode] == 1 and few_kinds and problem.stride % 8 == 0
 
 
 def _hopper_why_not(plan: Plan, problem: Problem) -> str | None:

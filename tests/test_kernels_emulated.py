@@ -150,7 +150,12 @@ WAIT = re.compile(
 )
 WAITS = [
     (family, header, number)
-    for family, header in (("hopper", "hopper"), ("hopper", "output"), ("dense", "dense"))
+    for family, header in (
+        ("hopper", "hopper"),
+        ("hopper", "hopper_pack"),
+        ("hopper", "output"),
+        ("dense", "dense"),
+    )
     for number, _ in enumerate(WAIT.finditer((CSRC / f"{header}.cuh").read_text()))
 ]
 

@@ -359,6 +359,12 @@ FASTCONV1D_EMULATOR inline void wait(uint64_t* address, uint32_t parity) {
   }
   order_acquire(barrier_order(address, parity));
 }
+// As late as it may be: a phase that nobody waited for is not over.
+FASTCONV1D_EMULATOR inline bool is_over(uint64_t* address, uint32_t parity) {
+  if (barrier_at(address).phase % 2 == parity) return false;
+  order_acquire(barrier_order(address, parity));
+  return true;
+}
 
 template <class T>
 FASTCONV1D_EMULATOR T shuffle(unsigned mask, T value, int source) {
@@ -677,8 +683,9 @@ FASTCONV1D_EMULATOR inline void barrier_init(uint64_t* barrier, int count) {
 }
 inline void barrier_arrive(uint64_t* barrier) { emulation::arrive(barrier); }
 inline void barrier_wait(uint64_t* barrier, uint32_t parity) { emulation::wait(barrier, parity); }
-// Never early: then the thread waits.
-inline bool barrier_is_over(uint64_t*, uint32_t) { return false; }
+inline bool barrier_is_over(uint64_t* barrier, uint32_t parity) {
+  return emulation::is_over(barrier, parity);
+}
 inline void barrier_arrive_expecting(uint64_t* barrier, uint32_t bytes) {
   emulation::arrive(barrier, bytes);
 }
