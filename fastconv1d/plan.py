@@ -24,6 +24,9 @@ DENSE_RATE = {"tf32": 130e6, "ieee": 66e6, "bf16": 240e6, "fp16": 240e6}  # FLOP
 DENSE_START = 34.0  # µs: both kernels of the dense plan, the first of which packs the weight
 DIRECT_RATE = 3e6  # FLOP per µs
 DIRECT_MEMORY = 0.12e6  # elements per µs that the direct kernel reads and writes
+SLIDING_RATE = 25e6  # FLOP per µs of the sliding kernel
+SLIDING_APART_RATE = 5e6  # of the same where each value is read by itself
+SLIDING_BANDWIDTH = 3.4e6  # bytes per µs that it reads and writes
 ATEN_RATE = {"tf32": 300e6, "ieee": 46e6, "bf16": 700e6, "fp16": 700e6, "fp64": 15e6}  # FLOP per µs
 ATEN_START = 30.0  # µs: the kernels of a dense convolution, beside what grows with its size
 ATEN_GROUPED = 0.25  # share of that rate when groups > 1
@@ -40,6 +43,8 @@ HOPPER_BANDWIDTH = 3.8e6  # bytes per µs that the Hopper kernel reads and write
 HOPPER_CHAIN = 18  # steps after which fp32-accurate products are added up apart
 MOST_STRIDE = 1 << 22  # that the dense kernel walks: kMostLoadStep of csrc/schedule.h
 MOST_LENGTH = 1 << 30  # of padded rows that the Hopper kernel walks, with 32 bits
+MOST_SLIDING = 1 << 29  # positions of padded rows, rows and steps that the sliding kernel counts
+SLIDING_STRIDES = (1, 2, 4, 8)  # of transposed convolutions that it has kernels for
 MOST_BATCH = 1 << 31  # from here on its 32-bit counters would run over
 
 
@@ -346,6 +351,35 @@ def _larger(one: float, other: float) -> float:
     return float((one**4 + other**4) ** 0.25)
 
 
+def _sliding_why_not(plan: Plan, problem: Problem) -> str | None:
+    if problem.gpu is None:
+        return "needs a CUDA device"
+    if problem.gpu.capability < (8, 0):
+        return f"needs compute capability 8.0, this GPU has {problem.gpu.capability}"
+    if problem.mode == "fp64":
+        return "has no fp64 arithmetic"
+    if problem.transposed and problem.stride > 1:
+        if problem.stride not in SLIDING_STRIDES:
+            return f"has transposed strides of {SLIDING_STRIDES}, not {problem.stride}"
+        if problem.dilation > 1 and problem.kernel_size > 1:
+            return f"has no transposed strides with a dilation, this one is {problem.dilation}"
+    rows = problem.batch * problem.channels_out
+    sizes = (problem.length + 2 * problem.padding, problem.length_out, problem.reach, rows)
+    if max(*sizes, 8 * problem.stride) >= MOST_SLIDING:
+        return f"counts rows, steps and positions of padded rows below {MOST_SLIDING}"
+    if rows * _ceil_div(problem.length_out, 256) >= MOST_BATCH:
+        return f"has fewer than {MOST_BATCH} blocks"
+    return None
+
+
+def _sliding_cost(plan: Plan, problem: Problem) -> float:
+    # Values read one by one keep memory waiting for instructions.
+    apart = not problem.transposed and problem.stride > (2 if problem.dilation == 1 else 1)
+    rate = SLIDING_APART_RATE if apart else SLIDING_RATE
+    traffic = problem.bytes / SLIDING_BANDWIDTH
+    return LAUNCH + _larger(traffic, problem.flops / rate) / _scale(problem)
+
+
 def _direct_why_not(plan: Plan, problem: Problem) -> str | None:
     if problem.gpu is None:
         return "needs a CUDA device"
@@ -435,6 +469,7 @@ PLANS: tuple[Plan, ...] = (
     _dense("dense_128x128", Tile(4, 2, 2, 8), Tile(4, 2, 2, 8), 0.9),
     _dense("dense_64x128", Tile(4, 2, 1, 8), Tile(2, 4, 2, 4), 0.6),
     _dense("dense_32x128", Tile(2, 4, 1, 4), Tile(2, 4, 1, 4), 0.35),
+    Plan("sliding", "sliding", _sliding_why_not, _sliding_cost),
     Plan("direct", "direct", _direct_why_not, _direct_cost),
     Plan("im2col", "im2col", _im2col_why_not, _im2col_cost, automatic=False),
     Plan("aten", "aten", _aten_why_not, _aten_cost),
@@ -527,6 +562,10 @@ def libraries() -> dict[str, str]:
                 f'#include "{family}.cuh"\n'
                 f"FASTCONV1D_{family.upper()}_LIBRARY({type_name}, {tiles})\n"
             )
+    for mode_type in ("Fp32", "Bf16", "Fp16"):
+        glue[f"sliding_{mode_type.lower()}"] = (
+            f'#include "sliding.cuh"\nFASTCONV1D_SLIDING_LIBRARY(fastconv1d::{mode_type})\n'
+        )
     glue["direct"] = '#include "direct.cuh"\nFASTCONV1D_DIRECT_LIBRARY\n'
     glue["im2col"] = '#include "im2col.cuh"\nFASTCONV1D_IM2COL_LIBRARY\n'
     glue["binding_cuda"] = '#define FASTCONV1D_CUDA 1\n#include "binding.cpp"\n'
@@ -552,6 +591,8 @@ def library_of(plan: Plan, problem: Problem) -> str:
     """The kernel library that a plan runs from, or '' if it needs none."""
     if plan.family in TENSOR_CORE_FAMILIES:
         return f"{plan.family}_{problem.mode}"
+    if plan.family == "sliding":
+        return f"sliding_{'fp32' if problem.dtype.itemsize == 4 else problem.mode}"
     if plan.family == "aten" or problem.gpu is None:
         return ""
     return plan.family

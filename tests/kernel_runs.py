@@ -84,6 +84,12 @@ def on_hopper(runs: Iterable[Run]) -> list[Run]:
     ]
 
 
+def on_sliding(runs: Iterable[Run]) -> list[Run]:
+    """Those that the sliding kernel has a way for."""
+    sliding = next(row for row in plan.PLANS if row.name == "sliding")
+    return [r for r in runs if sliding.why_not(replace(r.problem, gpu=HOPPER)) is None]
+
+
 def harness(library: str) -> str:
     """The C++ source of a program that runs convolutions of a kernel library."""
     return plan.libraries()[library] + '#include "harness.cpp"\n'
@@ -208,6 +214,39 @@ TRANSPOSED = {
         1, 6, 8, 33, 7, stride=5, dilation=3, padding=4, groups=2, transposed=True
     ),
 }
+NARROW = {
+    "causal depthwise": Problem(2, 5, 5, 301, 4, padding=3, groups=5, bias=True),
+    "depthwise, many threads": Problem(1, 3, 3, 5000, 3, padding=1, groups=3, bias=True),
+    "depthwise, short rows": Problem(5, 7, 7, 13, 7, padding=3, groups=7),
+    "depthwise, stride 2": Problem(2, 6, 6, 275, 12, stride=2, groups=6),
+    "depthwise, dilated": Problem(2, 4, 4, 300, 3, padding=37, dilation=37, groups=4, bias=True),
+    "depthwise, long kernel": Problem(1, 4, 4, 150, 131, padding=130, groups=4, bias=True),
+    "depthwise, stride 3": Problem(1, 6, 6, 400, 5, stride=3, padding=2, groups=6),
+    "several rows of a group": Problem(2, 4, 20, 133, 9, padding=4, groups=4, bias=True),
+    "to one channel": Problem(2, 40, 1, 333, 7, padding=3, bias=True),
+    "to few channels": Problem(1, 33, 5, 270, 5, padding=2, bias=True),
+    "to few channels of groups": Problem(2, 24, 9, 140, 3, padding=1, groups=3),
+    "to one channel, stride 2": Problem(1, 9, 1, 300, 6, stride=2, padding=1),
+    "to one channel, dilated": Problem(1, 18, 2, 200, 3, dilation=5, padding=4),
+    "from one channel, stride 5": Problem(2, 1, 12, 300, 10, stride=5, bias=True),
+}
+UNFOLDED = {
+    f"transposed, {channels_in} to {channels_out} of {groups}, {k} stride {s}": Problem(
+        2,
+        channels_in,
+        channels_out,
+        71,
+        k,
+        stride=s,
+        padding=p,
+        groups=groups,
+        output_padding=(k + s) % 2 * (s > 1),
+        transposed=True,
+        bias=k % 2 == 0,
+    )
+    for channels_in, channels_out, groups in ((6, 6, 6), (20, 1, 1), (6, 9, 3))
+    for s, k, p in ((1, 5, 2), (2, 4, 1), (2, 12, 0), (2, 1, 0), (4, 7, 3), (8, 16, 4), (8, 3, 1))
+}
 
 
 EVERYTHING = (*CORNERS.values(), *TRANSPOSED.values())
@@ -283,6 +322,10 @@ def library_runs(library: str, problems: Iterable[Problem]) -> list[Run]:
             for number, problem in enumerate(problems)
             for run in corner_runs([problem], MODES[number % 5], number % 5)
         ]
+    elif library.startswith("sliding"):
+        mode = "ieee" if library == "sliding_fp32" else library.split("_")[1]
+        few = [*NARROW.values(), *list(UNFOLDED.values())[::4]]
+        runs = on_sliding(corner_runs([*problems, *few], mode, 0))
     else:
         family, mode = library.split("_")
         tiles = len(plan.tile_rows(family, mode))

@@ -20,7 +20,9 @@ from kernel_runs import (
     EMULATION,
     EVERYTHING,
     FEW,
+    NARROW,
     TRANSPOSED,
+    UNFOLDED,
     Outcome,
     Run,
     columns_runs,
@@ -29,6 +31,7 @@ from kernel_runs import (
     harness,
     library_runs,
     on_hopper,
+    on_sliding,
     random_runs,
 )
 
@@ -124,6 +127,15 @@ def test_direct(build: Build, tmp_path: Path, mode: str) -> None:
     variant = MODES.index(mode)
     runs = corner_runs(EVERYTHING, mode, variant) + random_runs(12, mode, variant)
     assert_right(build(harness("direct")), runs, tmp_path)
+
+
+@pytest.mark.parametrize("mode", ["ieee", "bf16", "fp16"])
+def test_sliding(build: Build, tmp_path: Path, mode: str) -> None:
+    problems = [*NARROW.values(), *UNFOLDED.values(), *EVERYTHING]
+    runs = on_sliding(corner_runs(problems, mode, 0) + random_runs(40, mode, 0))
+    assert len(runs) > 70
+    library = "sliding_fp32" if mode == "ieee" else f"sliding_{mode}"
+    assert_right(build(harness(library)), runs, tmp_path)
 
 
 @pytest.mark.parametrize("mode", ["bf16", "ieee", "fp64"])
