@@ -99,6 +99,13 @@ __device__ __forceinline__ float fp16_to_float(uint16_t x) {
   return __half2float(__ushort_as_half(x));
 }
 
+// Stores 16 bytes at a multiple of 16, with one instruction whatever the compiler thinks of the address.
+__device__ __forceinline__ void store_16(void* to, const uint4& words) {
+  asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(words.x), "r"(words.y),
+               "r"(words.z), "r"(words.w)
+               : "memory");
+}
+
 // What follows is for sm_90 and, from wgmma on, sm_90a.
 
 // Copies a multiple of 16 bytes from and to addresses that are multiples of 16, and tells the barrier.
@@ -377,6 +384,15 @@ __device__ __forceinline__ uint32_t halves_of(uint32_t first, uint32_t second, b
   return __byte_perm(first, second, high ? 0x7632 : 0x5410);
 #else
   return high ? first >> 16 | (second & 0xffff0000u) : (first & 0xffffu) | second << 16;
+#endif
+}
+
+// The low word of two, shifted right by so many bits, less than 32.
+__device__ __forceinline__ uint32_t shifted_right(uint32_t low, uint32_t high, int bits) {
+#if defined(__CUDACC__)
+  return __funnelshift_r(low, high, bits);
+#else
+  return static_cast<uint32_t>((static_cast<uint64_t>(high) << 32 | low) >> bits);
 #endif
 }
 

@@ -764,6 +764,8 @@ inline uint32_t nearest_tf32_bits(float x) {
   return float_as_word(x) + (std::fabs(x) < std::numeric_limits<float>::infinity() ? 0x1000u : 0u);
 }
 
+inline void store_16(void* to, const uint4& words) { *static_cast<uint4*>(to) = words; }
+
 inline uint32_t pack_fp16(float first, float second) {
   return float_to_fp16(first) | uint32_t(float_to_fp16(second)) << 16;
 }
