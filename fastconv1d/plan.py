@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import product
+from math import gcd
 
 from fastconv1d import config
 from fastconv1d.problem import Gpu, Problem
@@ -21,7 +22,8 @@ LAUNCH = 4.0  # µs: one kernel launch
 MULTIPROCESSORS = 132  # of the GPU measured
 BANDWIDTH = 3.6e6  # bytes per µs that a kernel reads and writes
 DENSE_RATE = {"tf32": 130e6, "ieee": 66e6, "bf16": 240e6, "fp16": 240e6}  # FLOP per µs
-DENSE_START = 34.0  # µs: both kernels of the dense plan, the first of which packs the weight
+DENSE_START = 34.0  # µs: both kernels of a phase, the first of which packs the weight
+SECTOR = 32  # bytes that memory writes at once
 DIRECT_RATE = 3e6  # FLOP per µs
 DIRECT_MEMORY = 0.12e6  # elements per µs that the direct kernel reads and writes
 ATEN_RATE = {"tf32": 300e6, "ieee": 46e6, "bf16": 700e6, "fp16": 700e6, "fp64": 15e6}  # FLOP per µs
@@ -172,15 +174,19 @@ def _tensor_core_why_not(plan: Plan, problem: Problem) -> str | None:
         return f"has no {problem.mode} arithmetic"
     if problem.batch >= MOST_BATCH:
         return f"walks batches below {MOST_BATCH}, this one is {problem.batch}"
-    if problem.transposed:
-        return "transposed convolutions run on ATen"
     return None
 
 
+def _phase_count(problem: Problem) -> int:
+    """How many phases a convolution has: `phase_count` of csrc/schedule.h."""
+    return min(problem.stride, problem.length_out) if problem.transposed else 1
+
+
 def _waves(tile: Tile | HopperTile, problem: Problem, gpu: Gpu) -> int:
-    """How often each multiprocessor computes a tile."""
+    """How often each multiprocessor computes a tile, in each phase."""
     at_once = 2 if isinstance(tile, HopperTile) else 1  # tiles of two warpgroups, wherever they lie
-    of_row = _ceil_div(problem.length_out, tile.positions // at_once)
+    positions = _ceil_div(problem.length_out, _phase_count(problem))
+    of_row = _ceil_div(positions, tile.positions // at_once)
     channel_blocks = _ceil_div(problem.channels_out // problem.groups, tile.channels)
     tiles = _ceil_div(problem.batch * of_row, at_once)
     return _ceil_div(problem.groups * channel_blocks * tiles, gpu.multiprocessors)
@@ -198,7 +204,8 @@ def _dense_why_not(plan: Plan, problem: Problem) -> str | None:
 
 def _dense_cost(plan: Plan, problem: Problem) -> float:
     # Whole tiles are computed, in waves of one block per multiprocessor, over channels padded to
-    # the product's depth.
+    # the product's depth. The phases of a transposed convolution are launched one after the other
+    # and share out the taps; each reads the input and writes every stride-th output.
     if problem.gpu is None or problem.mode not in plan.tiles:
         return float("inf")
     tile = plan.tiles[problem.mode]
@@ -207,9 +214,12 @@ def _dense_cost(plan: Plan, problem: Problem) -> float:
     flops = 2 * tile.channels * tile.positions * depth * problem.kernel_size
     rate = DENSE_RATE[problem.mode] * plan.efficiency / MULTIPROCESSORS
     arithmetic = _waves(tile, problem, problem.gpu) * flops / rate
-    traffic = problem.bytes / (BANDWIDTH * _scale(problem))
+    phases, itemsize = _phase_count(problem), problem.dtype.itemsize
+    again = (phases - 1) * problem.input_elements
+    again += (min(phases, SECTOR // itemsize) - 1) * problem.output_elements
+    traffic = (problem.bytes + again * itemsize) / (BANDWIDTH * _scale(problem))
     # Multiplying and moving overlap, but not wholly.
-    return DENSE_START + max(traffic, arithmetic) + 0.5 * min(traffic, arithmetic)
+    return phases * DENSE_START + max(traffic, arithmetic) + 0.5 * min(traffic, arithmetic)
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,6 +302,8 @@ def _hopper_why_not(plan: Plan, problem: Problem) -> str | None:
         return f"needs compute capability 9.0 (wgmma), this GPU has {problem.gpu.capability}"
     if reason := _tensor_core_why_not(plan, problem):
         return reason
+    if problem.transposed:
+        return "has no transposed form"
     if problem.length + 2 * problem.padding >= MOST_LENGTH:
         return f"walks padded rows below {MOST_LENGTH}, not {problem.length + 2 * problem.padding}"
     tile = plan.tiles[problem.mode]
@@ -349,14 +361,16 @@ def _larger(one: float, other: float) -> float:
 def _direct_why_not(plan: Plan, problem: Problem) -> str | None:
     if problem.gpu is None:
         return "needs a CUDA device"
-    if problem.transposed:
-        return "transposed convolutions run on ATen"
     return None
 
 
 def _direct_cost(plan: Plan, problem: Problem) -> float:
+    # Neighbouring threads are of different phases: all take the time of that with the most taps.
     elements = problem.input_elements + problem.output_elements
-    arithmetic = problem.flops / DIRECT_RATE
+    every = problem.stride // gcd(problem.stride, problem.dilation) if problem.transposed else 1
+    taps = _ceil_div(problem.kernel_size, every)
+    flops = 2 * problem.output_elements * (problem.channels_in // problem.groups) * taps
+    arithmetic = flops / DIRECT_RATE
     return LAUNCH + max(elements / DIRECT_MEMORY, arithmetic) / _scale(problem)
 
 
