@@ -375,22 +375,26 @@ def _direct_cost(plan: Plan, problem: Problem) -> float:
 
 
 def _im2col_why_not(plan: Plan, problem: Problem) -> str | None:
-    if problem.transposed:
-        return "has no transposed form"
     if problem.gpu is None and problem.dtype.itemsize < 4:
         return f"has no {problem.mode} arithmetic on the CPU"
     return None
 
 
 def _im2col_cost(plan: Plan, problem: Problem) -> float:
-    # Columns are written and read again; the bias is a pass of its own.
-    columns = problem.batch * problem.channels_in * problem.kernel_size * problem.length_out
+    # Columns are written and read again; the bias is a pass of its own, unless the columns of a
+    # transposed convolution are summed up with it. Those of 16-bit types have 32 bits.
+    itemsize = problem.dtype.itemsize
+    if problem.transposed:
+        columns = problem.batch * problem.channels_out * problem.kernel_size * problem.length
+        bias, column_bytes = 0, max(itemsize, 4)
+    else:
+        columns = problem.batch * problem.channels_in * problem.kernel_size * problem.length_out
+        bias, column_bytes = int(problem.bias), itemsize
     if problem.gpu is None:
         return (problem.flops + columns) / CPU_RATE
-    bias = 2 * problem.output_elements * problem.bias
-    traffic = problem.bytes + (2 * columns + bias) * problem.dtype.itemsize
-    time = traffic / BANDWIDTH + problem.flops / ATEN_RATE[problem.mode]
-    return (2 + problem.bias) * LAUNCH + time / _scale(problem)
+    passes = 2 * columns * column_bytes + 2 * bias * problem.output_elements * itemsize
+    time = (problem.bytes + passes) / BANDWIDTH + problem.flops / ATEN_RATE[problem.mode]
+    return (2 + bias) * LAUNCH + time / _scale(problem)
 
 
 def _aten_why_not(plan: Plan, problem: Problem) -> str | None:
@@ -575,6 +579,4 @@ def variant_of(plan: Plan, problem: Problem) -> int:
     """The variant of its library that a plan runs."""
     if plan.family in TENSOR_CORE_FAMILIES:
         return tile_rows(plan.family, problem.mode).index(plan)
-    if plan.family == "direct":
-        return config.MODES.index(problem.mode)
-    return problem.dtype.itemsize
+    return config.MODES.index(problem.mode)

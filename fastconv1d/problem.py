@@ -205,6 +205,12 @@ class Problem:
         return self.dilation * (self.kernel_size - 1) + 1
 
     @property
+    def least_length(self) -> int:
+        """A length at which this convolution has outputs: `reach`, and what transposed padding
+        cuts off."""
+        return self.reach + 2 * self.padding * self.transposed
+
+    @property
     def dtype(self) -> torch.dtype:
         """The tensors' dtype."""
         return MODE_DTYPES[self.mode]
