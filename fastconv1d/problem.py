@@ -206,9 +206,11 @@ class Problem:
 
     @property
     def least_length(self) -> int:
-        """A length at which this convolution has outputs: `reach`, and what transposed padding
-        cuts off."""
-        return self.reach + 2 * self.padding * self.transposed
+        """`reach`, or more where a transposed convolution would have no outputs of that length."""
+        if not self.transposed:
+            return self.reach
+        cut_off = 2 * self.padding - self.reach - self.output_padding
+        return max(self.reach, 2 + cut_off // self.stride)
 
     @property
     def dtype(self) -> torch.dtype:

@@ -61,7 +61,8 @@ def test_names_are_distinct_and_no_family_takes_another_plans_name() -> None:
         ("direct", on_cpu(LAYER_67), "needs a CUDA device"),
         ("im2col", on_cpu(LAYER_67), None),
         ("im2col", replace(on_cpu(LAYER_67), mode="bf16"), "has no bf16 arithmetic on the CPU"),
-        ("im2col", replace(LAYER_67, transposed=True), "has no transposed form"),
+        ("im2col", replace(LAYER_67, transposed=True), None),
+        ("im2col", replace(on_cpu(LAYER_67), mode="fp16", transposed=True), "no fp16 arithmetic"),
         ("aten", replace(on_cpu(LAYER_67), mode="fp16", transposed=True), None),
     ],
 )
@@ -119,9 +120,24 @@ def test_the_cpu_runs_aten_and_im2col_when_asked() -> None:
 def test_im2col_is_never_chosen_unasked(mode: str) -> None:
     for channels in (1, 16, 256):
         for kernel in (1, 3, 31):
-            problem = Problem(8, channels, channels, 4096, kernel, mode=mode, gpu=H200)
-            assert plan.select(problem).name != "im2col"
-            assert "im2col" not in [row.name for row in plan.candidates(problem)]
+            for transposed in (False, True):
+                problem = Problem(
+                    8, channels, channels, 4096, kernel, transposed=transposed, mode=mode, gpu=H200
+                )
+                assert plan.select(problem).name != "im2col"
+                assert "im2col" not in [row.name for row in plan.candidates(problem)]
+
+
+def test_im2col_writes_and_reads_its_columns() -> None:
+    im2col = BY_NAME["im2col"]
+    for transposed in (False, True):
+        problem = replace(LAYER_67, mode="fp16", transposed=transposed)
+        longer = replace(problem, kernel_size=6)
+        channels = problem.channels_out if transposed else problem.channels_in
+        column_bytes = 4 if transposed else 2  # sums of 16-bit products are not rounded on the way
+        more = 2 * problem.batch * channels * 3 * problem.length * column_bytes
+        more_us = more / plan.BANDWIDTH + problem.flops / plan.ATEN_RATE["fp16"]
+        assert im2col.cost(longer) - im2col.cost(problem) == pytest.approx(more_us, rel=0.01)
 
 
 def test_a_thousand_lengths_are_few_decisions_and_no_growing_cache() -> None:
@@ -199,12 +215,12 @@ def test_the_environment_falls_back_once_warned_unless_strict(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("FASTCONV1D_PLAN", "im2col")
-    problem = replace(LAYER_67, transposed=True)
-    with pytest.raises(RuntimeError, match=r"PLAN 'im2col' cannot run .*: has no transposed form"):
+    problem = replace(on_cpu(LAYER_67), mode="bf16")
+    with pytest.raises(RuntimeError, match=r"PLAN 'im2col' cannot run .*: has no bf16 arithmetic"):
         plan.select(problem)
     monkeypatch.setenv("FASTCONV1D_STRICT", "0")
     plan._warn_once.cache_clear()
-    with pytest.warns(RuntimeWarning, match="has no transposed form") as caught:
+    with pytest.warns(RuntimeWarning, match="has no bf16 arithmetic") as caught:
         chosen = plan.select(problem)
         assert plan.select(replace(problem, length=70000)) is chosen
     assert chosen.name != "im2col"
@@ -249,6 +265,7 @@ def test_every_plan_has_its_library_and_variant() -> None:
     assert plan.variant_of(BY_NAME["dense_32x128"], LAYER_67) == 3
     assert plan.variant_of(BY_NAME["direct"], replace(LAYER_67, mode="fp64")) == 4
     assert plan.variant_of(BY_NAME["im2col"], replace(LAYER_67, mode="bf16")) == 2
+    assert plan.variant_of(BY_NAME["im2col"], replace(LAYER_67, mode="fp16")) == 3
 
 
 def test_a_tiles_name_is_what_it_covers() -> None:
