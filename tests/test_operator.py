@@ -153,6 +153,22 @@ def views(x: Tensor) -> dict[str, Tensor]:
 
 
 @both
+def test_columns_beyond_their_room_come_in_chunks(device: torch.device, kind: Kind) -> None:
+    """512 MiB of columns for each of three samples, where a GiB is the most that is taken."""
+    length, kernel = 1 << 15, 1 << 12
+    x = torch.randint(-3, 4, (3, 1, length if kind.transposed else length + kernel - 1)).float()
+    w, b = torch.zeros(1, 1, kernel), torch.ones(1)
+    w[0, 0, 5], w[0, 0, -1] = 2, -3
+    y = kind.ours(x.to(device), w.to(device), b.to(device), algorithm="im2col")
+    parts = ((5, 2), (kernel - 1, -3))
+    if kind.transposed:
+        expected = sum(F.pad(x, (tap, kernel - 1 - tap)) * value for tap, value in parts)
+    else:
+        expected = sum(x[..., tap : tap + length] * value for tap, value in parts)
+    assert torch.equal(y.cpu(), expected + 1)
+
+
+@both
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_any_strides_and_offset(device: torch.device, algorithm: str, kind: Kind) -> None:
     x, w, b = tensors(device, kind=kind)
@@ -215,7 +231,7 @@ def test_other_dtypes_go_to_aten(dtype: torch.dtype) -> None:
 def test_complex_values_are_torchs() -> None:
     for kind in (ORDINARY, TRANSPOSED):
         x, w, b = (torch.complex(t, t.cos()) for t in tensors(kind=kind))
-        geometry = {"stride": 3, "padding": 1, "dilation": 2, "groups": 2, **kind.more}
+        geometry = {"stride": 3, "padding": 1, "dilation": 3, "groups": 2, **kind.more}
         torch.testing.assert_close(kind.ours(x, w, b, **geometry), kind.theirs(x, w, b, **geometry))
 
 
