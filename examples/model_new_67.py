@@ -679,14 +679,24 @@ struct PlainFp64 {
   static __device__ __forceinline__ Sum from(Element x) { return x; }
   static __device__ __forceinline__ Element to(Sum x) { return x; }
 };
-template <class M>
-__global__ void __launch_bounds__(128) direct_kernel(const ConvArgs a) {
-  const int64_t index = static_cast<int64_t>(blockIdx.x) * 128 + threadIdx.x;
-  if (index >= a.batch * a.channels_out * a.length_out) return;
-  const int64_t position = index % a.length_out, row = index / a.length_out;
-  const int64_t out = row % a.channels_out, batch = row / a.channels_out;
-  const int64_t channels_in = a.channels_in / a.groups, channels_out = a.channels_out / a.groups;
-  const int64_t group = out / channels_out;
+template <class Function>
+int with_plain(int64_t mode, const Function& function) {
+  switch (mode) {
+    case kBf16:
+      return function(PlainBf16{});
+    case kFp16:
+      return function(PlainFp16{});
+    case kFp64:
+      return function(PlainFp64{});
+    default:
+      return function(PlainFp32{});
+  }
+}
+struct Reading {
+  Phase phase;
+  int64_t start, first, last;
+};
+__device__ __forceinline__ Reading reading_of(const ConvArgs& a, int64_t position) {
   int64_t r = 0, q = position;
   if (a.transposed) {
     r = position % a.stride;
@@ -697,16 +707,30 @@ __global__ void __launch_bounds__(128) direct_kernel(const ConvArgs a) {
   const int64_t first = start < 0 ? ceil_div(-start, phase.shift_step) : 0;
   const int64_t last =
       smaller(phase.taps, start < a.length ? ceil_div(a.length - start, phase.shift_step) : 0);
+  return {phase, start, first, last};
+}
+}
+namespace fastconv1d {
+template <class M>
+__global__ void __launch_bounds__(128) direct_kernel(const ConvArgs a) {
+  const int64_t index = static_cast<int64_t>(blockIdx.x) * 128 + threadIdx.x;
+  if (index >= a.batch * a.channels_out * a.length_out) return;
+  const int64_t position = index % a.length_out, row = index / a.length_out;
+  const int64_t out = row % a.channels_out, batch = row / a.channels_out;
+  const int64_t channels_in = a.channels_in / a.groups, channels_out = a.channels_out / a.groups;
+  const int64_t group = out / channels_out;
+  const Reading reading = reading_of(a, position);
+  const Phase& phase = reading.phase;
   const auto* input = static_cast<const typename M::Element*>(a.input) +
                       batch * a.input_batch_stride + group * channels_in * a.input_channel_stride +
-                      start;
+                      reading.start;
   const auto* weight = static_cast<const typename M::Element*>(a.weight) + phase.first_tap;
   typename M::Sum total = 0, part = 0;
   for (int64_t in = 0; in < channels_in; ++in) {
     const int64_t row_of_weight =
         a.transposed ? (group * channels_in + in) * channels_out + out % channels_out
                      : out * channels_in + in;
-    for (int64_t tap = first; tap < last; ++tap)
+    for (int64_t tap = reading.first; tap < reading.last; ++tap)
       part += M::from(weight[row_of_weight * a.kernel_size + tap * phase.tap_step]) *
               M::from(input[in * a.input_channel_stride + tap * phase.shift_step]);
     if (in % 16 == 15) {
@@ -725,16 +749,7 @@ int direct_launch(const ConvArgs& a, void* stream) {
                 stream, a);
 }
 inline int direct_launch(int64_t mode, const ConvArgs& a, void* stream) {
-  switch (mode) {
-    case kBf16:
-      return direct_launch<PlainBf16>(a, stream);
-    case kFp16:
-      return direct_launch<PlainFp16>(a, stream);
-    case kFp64:
-      return direct_launch<PlainFp64>(a, stream);
-    default:
-      return direct_launch<PlainFp32>(a, stream);
-  }
+  return with_plain(mode, [&](auto m) { return direct_launch<decltype(m)>(a, stream); });
 }
 }
 #define FASTCONV1D_DIRECT_LIBRARY                                                          \

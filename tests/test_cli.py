@@ -195,6 +195,22 @@ def test_export_writes_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "class ModelNew" in file.read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize(("number", "channels"), [(64, 128), (74, 64), (79, 64)])
+def test_transposed_problems_are_explained_and_exported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], number: int, channels: int
+) -> None:
+    options = ["--explain", number, "--gpu", "a100", "--mode", "bf16", "--stride", 4]
+    [explained] = answer(capsys, "plans", *options, "--output-padding", 3)
+    legal = [row["plan"] for row in explained["candidates"] if row["cost_us"] is not None]
+    assert {"dense_64x128", "direct", "im2col", "aten"} <= set(legal)
+    file = tmp_path / "model_new.py"
+    facts = answer(capsys, "export", "-o", file, "--problem", number, "--length", 99)
+    assert facts["output"][1] == channels and facts["weight"][1] == channels
+    assert "self.conv1d_transpose" in file.read_text()
+    options = ["export", "-o", str(file), "--problem", str(number), "--output-padding", "1"]
+    assert cli.main([*options, "--stride", "2"]) == (0 if number == 64 else 2)
+
+
 @pytest.mark.parametrize("right", [True, False])
 def test_verify_gives_its_verdict(
     right: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
