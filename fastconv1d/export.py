@@ -42,6 +42,7 @@ TARGETS = {
     "100": Gpu("NVIDIA B200", (10, 0), 148),
 }
 
+# What a file says of itself: its kernels' instruction, and an output's length, transposed last.
 INSTRUCTIONS = {"hopper": "wgmma", "dense": "mma.sync"}
 LENGTHS = (
     "floor((length + 2 padding - dilation (kernel_size - 1) - 1) / stride) + 1",
