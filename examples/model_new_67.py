@@ -2,9 +2,10 @@
 
 ModelNew is the problem's Model: same constructor, same weights from the same seed, same state_dict.
 Its forward is one operator of our own, straight from (batch, channels, length) to the same layout:
-an implicit matrix product on tensor cores with the bias fused (wgmma; compute capability 9.0 only). fp32 follows torch's
-switch (TF32 or fp32-accurate, as three TF32 products); bf16 and fp16 accumulate in fp32. Any
-stride, padding, dilation, groups and length. Gradients are ATen's.
+an implicit matrix product on tensor cores with the bias fused
+(wgmma; compute capability 9.0 only).
+fp32 follows torch's switch (TF32 or fp32-accurate, as three TF32 products); bf16 and fp16
+accumulate in fp32. Any stride, padding, dilation, groups and length. Gradients are ATen's.
 
 Needs torch and nvcc. The kernels are compiled at the first call for the device of its input, so
 that this file loads, and its weights can be compared, where there is neither compiler nor GPU.
@@ -678,14 +679,24 @@ struct PlainFp64 {
   static __device__ __forceinline__ Sum from(Element x) { return x; }
   static __device__ __forceinline__ Element to(Sum x) { return x; }
 };
-template <class M>
-__global__ void __launch_bounds__(128) direct_kernel(const ConvArgs a) {
-  const int64_t index = static_cast<int64_t>(blockIdx.x) * 128 + threadIdx.x;
-  if (index >= a.batch * a.channels_out * a.length_out) return;
-  const int64_t position = index % a.length_out, row = index / a.length_out;
-  const int64_t out = row % a.channels_out, batch = row / a.channels_out;
-  const int64_t channels_in = a.channels_in / a.groups, channels_out = a.channels_out / a.groups;
-  const int64_t group = out / channels_out;
+template <class Function>
+int with_plain(int64_t mode, const Function& function) {
+  switch (mode) {
+    case kBf16:
+      return function(PlainBf16{});
+    case kFp16:
+      return function(PlainFp16{});
+    case kFp64:
+      return function(PlainFp64{});
+    default:
+      return function(PlainFp32{});
+  }
+}
+struct Reading {
+  Phase phase;
+  int64_t start, first, last;
+};
+__device__ __forceinline__ Reading reading_of(const ConvArgs& a, int64_t position) {
   int64_t r = 0, q = position;
   if (a.transposed) {
     r = position % a.stride;
@@ -696,16 +707,30 @@ __global__ void __launch_bounds__(128) direct_kernel(const ConvArgs a) {
   const int64_t first = start < 0 ? ceil_div(-start, phase.shift_step) : 0;
   const int64_t last =
       smaller(phase.taps, start < a.length ? ceil_div(a.length - start, phase.shift_step) : 0);
+  return {phase, start, first, last};
+}
+}
+namespace fastconv1d {
+template <class M>
+__global__ void __launch_bounds__(128) direct_kernel(const ConvArgs a) {
+  const int64_t index = static_cast<int64_t>(blockIdx.x) * 128 + threadIdx.x;
+  if (index >= a.batch * a.channels_out * a.length_out) return;
+  const int64_t position = index % a.length_out, row = index / a.length_out;
+  const int64_t out = row % a.channels_out, batch = row / a.channels_out;
+  const int64_t channels_in = a.channels_in / a.groups, channels_out = a.channels_out / a.groups;
+  const int64_t group = out / channels_out;
+  const Reading reading = reading_of(a, position);
+  const Phase& phase = reading.phase;
   const auto* input = static_cast<const typename M::Element*>(a.input) +
                       batch * a.input_batch_stride + group * channels_in * a.input_channel_stride +
-                      start;
+                      reading.start;
   const auto* weight = static_cast<const typename M::Element*>(a.weight) + phase.first_tap;
   typename M::Sum total = 0, part = 0;
   for (int64_t in = 0; in < channels_in; ++in) {
     const int64_t row_of_weight =
         a.transposed ? (group * channels_in + in) * channels_out + out % channels_out
                      : out * channels_in + in;
-    for (int64_t tap = first; tap < last; ++tap)
+    for (int64_t tap = reading.first; tap < reading.last; ++tap)
       part += M::from(weight[row_of_weight * a.kernel_size + tap * phase.tap_step]) *
               M::from(input[in * a.input_channel_stride + tap * phase.shift_step]);
     if (in % 16 == 15) {
@@ -724,16 +749,7 @@ int direct_launch(const ConvArgs& a, void* stream) {
                 stream, a);
 }
 inline int direct_launch(int64_t mode, const ConvArgs& a, void* stream) {
-  switch (mode) {
-    case kBf16:
-      return direct_launch<PlainBf16>(a, stream);
-    case kFp16:
-      return direct_launch<PlainFp16>(a, stream);
-    case kFp64:
-      return direct_launch<PlainFp64>(a, stream);
-    default:
-      return direct_launch<PlainFp32>(a, stream);
-  }
+  return with_plain(mode, [&](auto m) { return direct_launch<decltype(m)>(a, stream); });
 }
 }
 #define FASTCONV1D_DIRECT_LIBRARY                                                          \
@@ -2122,6 +2138,7 @@ CPP_SOURCE = r"""
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
 #include <torch/library.h>
+#include <algorithm>
 #include <cstdint>
 namespace fastconv1d {
 enum Mode : int64_t { kTf32 = 0, kIeee = 1, kBf16 = 2, kFp16 = 3, kFp64 = 4 };
@@ -2143,25 +2160,32 @@ int fastconv1d_launch(int64_t variant, const fastconv1d::ConvArgs* args, void* s
 int64_t fastconv1d_workspace(int64_t variant, const fastconv1d::ConvArgs* args);
 }
 namespace {
-at::Tensor conv1d(const at::Tensor& input, const at::Tensor& weight,
-                  const std::optional<at::Tensor>& bias, int64_t stride, int64_t padding,
-                  int64_t dilation, int64_t groups, bool allow_tf32) {
+at::Tensor convolution(const at::Tensor& input, const at::Tensor& weight,
+                       const std::optional<at::Tensor>& bias, int64_t stride, int64_t padding,
+                       int64_t dilation, bool transposed, int64_t output_padding, int64_t groups,
+                       bool allow_tf32) {
   TORCH_CHECK(input.dim() == 3, "input has ", input.dim(), " dimensions, expected 3");
   TORCH_CHECK(weight.dim() == 3, "weight has ", weight.dim(), " dimensions, expected 3");
   TORCH_CHECK(stride > 0 && dilation > 0 && groups > 0 && padding >= 0, "stride is ", stride,
               ", dilation ", dilation, ", groups ", groups, ", padding ", padding,
               ", expected positive ones and padding of at least 0");
-  TORCH_CHECK(input.size(1) == weight.size(1) * groups, "input has ", input.size(1),
-              " channels, expected ", weight.size(1) * groups);
-  TORCH_CHECK(weight.size(0) % groups == 0, "weight has ", weight.size(0),
-              " output channels, expected a multiple of groups=", groups);
+  TORCH_CHECK(output_padding >= 0 && output_padding < std::max(stride, dilation) &&
+                  (transposed || output_padding == 0),
+              "output_padding is ", output_padding, ", expected less than stride=", stride,
+              " or dilation=", dilation, ", and 0 unless transposed");
+  const int64_t channels_in = transposed ? weight.size(0) : weight.size(1) * groups;
+  const int64_t channels_out = transposed ? weight.size(1) * groups : weight.size(0);
+  TORCH_CHECK(input.size(1) == channels_in, "input has ", input.size(1), " channels, expected ",
+              channels_in);
+  TORCH_CHECK(weight.size(0) % groups == 0, "weight has shape ", weight.sizes(),
+              ", expected a first dimension that groups=", groups, " divides");
   TORCH_CHECK(weight.device() == input.device(), "weight is on ", weight.device(),
               ", expected input's device ", input.device());
   TORCH_CHECK(weight.scalar_type() == input.scalar_type(), "weight is ", weight.scalar_type(),
               ", expected input's dtype ", input.scalar_type());
   if (bias.has_value()) {
-    TORCH_CHECK(bias->dim() == 1 && bias->size(0) == weight.size(0) && bias->is_contiguous(),
-                "bias has shape ", bias->sizes(), ", expected (", weight.size(0), ")");
+    TORCH_CHECK(bias->dim() == 1 && bias->size(0) == channels_out && bias->is_contiguous(),
+                "bias has shape ", bias->sizes(), ", expected (", channels_out, ")");
     TORCH_CHECK(bias->device() == input.device() && bias->scalar_type() == input.scalar_type(),
                 "bias is ", bias->scalar_type(), " on ", bias->device(), ", expected ",
                 input.scalar_type(), " on ", input.device());
@@ -2171,13 +2195,16 @@ at::Tensor conv1d(const at::Tensor& input, const at::Tensor& weight,
   if (input.scalar_type() == at::kHalf) mode = fastconv1d::kFp16;
   TORCH_CHECK(mode > fastconv1d::kIeee || input.scalar_type() == at::kFloat, "input is ",
               input.scalar_type(), ", expected float32, bfloat16 or float16");
-  const int64_t reach = dilation * (weight.size(2) - 1) + 1;
-  const int64_t room = input.size(2) + 2 * padding - reach;
-  TORCH_CHECK(room >= 0, "input has length ", input.size(2), ", with padding ",
-              input.size(2) + 2 * padding, ", expected at least the kernel's reach ", reach);
+  const int64_t length = input.size(2), reach = dilation * (weight.size(2) - 1) + 1;
+  int64_t length_out = (length - 1) * stride - 2 * padding + reach + output_padding;
+  if (!transposed) {
+    const int64_t room = length + 2 * padding - reach;
+    length_out = room >= 0 ? room / stride + 1 : 0;
+  }
+  TORCH_CHECK(length_out > 0, "input has length ", length, ", expected a longer one with padding ",
+              padding, " and a kernel's reach of ", reach);
   const c10::cuda::CUDAGuard guard(input.device());
-  const int64_t length_out = room / stride + 1;
-  at::Tensor output = at::empty({input.size(0), weight.size(0), length_out}, input.options());
+  at::Tensor output = at::empty({input.size(0), channels_out, length_out}, input.options());
   if (output.numel() == 0) return output;
   const at::Tensor x = input.stride(2) == 1 ? input : input.contiguous();
   const at::Tensor w = weight.contiguous();
@@ -2191,7 +2218,7 @@ at::Tensor conv1d(const at::Tensor& input, const at::Tensor& weight,
   args.output = output.mutable_data_ptr();
   args.batch = x.size(0);
   args.channels_in = x.size(1);
-  args.channels_out = w.size(0);
+  args.channels_out = channels_out;
   args.length = x.size(2);
   args.length_out = length_out;
   args.kernel_size = w.size(2);
@@ -2199,6 +2226,7 @@ at::Tensor conv1d(const at::Tensor& input, const at::Tensor& weight,
   args.padding = padding;
   args.dilation = dilation;
   args.groups = groups;
+  args.transposed = transposed;
   args.input_batch_stride = x.stride(0);
   args.input_channel_stride = x.stride(1);
   args.mode = mode;
@@ -2211,12 +2239,12 @@ at::Tensor conv1d(const at::Tensor& input, const at::Tensor& weight,
   return output;
 }
 }
-#define CONV1D_LIBRARY(name, library) TORCH_LIBRARY(name, library)
-CONV1D_LIBRARY(TORCH_EXTENSION_NAME, library) {
+#define CONVOLUTION_LIBRARY(name, library) TORCH_LIBRARY(name, library)
+CONVOLUTION_LIBRARY(TORCH_EXTENSION_NAME, library) {
   library.def(
-      "conv1d(Tensor input, Tensor weight, Tensor? bias, int stride, int padding, int dilation, "
-      "int groups, bool allow_tf32) -> Tensor");
-  library.impl("conv1d", c10::DispatchKey::CUDA, TORCH_FN(conv1d));
+      "convolution(Tensor input, Tensor weight, Tensor? bias, int stride, int padding, "
+      "int dilation, bool transposed, int output_padding, int groups, bool allow_tf32) -> Tensor");
+  library.impl("convolution", c10::DispatchKey::CUDA, TORCH_FN(convolution));
 }
 """
 
@@ -2232,7 +2260,7 @@ def compiled_operator(device_index):
     arch = "90a" if capability == (9, 0) else "%d%d" % capability
     made_from = "\n".join((torch.__version__, arch, CPP_SOURCE, CUDA_SOURCE))
     # A name of its own for every source: torch can load two of these files side by side.
-    name = "conv1d_" + hashlib.sha256(made_from.encode()).hexdigest()[:16]
+    name = "convolution_" + hashlib.sha256(made_from.encode()).hexdigest()[:16]
     load_inline(
         name=name,
         cpp_sources=CPP_SOURCE,
@@ -2246,22 +2274,23 @@ def compiled_operator(device_index):
         no_implicit_headers=True,
         is_python_module=False,
     )
-    return getattr(torch.ops, name).conv1d.default
+    return getattr(torch.ops, name).convolution.default
 
 
 class Convolution(torch.autograd.Function):
     """Our forward with ATen's gradients."""
 
     @staticmethod
-    def forward(ctx, x, weight, bias, stride, padding, dilation, groups):
+    def forward(ctx, x, weight, bias, *geometry):
         if not x.is_cuda:
             raise RuntimeError(f"input is on {x.device}, expected a CUDA device")
         ctx.save_for_backward(x, weight)
-        ctx.bias_sizes = None if bias is None else [weight.size(0)]
-        ctx.geometry = [stride], [padding], [dilation], False, [0], groups
+        ctx.bias_sizes = None if bias is None else [bias.numel()]
+        stride, padding, dilation, transposed, output_padding, groups = geometry
+        ctx.geometry = [stride], [padding], [dilation], transposed, [output_padding], groups
         tf32 = torch.backends.cudnn.conv.fp32_precision == "tf32"
-        conv1d = compiled_operator(x.get_device())
-        return conv1d(x, weight, bias, stride, padding, dilation, groups, tf32)
+        convolution = compiled_operator(x.get_device())
+        return convolution(x, weight, bias, *geometry, tf32)
 
     @staticmethod
     @once_differentiable
@@ -2270,7 +2299,7 @@ class Convolution(torch.autograd.Function):
         gradients = torch.ops.aten.convolution_backward(
             grad_output, x, weight, ctx.bias_sizes, *ctx.geometry, ctx.needs_input_grad[:3]
         )
-        return *gradients, None, None, None, None
+        return *gradients, *(None for number in ctx.geometry)
 
 
 class Conv1d(nn.Module):
@@ -2278,13 +2307,22 @@ class Conv1d(nn.Module):
     by the draws that torch's own layer makes."""
 
     def __init__(
-        self, in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias
+        self,
+        in_channels,
+        out_channels,
+        kernel_size,
+        stride,
+        padding,
+        output_padding,
+        dilation,
+        groups,
+        bias,
     ):
         super().__init__()
         for name, count in (("in_channels", in_channels), ("out_channels", out_channels)):
             if count % groups:
                 raise ValueError(f"{name} is {count}, expected a multiple of groups={groups}")
-        self.stride, self.padding, self.dilation, self.groups = stride, padding, dilation, groups
+        self.geometry = stride, padding, dilation, False, output_padding, groups
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels // groups, kernel_size))
         nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
         self.register_parameter("bias", None)
@@ -2293,14 +2331,12 @@ class Conv1d(nn.Module):
             self.bias = nn.Parameter(torch.empty(out_channels).uniform_(-bound, bound))
 
     def forward(self, x):
-        return Convolution.apply(
-            x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups
-        )
+        return Convolution.apply(x, self.weight, self.bias, *self.geometry)
 
 
 class ModelNew(nn.Module):
-    """(batch, in_channels, length) to (batch, out_channels, length_out) with
-    length_out = floor((length + 2 padding - dilation (kernel_size - 1) - 1) / stride) + 1."""
+    """(batch, in_channels, length) to (batch, out_channels, length_out) with length_out =
+    floor((length + 2 padding - dilation (kernel_size - 1) - 1) / stride) + 1."""
 
     def __init__(
         self,
@@ -2315,7 +2351,7 @@ class ModelNew(nn.Module):
     ):
         super().__init__()
         self.conv1d = Conv1d(
-            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias
+            in_channels, out_channels, kernel_size, stride, padding, 0, dilation, groups, bias
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from fastconv1d import compare, layers, ops, plan, timing
-from fastconv1d.functional import conv1d
+from fastconv1d.functional import conv1d, conv_transpose1d
 from fastconv1d.layers import Layer
 from fastconv1d.problem import Gpu, Problem
 from fastconv1d.timing import Call, Timing
@@ -222,8 +222,6 @@ def _measure(
     compile: bool,
     seconds: float,
 ) -> Row:
-    if case.transposed:
-        return replace(row, skipped="transposed convolutions run on ATen for now")
     try:
         chosen = plan.select(case, algorithm)
     except RuntimeError as error:
@@ -236,8 +234,8 @@ def _measure(
         for rival in rivals.values():
             _check_integers(case, plan.select(case, rival), device)
         tensors = _tensors(case, device)
-        calls = {name: _bind(conv1d, case, tensors, rival) for name, rival in rivals.items()}
-        calls["torch"] = _bind(F.conv1d, case, tensors)
+        calls = {name: _bind(case, tensors, rival) for name, rival in rivals.items()}
+        calls["torch"] = _bind(case, tensors)
         checks = _check_elements(case, chosen, tensors, calls, device)
         if compile:
             calls["torch.compile"] = torch.compile(calls["torch"], dynamic=False)
@@ -260,21 +258,25 @@ def _measure(
         return replace(row, correct=False, failure=str(error))
 
 
-def _bind(
-    function: Callable[..., torch.Tensor],
-    case: Problem,
-    tensors: Tensors,
-    algorithm: str | None = None,
-) -> Call:
-    keywords = {} if algorithm is None else {"algorithm": algorithm}
-    return functools.partial(
-        function, *tensors, case.stride, case.padding, case.dilation, case.groups, **keywords
-    )
+def _bind(case: Problem, tensors: Tensors, algorithm: str | None = None) -> Call:
+    """A call of our function, or of torch's where `algorithm` is None."""
+    ours: Callable[..., torch.Tensor]
+    theirs: Callable[..., torch.Tensor]
+    geometry: tuple[int, ...]
+    if case.transposed:
+        ours, theirs = conv_transpose1d, F.conv_transpose1d
+        geometry = (case.stride, case.padding, case.output_padding, case.groups, case.dilation)
+    else:
+        ours, theirs = conv1d, F.conv1d
+        geometry = (case.stride, case.padding, case.dilation, case.groups)
+    if algorithm is None:
+        return functools.partial(theirs, *tensors, *geometry)
+    return functools.partial(ours, *tensors, *geometry, algorithm=algorithm)
 
 
 def _tensors(case: Problem, device: torch.device) -> Tensors:
     # Parameters are small enough to be drawn on the host; inputs of 2^31 elements are not.
-    small = replace(case, batch=1, length=case.reach)
+    small = replace(case, batch=1, length=case.least_length)
     _, weight, bias = compare.draw(small, device, secrets.randbits(31))
     return torch.randn(case.input_shape, dtype=case.dtype, device=device), weight, bias
 
@@ -289,7 +291,7 @@ def _check_integers(case: Problem, chosen: plan.Plan, device: torch.device) -> N
         return
     small = layers.shrink(case, CHECK_FLOPS, CHECK_BYTES)
     tensors = compare.draw(small, device, secrets.randbits(31), integers=True)
-    output = _bind(conv1d, small, tensors, chosen.name)()
+    output = _bind(small, tensors, chosen.name)()
     verdict = compare.compare(output, *tensors, small, exact=True)
     if not verdict.ok:
         raise _WrongError(f"{chosen.name}, small integers: {verdict.reason}")
@@ -349,12 +351,12 @@ def _times(chosen: plan.Plan, timings: Mapping[str, Timing]) -> dict[str, Any]:
 def _costs(
     case: Problem, algorithm: str, calls: Mapping[str, Call], device: torch.device
 ) -> dict[str, Any]:
-    tiny = replace(case, batch=1, length=case.reach + 7 * case.stride)
+    tiny = replace(case, batch=1, length=case.least_length + 7 * case.stride)
     tensors = _tensors(tiny, device)
     host = timing.host_microseconds(
         {
-            "ours": _bind(conv1d, tiny, tensors, algorithm),
-            "torch": _bind(F.conv1d, tiny, tensors),
+            "ours": _bind(tiny, tensors, algorithm),
+            "torch": _bind(tiny, tensors),
         },
         device,
     )

@@ -34,6 +34,7 @@ OVERRIDES = {
     "kernel_size": "kernel_size",
     "stride": "stride",
     "padding": "padding",
+    "output_padding": "output_padding",
     "dilation": "dilation",
     "groups": "groups",
 }
@@ -291,7 +292,7 @@ def diagnosis() -> dict[str, Any]:
         fallback = "no GPU: torch's own CPU kernels run everything; algorithm='im2col' is ours"
         needed = ["binding_cpu"]
     else:
-        fallback = "transposed convolutions and all gradients run on ATen"
+        fallback = "all gradients run on ATen"
         needed = list(plan.libraries_for(arch))
     if built["cannot_build"]:
         fallback = f"everything runs on ATen: {built['cannot_build']}"
@@ -426,7 +427,10 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--device", choices=("cuda", "cpu"), default=default_device)
 
     sub = command("export", _export, "write one convolution as a self-contained ModelNew file")
-    sub.add_argument("--problem", type=int, default=67, help="KernelBench level 1: 67 or 76")
+    numbers = ", ".join(map(str, export.SIGNATURES))
+    sub.add_argument(
+        "--problem", type=int, default=67, help=f"of KernelBench level 1: {numbers} (default: 67)"
+    )
     sub.add_argument("-o", "--output", type=Path, default=Path("model_new.py"))
     sub.add_argument(
         "--arch",

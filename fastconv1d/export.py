@@ -7,7 +7,7 @@ Python that compile and call them. It needs torch and nvcc, and no fastconv1d.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
@@ -16,11 +16,24 @@ from string import Template
 from fastconv1d import layers, plan
 from fastconv1d.problem import Gpu, Problem
 
-# The constructor parameters of each problem's Model that follow `stride`, with their defaults.
-SIGNATURES: dict[int, dict[str, int | bool]] = {
-    67: {"padding": 0, "dilation": 1, "groups": 1, "bias": False},
-    76: {"dilation": 1, "bias": False},
+# What a layer is made of beside its channels, kernel_size and stride, with the defaults.
+DEFAULTS: dict[str, int | bool] = {
+    "padding": 0,
+    "output_padding": 0,
+    "dilation": 1,
+    "groups": 1,
+    "bias": False,
 }
+
+# Which of it each problem's Model takes after `stride`, in this order.
+SIGNATURES: dict[int, tuple[str, ...]] = {
+    64: ("padding", "output_padding", "groups", "bias"),
+    67: ("padding", "dilation", "groups", "bias"),
+    74: ("padding", "dilation", "bias"),
+    76: ("dilation", "bias"),
+    79: ("padding", "dilation", "bias"),
+}
+TRANSPOSED = frozenset({64, 74, 79})  # of these problems
 
 # Tiles are chosen for these GPUs whatever the machine at hand, so that a file can be made again.
 TARGETS = {
@@ -28,6 +41,13 @@ TARGETS = {
     "90a": Gpu("NVIDIA H200", (9, 0), 132),
     "100": Gpu("NVIDIA B200", (10, 0), 148),
 }
+
+# What a file says of itself: its kernels' instruction, and an output's length, transposed last.
+INSTRUCTIONS = {"hopper": "wgmma", "dense": "mma.sync"}
+LENGTHS = (
+    "floor((length + 2 padding - dilation (kernel_size - 1) - 1) / stride) + 1",
+    "(length - 1) stride - 2 padding + dilation (kernel_size - 1) + 1 + output_padding",
+)
 
 _COMMENT_OR_LITERAL = re.compile(
     r"""//[^\n]* | /\*.*?\*/ | "(?:\\.|[^"\\\n])*" | '(?:\\.|[^'\\\n])'""", re.DOTALL | re.VERBOSE
@@ -45,6 +65,7 @@ def export(
     kernel_size: int | None = None,
     stride: int | None = None,
     padding: int | None = None,
+    output_padding: int | None = None,
     dilation: int | None = None,
     groups: int | None = None,
     bias: bool | None = None,
@@ -53,8 +74,8 @@ def export(
 ) -> Problem:
     """Write `source(...)` to a file and return the problem it is tuned for.
 
-    `problem` is a KernelBench level 1 number, 67 or 76; `arch` one of TARGETS; every other argument
-    replaces one of the problem's values.
+    `problem` is a KernelBench level 1 number of SIGNATURES; `arch` one of TARGETS; every other
+    argument replaces one of the problem's values.
 
     Raises: ValueError for another number or architecture, a geometry that poses no convolution, or
     an argument that the problem's constructor does not have.
@@ -67,6 +88,7 @@ def export(
         "kernel_size": kernel_size,
         "stride": stride,
         "padding": padding,
+        "output_padding": output_padding,
         "dilation": dilation,
         "groups": groups,
         "bias": bias,
@@ -82,7 +104,7 @@ def export(
 
 
 def source(convolution: Problem, problem: int, arch: str = "90a") -> str:
-    """The text of the file: ModelNew with the constructor of a KernelBench problem (67 or 76).
+    """The text of the file: ModelNew with the constructor of a KernelBench problem.
 
     Kernels and tiles are the plan table's choice for `convolution` in each mode on a GPU of `arch`,
     one of TARGETS; get_inputs() makes its input, and get_init_inputs() its constructor arguments.
@@ -93,35 +115,44 @@ def source(convolution: Problem, problem: int, arch: str = "90a") -> str:
     if arch not in TARGETS:
         raise ValueError(f"arch is {arch!r}, expected one of {', '.join(TARGETS)}")
     convolution.validate()
+    transposed = problem in TRANSPOSED
+    if convolution.transposed != transposed:
+        kinds = ("an ordinary one", "a transposed one")
+        raise ValueError(
+            f"the convolution is {kinds[not transposed]}, problem {problem} expected "
+            f"{kinds[transposed]}"
+        )
     names = SIGNATURES[problem]
-    values: dict[str, int | bool] = {
-        "padding": convolution.padding,
-        "dilation": convolution.dilation,
-        "groups": convolution.groups,
-        "bias": convolution.bias,
-    }
-    for name, default in SIGNATURES[67].items():
+    values: dict[str, int | bool] = {name: getattr(convolution, name) for name in DEFAULTS}
+    for name, default in DEFAULTS.items():
         if name not in names and values[name] != default:
             raise ValueError(
                 f"{name} is {values[name]}, expected {default}: the constructor of problem "
                 f"{problem} has no such argument"
             )
-    if convolution.transposed:
-        raise ValueError("the convolution is transposed, expected an ordinary one")
     parameters = "\n".join(
-        f"        {name}: {type(default).__name__} = {default}," for name, default in names.items()
+        f"        {name}: {type(DEFAULTS[name]).__name__} = {DEFAULTS[name]}," for name in names
     )
-    arguments = [name if name in names else str(SIGNATURES[67][name]) for name in values]
+    arguments = [name if name in names else str(default) for name, default in DEFAULTS.items()]
+    families, tiles = _tiles(convolution, TARGETS[arch])
     major, minor = TARGETS[arch].capability
-    exactly = arch.endswith("a")
-    instruction = "wgmma" if exactly else "mma.sync"
+    exactly = "hopper" in families
+    instructions = [word for family, word in INSTRUCTIONS.items() if family in families]
+    channels = ("in_channels", "out_channels")
     return _read("model_new.py.in").substitute(
         problem=problem,
-        how=f"{instruction}; compute capability {major}.{minor} {'only' if exactly else 'on'}",
+        how=f"{' and '.join(instructions)}; compute capability {major}.{minor} "
+        f"{'only' if exactly else 'on'}",
         oldest=(major, minor),
         exactly=exactly,
-        cuda=_flatten("model_new.cu", {"tiles.h": _tiles(convolution, TARGETS[arch])}),
+        cuda=_flatten("model_new.cu", {"tiles.h": tiles}),
         cpp=_flatten("model_new.cpp", {}),
+        layer="ConvTranspose1d" if transposed else "Conv1d",
+        name="conv1d_transpose" if transposed else "conv1d",
+        transposed=transposed,
+        rows=channels[not transposed],
+        columns=channels[transposed],
+        length_out=LENGTHS[transposed],
         signature=parameters,
         arguments=", ".join(arguments),
         batch=convolution.batch,
@@ -132,28 +163,29 @@ def source(convolution: Problem, problem: int, arch: str = "90a") -> str:
 
 
 def _init_inputs(
-    convolution: Problem, names: Mapping[str, int | bool], values: Mapping[str, int | bool]
+    convolution: Problem, names: Sequence[str], values: Mapping[str, int | bool]
 ) -> list[int | bool]:
     """Positional constructor arguments, without those at the end that equal their defaults."""
-    optional = [(convolution.stride, 1), *((values[name], names[name]) for name in names)]
+    optional = [(convolution.stride, 1), *((values[name], DEFAULTS[name]) for name in names)]
     while optional and optional[-1][0] == optional[-1][1]:
         optional.pop()
     required = [convolution.channels_in, convolution.channels_out, convolution.kernel_size]
     return [*required, *(value for value, _ in optional)]
 
 
-def _tiles(convolution: Problem, gpu: Gpu) -> str:
-    """The kernel of each mode, with the tile that the plan table takes."""
-    includes, lines = [], []
+def _tiles(convolution: Problem, gpu: Gpu) -> tuple[set[str], str]:
+    """The families that the plan table takes, and the kernel of each mode with its tile."""
+    families, lines = set(), []
     for mode, name in plan.TENSOR_CORE_MODES.items():
         wanted = replace(convolution, mode=mode, gpu=gpu)
         rows = [row for row in plan.explain(wanted) if row[0].tiles and row[1] is None]
         chosen, _, _ = min(rows, key=lambda row: row[2])
-        includes.append(f'#include "{chosen.family}.cuh"')
+        families.add(chosen.family)
         kernel, tile = chosen.family.capitalize(), chosen.tiles[mode]
         arithmetic = plan.arithmetic(chosen.family, mode)
         lines.append(f"using {name}Kernel = TileLibrary<{kernel}, {arithmetic}, {tile.glue}>;")
-    return "\n".join([*includes, "namespace fastconv1d {", *lines, "}"])
+    includes = [f'#include "{family}.cuh"' for family in sorted(families)]
+    return families, "\n".join([*includes, "namespace fastconv1d {", *lines, "}"])
 
 
 def _read(name: str) -> Template:

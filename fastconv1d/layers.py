@@ -93,7 +93,7 @@ def _matches(layer: Layer, selector: str) -> bool:
 
 def shrink(problem: Problem, flops: float, bytes: float) -> Problem:
     """The same layer with its batch, then its length, cut until it costs at most `flops` and moves
-    at most `bytes` (never below one sample of the kernel's reach)."""
+    at most `bytes` (never below one sample of `Problem.least_length`)."""
 
     def largest(field: str, counts: range, of: Problem) -> Problem:
         def cut(count: int) -> Problem:
@@ -106,5 +106,5 @@ def shrink(problem: Problem, flops: float, bytes: float) -> Problem:
         return cut(counts[max(0, bisect_left(counts, True, key=exceeds) - 1)])
 
     smaller = largest("batch", range(1, problem.batch + 1), problem)
-    shortest = min(problem.reach, problem.length)
+    shortest = min(problem.least_length, problem.length)
     return largest("length", range(shortest, problem.length + 1), smaller)

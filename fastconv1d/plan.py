@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import product
+from math import gcd
 
 from fastconv1d import config
 from fastconv1d.problem import Gpu, Problem
@@ -21,7 +22,8 @@ LAUNCH = 4.0  # µs: one kernel launch
 MULTIPROCESSORS = 132  # of the GPU measured
 BANDWIDTH = 3.6e6  # bytes per µs that a kernel reads and writes
 DENSE_RATE = {"tf32": 130e6, "ieee": 66e6, "bf16": 240e6, "fp16": 240e6}  # FLOP per µs
-DENSE_START = 34.0  # µs: both kernels of the dense plan, the first of which packs the weight
+DENSE_START = 34.0  # µs: both kernels of a phase, the first of which packs the weight
+SECTOR = 32  # bytes that memory writes at once
 DIRECT_RATE = 3e6  # FLOP per µs
 DIRECT_MEMORY = 0.12e6  # elements per µs that the direct kernel reads and writes
 SLIDING_RATE = 25e6  # FLOP per µs of the sliding kernel
@@ -177,15 +179,19 @@ def _tensor_core_why_not(plan: Plan, problem: Problem) -> str | None:
         return f"has no {problem.mode} arithmetic"
     if problem.batch >= MOST_BATCH:
         return f"walks batches below {MOST_BATCH}, this one is {problem.batch}"
-    if problem.transposed:
-        return "transposed convolutions run on ATen"
     return None
 
 
+def _phase_count(problem: Problem) -> int:
+    """How many phases a convolution has: `phase_count` of csrc/schedule.h."""
+    return min(problem.stride, problem.length_out) if problem.transposed else 1
+
+
 def _waves(tile: Tile | HopperTile, problem: Problem, gpu: Gpu) -> int:
-    """How often each multiprocessor computes a tile."""
+    """How often each multiprocessor computes a tile, in each phase."""
     at_once = 2 if isinstance(tile, HopperTile) else 1  # tiles of two warpgroups, wherever they lie
-    of_row = _ceil_div(problem.length_out, tile.positions // at_once)
+    positions = _ceil_div(problem.length_out, _phase_count(problem))
+    of_row = _ceil_div(positions, tile.positions // at_once)
     channel_blocks = _ceil_div(problem.channels_out // problem.groups, tile.channels)
     tiles = _ceil_div(problem.batch * of_row, at_once)
     return _ceil_div(problem.groups * channel_blocks * tiles, gpu.multiprocessors)
@@ -203,7 +209,8 @@ def _dense_why_not(plan: Plan, problem: Problem) -> str | None:
 
 def _dense_cost(plan: Plan, problem: Problem) -> float:
     # Whole tiles are computed, in waves of one block per multiprocessor, over channels padded to
-    # the product's depth.
+    # the product's depth. The phases of a transposed convolution are launched one after the other
+    # and share out the taps; each reads the input and writes every stride-th output.
     if problem.gpu is None or problem.mode not in plan.tiles:
         return float("inf")
     tile = plan.tiles[problem.mode]
@@ -212,9 +219,12 @@ def _dense_cost(plan: Plan, problem: Problem) -> float:
     flops = 2 * tile.channels * tile.positions * depth * problem.kernel_size
     rate = DENSE_RATE[problem.mode] * plan.efficiency / MULTIPROCESSORS
     arithmetic = _waves(tile, problem, problem.gpu) * flops / rate
-    traffic = problem.bytes / (BANDWIDTH * _scale(problem))
+    phases, itemsize = _phase_count(problem), problem.dtype.itemsize
+    again = (phases - 1) * problem.input_elements
+    again += (min(phases, SECTOR // itemsize) - 1) * problem.output_elements
+    traffic = (problem.bytes + again * itemsize) / (BANDWIDTH * _scale(problem))
     # Multiplying and moving overlap, but not wholly.
-    return DENSE_START + max(traffic, arithmetic) + 0.5 * min(traffic, arithmetic)
+    return phases * DENSE_START + max(traffic, arithmetic) + 0.5 * min(traffic, arithmetic)
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,6 +307,8 @@ def _hopper_why_not(plan: Plan, problem: Problem) -> str | None:
         return f"needs compute capability 9.0 (wgmma), this GPU has {problem.gpu.capability}"
     if reason := _tensor_core_why_not(plan, problem):
         return reason
+    if problem.transposed:
+        return "has no transposed form"
     if problem.length + 2 * problem.padding >= MOST_LENGTH:
         return f"walks padded rows below {MOST_LENGTH}, not {problem.length + 2 * problem.padding}"
     tile = plan.tiles[problem.mode]
@@ -383,34 +395,40 @@ def _sliding_cost(plan: Plan, problem: Problem) -> float:
 def _direct_why_not(plan: Plan, problem: Problem) -> str | None:
     if problem.gpu is None:
         return "needs a CUDA device"
-    if problem.transposed:
-        return "transposed convolutions run on ATen"
     return None
 
 
 def _direct_cost(plan: Plan, problem: Problem) -> float:
+    # Neighbouring threads are of different phases: all take the time of that with the most taps.
     elements = problem.input_elements + problem.output_elements
-    arithmetic = problem.flops / DIRECT_RATE
+    every = problem.stride // gcd(problem.stride, problem.dilation) if problem.transposed else 1
+    taps = _ceil_div(problem.kernel_size, every)
+    flops = 2 * problem.output_elements * (problem.channels_in // problem.groups) * taps
+    arithmetic = flops / DIRECT_RATE
     return LAUNCH + max(elements / DIRECT_MEMORY, arithmetic) / _scale(problem)
 
 
 def _im2col_why_not(plan: Plan, problem: Problem) -> str | None:
-    if problem.transposed:
-        return "has no transposed form"
     if problem.gpu is None and problem.dtype.itemsize < 4:
         return f"has no {problem.mode} arithmetic on the CPU"
     return None
 
 
 def _im2col_cost(plan: Plan, problem: Problem) -> float:
-    # Columns are written and read again; the bias is a pass of its own.
-    columns = problem.batch * problem.channels_in * problem.kernel_size * problem.length_out
+    # Columns are written and read again; the bias is a pass of its own, unless the columns of a
+    # transposed convolution are summed up with it. Those of 16-bit types have 32 bits.
+    itemsize = problem.dtype.itemsize
+    if problem.transposed:
+        columns = problem.batch * problem.channels_out * problem.kernel_size * problem.length
+        bias, column_bytes = 0, max(itemsize, 4)
+    else:
+        columns = problem.batch * problem.channels_in * problem.kernel_size * problem.length_out
+        bias, column_bytes = int(problem.bias), itemsize
     if problem.gpu is None:
         return (problem.flops + columns) / CPU_RATE
-    bias = 2 * problem.output_elements * problem.bias
-    traffic = problem.bytes + (2 * columns + bias) * problem.dtype.itemsize
-    time = traffic / BANDWIDTH + problem.flops / ATEN_RATE[problem.mode]
-    return (2 + problem.bias) * LAUNCH + time / _scale(problem)
+    passes = 2 * columns * column_bytes + 2 * bias * problem.output_elements * itemsize
+    time = (problem.bytes + passes) / BANDWIDTH + problem.flops / ATEN_RATE[problem.mode]
+    return (2 + bias) * LAUNCH + time / _scale(problem)
 
 
 def _aten_why_not(plan: Plan, problem: Problem) -> str | None:
@@ -602,6 +620,4 @@ def variant_of(plan: Plan, problem: Problem) -> int:
     """The variant of its library that a plan runs."""
     if plan.family in TENSOR_CORE_FAMILIES:
         return tile_rows(plan.family, problem.mode).index(plan)
-    if plan.family == "direct":
-        return config.MODES.index(problem.mode)
-    return problem.dtype.itemsize
+    return config.MODES.index(problem.mode)

@@ -205,6 +205,14 @@ class Problem:
         return self.dilation * (self.kernel_size - 1) + 1
 
     @property
+    def least_length(self) -> int:
+        """`reach`, or more where a transposed convolution would have no outputs of that length."""
+        if not self.transposed:
+            return self.reach
+        cut_off = 2 * self.padding - self.reach - self.output_padding
+        return max(self.reach, 2 + cut_off // self.stride)
+
+    @property
     def dtype(self) -> torch.dtype:
         """The tensors' dtype."""
         return MODE_DTYPES[self.mode]

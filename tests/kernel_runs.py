@@ -32,10 +32,11 @@ class Run:
     `guard` elements lie on either side of the output. A multiple of 8, since the dense kernel takes
     outputs to begin at one, as those of torch's allocators do.
 
-    With `columns` the weight copies: output channel (c, t) is what tap t sees of channel c. With
-    `rounded` the output is judged as a convolution of operands rounded to TF32, without tolerance
-    for that rounding. With `spread` the input is large at some positions and tiny at others;
-    `scales` are factors of input and weight, and `gap` lies between the input's rows.
+    With `columns` the weight copies: output channel (c, t) is what tap t sees of channel c, or,
+    transposed, input channel (c, t) is what tap t adds to channel c, in fp32 where outputs have 16
+    bits. With `rounded` the output is judged as a convolution of operands rounded to TF32, without
+    tolerance for that rounding. With `spread` the input is large at some positions and tiny at
+    others; `scales` are factors of input and weight, and `gap` lies between the input's rows.
     """
 
     problem: Problem
@@ -111,10 +112,12 @@ def execute(
             input *= 2.0 ** -(torch.arange(input.shape[2]) // 20 * 37 % 100)
             input[:, ::3, ::7] = 0
         input, weight = input * run.scales[0], weight * run.scales[1]
+        if run.columns and run.problem.transposed and input.element_size() == 2:
+            input = input.float() * (1 if run.integers else 1 + 2**-12)
         input = laid_out(input, run.layout, run.gap)
         if run.columns:
-            taps = torch.eye(run.problem.kernel_size, dtype=input.dtype)
-            weight = taps[:, None].repeat(run.problem.channels_in, 1, 1)
+            taps = torch.eye(run.problem.kernel_size, dtype=run.problem.dtype)
+            weight = taps[:, None].repeat(run.problem.groups, 1, 1)
         problem, result = folder / f"{number}.problem", folder / f"{number}.result"
         problem.write_bytes(_encode(run, input, weight, bias))
         result.write_bytes(b"")
@@ -142,7 +145,7 @@ def _encode(
     p = run.problem
     storage = torch.empty(0, dtype=input.dtype).set_(input.untyped_storage())
     numbers = (
-        run.variant, run.reverse, run.shared_bytes, p.dtype.itemsize,
+        run.variant, run.reverse, run.shared_bytes, p.dtype.itemsize, input.element_size(),
         storage.numel(), input.storage_offset(), weight.numel(),
         0 if bias is None else bias.numel(), run.guard,
         0, 0, 0, 0, 0,  # the pointers of ConvArgs
@@ -301,14 +304,26 @@ def random_runs(count: int, mode: str, variant: int, flops: int = 1 << 20) -> li
 
 
 def columns_runs(mode: str, problems: Iterable[Problem]) -> list[Run]:
-    """The columns of each problem: one output channel for each input channel and tap."""
+    """The columns of each problem: one channel of them for each channel and tap.
+
+    An ordinary problem's are made, one output channel for each input channel and tap; a transposed
+    one's are summed up, one input channel for each output channel and tap.
+    """
     as_copies = [
-        replace(p, channels_out=p.channels_in * p.kernel_size, groups=p.channels_in, bias=False)
+        replace(p, channels_in=p.channels_out * p.kernel_size, groups=p.channels_out)
+        if p.transposed
+        else replace(
+            p, channels_out=p.channels_in * p.kernel_size, groups=p.channels_in, bias=False
+        )
         for p in problems
-        if not p.transposed and p.channels_in * p.kernel_size < 200
+        if p.channels_in * p.kernel_size < 200
     ]
-    itemsize = replace(as_copies[0], mode=mode).dtype.itemsize
-    return [replace(run, columns=True) for run in corner_runs(as_copies, mode, itemsize)]
+    runs = corner_runs(as_copies, mode, MODES.index(mode))
+    return [
+        replace(run, columns=True, integers=integers)
+        for run in runs
+        for integers in ((True, False) if run.problem.transposed else (True,))
+    ]
 
 
 def library_runs(library: str, problems: Iterable[Problem]) -> list[Run]:

@@ -106,10 +106,27 @@ def test_falling_back_is_forbidden_inside_only(monkeypatch: pytest.MonkeyPatch) 
     assert seen == ["1"] and os.environ["FASTCONV1D_STRICT"] == "0"
 
 
-def test_layers_and_plans_that_cannot_run_say_why() -> None:
-    upsampling = replace(TINY, problem=replace(TINY.problem, transposed=True))
-    [row] = measure(layer=upsampling)
-    assert row.transposed and "transposed" in str(row.skipped) and row.correct is None
+def test_a_transposed_layer_races_torchs_transposed_convolution(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Geometry that no mix-up of arguments survives, and padding beyond the kernel's reach.
+    problem = Problem(
+        2, 8, 16, 23, 3, stride=5, padding=6, output_padding=1, dilation=2, groups=4,
+        transposed=True, bias=True,
+    )  # fmt: skip
+    theirs, calls = bench.F.conv_transpose1d, []
+    monkeypatch.setattr(
+        bench.F, "conv_transpose1d", lambda *given: calls.append(given) or theirs(*given)
+    )
+    [row] = measure(layer=replace(TINY, problem=problem))
+    assert row.correct, row.failure
+    assert calls and row.transposed and row.plan == "im2col"
+    assert row.shape["length_out"] == problem.length_out and row.shape["output_padding"] == 1
+    assert row.checked == problem.output_elements
+    assert None not in (row.ours_ms, row.torch_ms, row.host_us, row.torch_host_us)
+
+
+def test_plans_that_cannot_run_say_why() -> None:
     [row] = measure(plans=["dense"])
     assert "CUDA" in str(row.skipped) and row.ours_ms is None
 
@@ -199,7 +216,7 @@ def test_shrinking_keeps_the_layer_and_fits(layer: Layer) -> None:
     small = layers.shrink(layer.problem, 1e8, 1e7)
     small.validate()
     assert replace(small, batch=0, length=0) == replace(layer.problem, batch=0, length=0)
-    least = small.batch == 1 and small.length == small.reach
+    least = small.batch == 1 and small.length == small.least_length
     assert least or (small.flops <= 1e8 and small.bytes <= 1e7)
 
 

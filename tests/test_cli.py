@@ -87,13 +87,13 @@ def test_bench_checks_times_and_writes(
     assert cli.main([*options, "--out", str(out), "--plot", str(picture)]) == 0
     shown = capsys.readouterr()
     assert all(header.split(",")[0] in shown.out for header in report.COLUMNS)
-    assert "Test · conv" in shown.out and "im2col" in shown.out
-    assert "not run: Test · transposed" in shown.out
+    assert "Test · conv" in shown.out and "Test · transposed" in shown.out
+    assert "im2col" in shown.out and "not run" not in shown.out
     assert "Test · conv, ieee, bias" in shown.err
     assert picture.read_bytes().startswith(b"\x89PNG")
     rows = report.read(tmp_path)
-    assert [row["correct"] for row in rows] == [True, None]
-    assert rows[0]["ours_ms"] > 0
+    assert [row["correct"] for row in rows] == [True, True]
+    assert all(row["ours_ms"] > 0 for row in rows)
 
     assert cli.main([*options, "--json", "--out", str(out), "--commit", "abc"]) == 0
     printed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
@@ -193,6 +193,22 @@ def test_export_writes_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     facts = answer(capsys, "export", "-o", file, "--problem", 76, "--length", 99)
     assert facts["input"] == [64, 64, 99]
     assert "class ModelNew" in file.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("number", "channels"), [(64, 128), (74, 64), (79, 64)])
+def test_transposed_problems_are_explained_and_exported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], number: int, channels: int
+) -> None:
+    options = ["--explain", number, "--gpu", "a100", "--mode", "bf16", "--stride", 4]
+    [explained] = answer(capsys, "plans", *options, "--output-padding", 3)
+    legal = [row["plan"] for row in explained["candidates"] if row["cost_us"] is not None]
+    assert {"dense_64x128", "direct", "im2col", "aten"} <= set(legal)
+    file = tmp_path / "model_new.py"
+    facts = answer(capsys, "export", "-o", file, "--problem", number, "--length", 99)
+    assert facts["output"][1] == channels and facts["weight"][1] == channels
+    assert "self.conv1d_transpose" in file.read_text()
+    options = ["export", "-o", str(file), "--problem", str(number), "--output-padding", "1"]
+    assert cli.main([*options, "--stride", "2"]) == (0 if number == 64 else 2)
 
 
 @pytest.mark.parametrize("right", [True, False])

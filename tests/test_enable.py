@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -27,30 +27,39 @@ def ran() -> int:
     return fastconv1d.calls()["im2col"]
 
 
-def tensors(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    x, w, b = (torch.randn(s, dtype=torch.float64) for s in ((2, 4, 11), (6, 2, 3), (6,)))
+def tensors(
+    device: torch.device, conv: Callable[..., Tensor] = F.conv1d
+) -> tuple[Tensor, Tensor, Tensor]:
+    rows, columns = (6, 2) if conv is F.conv1d else (4, 3)
+    x, w, b = (torch.randn(s, dtype=torch.float64) for s in ((2, 4, 11), (rows, columns, 3), (6,)))
     return x.to(device), w.to(device), b.to(device)
 
 
-def test_on_off_and_as_a_context(device: torch.device) -> None:
-    x, w, b = tensors(device)
-    expected = F.conv1d(x, w, b, groups=2)
+both = pytest.mark.parametrize(
+    "convolve", [F.conv1d, F.conv_transpose1d], ids=["ordinary", "transposed"]
+)
+
+
+@both
+def test_on_off_and_as_a_context(device: torch.device, convolve: Callable[..., Tensor]) -> None:
+    x, w, b = tensors(device, convolve)
+    expected = convolve(x, w, b, groups=2)
     before = ran()
     fastconv1d.enable(device.type)
-    torch.testing.assert_close(F.conv1d(x, w, b, groups=2), expected)
+    torch.testing.assert_close(convolve(x, w, b, groups=2), expected)
     assert ran() == before + 1
     fastconv1d.enable(device.type)
     with fastconv1d.enabled(device.type):
-        F.conv1d(x, w, b, groups=2)
-    F.conv1d(x, w, b, groups=2)  # still on: it was before the with
+        convolve(x, w, b, groups=2)
+    convolve(x, w, b, groups=2)  # still on: it was before the with
     assert ran() == before + 3
     fastconv1d.disable(device.type)
     fastconv1d.disable(device.type)
-    F.conv1d(x, w, b, groups=2)
+    convolve(x, w, b, groups=2)
     assert ran() == before + 3
     with pytest.raises(ZeroDivisionError), fastconv1d.enabled(device.type):
         raise ZeroDivisionError
-    F.conv1d(x, w, b, groups=2)
+    convolve(x, w, b, groups=2)
     assert ran() == before + 3
 
 
@@ -59,6 +68,7 @@ def test_a_users_own_model(device: torch.device) -> None:
         torch.nn.Conv1d(4, 8, 3, padding=1),
         torch.nn.ReLU(),
         torch.nn.Conv1d(8, 4, 4, stride=2, padding_mode="circular", padding=2),
+        torch.nn.ConvTranspose1d(4, 6, 4, stride=2, padding=1),
     ).to(device, torch.float64)
     x = torch.randn(2, 4, 20, dtype=torch.float64).to(device)
     expected = model(x)
@@ -66,7 +76,7 @@ def test_a_users_own_model(device: torch.device) -> None:
     with fastconv1d.enabled(device.type):
         y = model(x)
         y.square().sum().backward()
-    assert ran() >= before + 2
+    assert ran() >= before + 3
     torch.testing.assert_close(y, expected)
     gradients = [parameter.grad.clone() for parameter in model.parameters()]
     model.zero_grad()
@@ -103,18 +113,21 @@ def test_other_convolutions_are_untouched(
     assert sum(after.values()) - sum(before.values()) <= 1  # the 1-D transpose is seen, no other
 
 
-def test_under_transforms_autocast_and_compile(device: torch.device) -> None:
-    x, w, b = tensors(device)
+@both
+def test_under_transforms_autocast_and_compile(
+    device: torch.device, convolve: Callable[..., Tensor]
+) -> None:
+    x, w, b = tensors(device, convolve)
 
     def loss(w: Tensor, x: Tensor) -> Tensor:
-        return F.conv1d(x[None], w, b, groups=2).pow(3).sum()
+        return convolve(x[None], w, b, groups=2).pow(3).sum()
 
     def conv(x: Tensor) -> Tensor:
-        return F.conv1d(x, w, b, padding="same", groups=2).relu()
+        return convolve(x, w, b, padding=1, groups=2).relu()
 
     def low(x: Tensor) -> Tensor:
         with torch.autocast(device.type, dtype=torch.bfloat16):
-            return F.conv1d(x.float(), w.float(), b.float(), groups=2)
+            return convolve(x.float(), w.float(), b.float(), groups=2)
 
     samples = vmap(grad(loss), (None, 0))
     torch._dynamo.reset()
@@ -135,18 +148,19 @@ def test_under_transforms_autocast_and_compile(device: torch.device) -> None:
         torch.testing.assert_close(low(x), low_expected)
 
 
-def test_derivatives(device: torch.device) -> None:
-    leaves = [tensor.requires_grad_() for tensor in tensors(device)]
+@both
+def test_derivatives(device: torch.device, convolve: Callable[..., Tensor]) -> None:
+    leaves = [tensor.requires_grad_() for tensor in tensors(device, convolve)]
 
     def conv(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
-        return F.conv1d(x, w, b, stride=2, padding=1, groups=2)
+        return convolve(x, w, b, stride=2, padding=1, groups=2)
 
-    with pytest.MonkeyPatch.context() as patch, fastconv1d.enabled(device.type):
+    with fastconv1d.enabled(device.type):
         before = ran()
         conv(*leaves)
         assert ran() == before + 1
-        patch.delenv("FASTCONV1D_PLAN")  # double backward asks for transposed convolutions
         assert torch.autograd.gradcheck(conv, leaves, check_forward_ad=True)
+        # Double backward asks for convolutions of the other kind, too.
         assert torch.autograd.gradgradcheck(conv, leaves, fast_mode=True)
 
 

@@ -14,19 +14,33 @@ from torch import nn
 from torch.utils.cpp_extension import CUDA_HOME
 
 from fastconv1d import build, layers
-from fastconv1d.export import export, source
+from fastconv1d.export import SIGNATURES, export, source
 from fastconv1d.problem import Problem
 from fastconv1d.verify import verify
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SMALL = Problem(4, 24, 40, 501, 5, stride=2, padding=3, dilation=2, groups=2, bias=True)
+UPSAMPLED = Problem(
+    4, 24, 40, 301, 5, stride=2, padding=3, output_padding=1, groups=2, transposed=True, bias=True
+)
 # Of a kind that torch computes in TF32, where it may; others it may compute in fp32 all the same.
 LIKE_67 = Problem(4, 64, 128, 4098, 3)
+LIKE_64 = Problem(4, 128, 128, 4096, 3, transposed=True)
+
+
+def number_of(problem: Problem) -> int:
+    """The KernelBench problem whose constructor can say it."""
+    return 64 if problem.transposed else 67
+
+
+def exported(problem: Problem, arch: str = "90a") -> str:
+    return source(problem, number_of(problem), arch)
 
 
 def reference(problem: Problem) -> str:
-    """The example's reference for problem 67 with another layer in it."""
-    text = (EXAMPLES / "reference_67.py").read_text()
+    """The example's reference for problem 67 or 64 with another layer in it."""
+    number = number_of(problem)
+    text = (EXAMPLES / f"reference_{number}.py").read_text()
     for name, value in (
         ("batch_size", problem.batch),
         ("in_channels", problem.channels_in),
@@ -36,7 +50,7 @@ def reference(problem: Problem) -> str:
     ):
         text, count = re.subn(rf"^{name} = \d+$", f"{name} = {value}", text, flags=re.MULTILINE)
         assert count == 1
-    geometry = (problem.stride, problem.padding, problem.dilation, problem.groups, problem.bias)
+    geometry = [problem.stride, *(getattr(problem, name) for name in SIGNATURES[number])]
     return text.replace("kernel_size]", f"kernel_size, {', '.join(map(str, geometry))}]")
 
 
@@ -52,8 +66,8 @@ def execute(*texts: str) -> dict[str, Any]:
 
 def test_the_example_is_in_step(tmp_path: Path) -> None:
     export(tmp_path / "model_new.py")
-    exported, committed = tmp_path / "model_new.py", EXAMPLES / "model_new_67.py"
-    assert exported.read_text() == committed.read_text(), (
+    made, committed = tmp_path / "model_new.py", EXAMPLES / "model_new_67.py"
+    assert made.read_text() == committed.read_text(), (
         "run: fastconv1d export --problem 67 -o examples/model_new_67.py"
     )
 
@@ -88,7 +102,7 @@ def static_faults(text: str, forbidden: dict[str, str]) -> list[str]:
     return missing + [name for name, pattern in forbidden.items() if re.search(pattern, code)]
 
 
-@pytest.mark.parametrize("problem", [67, 76])
+@pytest.mark.parametrize("problem", SIGNATURES)
 def test_static_rules(tmp_path: Path, problem: int) -> None:
     export(tmp_path / "model_new.py", problem)
     text = (tmp_path / "model_new.py").read_text()
@@ -121,7 +135,7 @@ def test_static_rules_want_a_kernel() -> None:
     assert static_faults("", ERRORS) == list(REQUIRED)
 
 
-@pytest.mark.parametrize("number", [67, 76])
+@pytest.mark.parametrize("number", SIGNATURES)
 def test_kernelbench_namespace_and_weights(tmp_path: Path, number: int) -> None:
     export(tmp_path / "model_new.py", number)
     original = (EXAMPLES / f"reference_{number}.py").read_text()
@@ -136,14 +150,16 @@ def test_kernelbench_namespace_and_weights(tmp_path: Path, number: int) -> None:
         torch.manual_seed(42)
         models.append(cls(*alone["get_init_inputs"]()))
     expected, actual = (model.state_dict() for model in models)
-    assert list(actual) == list(expected) == ["conv1d.weight"]
-    assert torch.equal(actual["conv1d.weight"], expected["conv1d.weight"])
+    [name] = expected
+    assert list(actual) == [name]
+    assert torch.equal(actual[name], expected[name])
     models[1].load_state_dict(expected)
 
 
-def test_inputs_are_those_of_the_reference() -> None:
+@pytest.mark.parametrize("problem", [SMALL, UPSAMPLED])
+def test_inputs_are_those_of_the_reference(problem: Problem) -> None:
     shapes = []
-    for text in (reference(SMALL), source(SMALL, 67)):
+    for text in (reference(problem), exported(problem)):
         torch.manual_seed(3)
         names = execute(text)
         [inputs] = names["get_inputs"]()
@@ -151,12 +167,13 @@ def test_inputs_are_those_of_the_reference() -> None:
     assert shapes[0] == shapes[1]
 
 
+@pytest.mark.parametrize("problem", [SMALL, UPSAMPLED])
 @pytest.mark.parametrize(
     "arguments",
-    [(8, 12, 5), (8, 12, 5, 2, 3, 2, 4, True), (6, 6, 1, 1, 0, 1, 6), (4, 4, 3, 1, 0, 1, 1, True)],
+    [(8, 12, 5), (8, 12, 5, 2, 3, 1, 4, True), (6, 6, 1, 1, 0, 0, 6), (4, 4, 3, 1, 0, 1, 1, True)],
 )
-def test_weights_are_those_of_torch(arguments: tuple[Any, ...]) -> None:
-    names = execute(*(reference(SMALL), source(SMALL, 67)))
+def test_weights_are_those_of_torch(arguments: tuple[Any, ...], problem: Problem) -> None:
+    names = execute(reference(problem), exported(problem))
     models: list[nn.Module] = []
     for cls in (names["Model"], names["ModelNew"]):
         torch.manual_seed(9)
@@ -169,14 +186,20 @@ def test_weights_are_those_of_torch(arguments: tuple[Any, ...]) -> None:
 
 def test_errors(tmp_path: Path) -> None:
     path = tmp_path / "model_new.py"
-    with pytest.raises(ValueError, match="problem is 64"):
-        export(path, 64)
+    with pytest.raises(ValueError, match="problem is 65"):
+        export(path, 65)
     with pytest.raises(ValueError, match=r"padding is 1.* problem 76"):
         export(path, 76, padding=1)
     with pytest.raises(ValueError, match="multiple of groups=3"):
         export(path, groups=3)
-    with pytest.raises(ValueError, match="transposed"):
+    with pytest.raises(ValueError, match=r"dilation is 2.* problem 64"):
+        export(path, 64, dilation=2)
+    with pytest.raises(ValueError, match="output_padding is 1, expected less than stride=1"):
+        export(path, 64, output_padding=1)
+    with pytest.raises(ValueError, match="is a transposed one, problem 67 expected an ordinary"):
         source(Problem(1, 4, 4, 10, 3, transposed=True), 67)
+    with pytest.raises(ValueError, match="is an ordinary one, problem 79 expected a transposed"):
+        source(SMALL, 79)
     assert not path.exists()
     model = execute(source(SMALL, 67))["ModelNew"]
     with pytest.raises(ValueError, match="in_channels is 9, expected a multiple of groups=2"):
@@ -194,30 +217,47 @@ def test_overrides(tmp_path: Path) -> None:
     assert names["get_inputs"]()[0].shape == (2, 16, 99)
     assert export(path, 76, dilation=1, stride=1).stride == 1
     assert execute(path.read_text())["get_init_inputs"]() == [64, 128, 3]
+    problem = export(path, 64, stride=2, output_padding=1, length=99, batch_size=2)
+    assert problem == Problem(
+        2, 128, 128, 99, 3, stride=2, output_padding=1, transposed=True, bias=False
+    )
+    assert execute(path.read_text())["get_init_inputs"]() == [128, 128, 3, 2, 0, 1]
 
 
 # A deliberately wrong copy each: what to write in place of what.
-FAULTS: dict[str, tuple[str, str]] = {
-    "one tap off": ("{0, 1, a.kernel_size, -a.padding,", "{0, 1, a.kernel_size, 1 - a.padding,"),
+COMMON_FAULTS: dict[str, tuple[str, str]] = {
     "bias missing": ("bias.has_value() ? bias->const_data_ptr() : nullptr", "nullptr"),
-    "last position unwritten": (", 0, 1, a.length_out}", ", 0, 1, a.length_out - 1}"),
-    "zero output": ("dilation, groups, tf32)\n", "dilation, groups, tf32).zero_()\n"),
+    "zero output": ("*geometry, tf32)\n", "*geometry, tf32).zero_()\n"),
+}
+FAULTS: dict[str, tuple[Problem, str, str]] = {
+    "one tap off": (SMALL, "1, a.kernel_size, -a.padding,", "1, a.kernel_size, 1 - a.padding,"),
+    "last position unwritten": (SMALL, ", 0, 1, a.length_out}", ", 0, 1, a.length_out - 1}"),
+    "one tap off, transposed": (
+        UPSAMPLED, "(r + a.padding - phase.first_tap", "(r + a.stride + a.padding - phase.first_tap"
+    ),
+    "last phase unwritten": (UPSAMPLED, "smaller(a.stride, a.length_out) : 1", "a.stride - 1 : 1"),
+    **{
+        f"{name}, {'transposed' if problem.transposed else 'ordinary'}": (problem, *texts)
+        for name, texts in COMMON_FAULTS.items()
+        for problem in (SMALL, UPSAMPLED)
+    },
 }  # fmt: skip
 
 
-def wrong_copy(text: str, fault: str) -> str:
-    """An exported file with one fault in it."""
-    right, wrong = FAULTS[fault]
+def wrong_copy(fault: str) -> tuple[Problem, str]:
+    """A problem, and its exported file with one fault in it."""
+    problem, right, wrong = FAULTS[fault]
+    text = exported(problem)
     assert text.count(right) == 1
-    return text.replace(right, wrong)
+    return problem, text.replace(right, wrong)
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_wrong_copies_can_be_made(fault: str) -> None:
-    execute(wrong_copy(source(SMALL, 67), fault))
+    execute(wrong_copy(fault)[1])
 
 
-@pytest.mark.parametrize(("number", "arch"), [(67, "90a"), (76, "80")])
+@pytest.mark.parametrize(("number", "arch"), [(67, "90a"), (76, "80"), (79, "90a")])
 def test_its_kernels_compile(tmp_path: Path, number: int, arch: str) -> None:
     """The kernels of all modes, which nvcc needs no torch for."""
     try:
@@ -242,14 +282,15 @@ def test_its_kernels_compile(tmp_path: Path, number: int, arch: str) -> None:
 @pytest.mark.skipif(
     torch.version.cuda is None or CUDA_HOME is None, reason="needs torch with CUDA, and nvcc"
 )
+@pytest.mark.parametrize("problem", [SMALL, UPSAMPLED])
 @pytest.mark.parametrize("capability", [(8, 0), (9, 0)])
 def test_it_compiles_and_links(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], problem: Problem
 ) -> None:
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     arch = "80" if capability == (8, 0) else "90a"
-    operator = execute(source(SMALL, 67, arch))["compiled_operator"](0)
+    operator = execute(exported(problem, arch))["compiled_operator"](0)
     assert "Tensor? bias" in str(operator._schema)
 
 
@@ -269,20 +310,30 @@ def check(tmp_path: Path) -> Callable[..., Any]:
 
 @pytest.mark.gpu
 @pytest.mark.parametrize(
-    ("dtype", "problem"), [("fp32", LIKE_67), ("bf16", LIKE_67), ("bf16", SMALL), ("fp16", SMALL)]
+    ("dtype", "problem"),
+    [
+        ("fp32", LIKE_67),
+        ("bf16", LIKE_67),
+        ("bf16", SMALL),
+        ("fp16", SMALL),
+        ("fp32", LIKE_64),
+        ("bf16", UPSAMPLED),
+        ("fp16", UPSAMPLED),
+    ],
 )
 def test_verify_accepts_it(check: Callable[..., Any], dtype: str, problem: Problem) -> None:
-    report = check(source(problem, 67), problem, dtype=dtype, seconds=0.1)
+    report = check(exported(problem), problem, dtype=dtype, seconds=0.1)
     assert report.ok, report.reason
     assert report.worst_reference < 1
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("problem", [SMALL, UPSAMPLED])
 def test_verify_accepts_fp32_accurate_results(
-    check: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    check: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, problem: Problem
 ) -> None:
     monkeypatch.setattr(torch.backends.cudnn.conv, "fp32_precision", "ieee")
-    report = check(source(SMALL, 67), SMALL, seconds=0)
+    report = check(exported(problem), problem, seconds=0)
     assert report.ok, report.reason
     assert "of ieee" in report.rule
 
@@ -290,19 +341,28 @@ def test_verify_accepts_fp32_accurate_results(
 @pytest.mark.gpu
 @pytest.mark.parametrize("fault", FAULTS)
 def test_verify_rejects_wrong_copies(check: Callable[..., Any], fault: str) -> None:
-    report = check(wrong_copy(source(SMALL, 67), fault), SMALL, seconds=0)
+    problem, text = wrong_copy(fault)
+    report = check(text, problem, seconds=0)
     assert not report.ok
     assert "against fp64" in report.reason
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize(
-    "arguments",
-    [(24, 40, 5, 2, 3, 2, 2, True), (3, 5, 1), (16, 16, 9, 1, 4, 1, 16, True), (1, 7, 200, 16, 99)],
+    ("problem", "arguments"),
+    [
+        (SMALL, (24, 40, 5, 2, 3, 2, 2, True)),
+        (SMALL, (3, 5, 1)),
+        (SMALL, (16, 16, 9, 1, 4, 1, 16, True)),
+        (SMALL, (1, 7, 200, 16, 99)),
+        (UPSAMPLED, (24, 40, 5, 2, 3, 1, 2, True)),
+        (UPSAMPLED, (16, 16, 9, 3, 4, 2, 16, True)),
+        (UPSAMPLED, (1, 7, 200, 16, 99)),
+    ],
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_training(arguments: tuple[Any, ...], dtype: torch.dtype) -> None:
-    names = execute(reference(SMALL), source(SMALL, 67))
+def test_training(problem: Problem, arguments: tuple[Any, ...], dtype: torch.dtype) -> None:
+    names = execute(reference(problem), exported(problem))
     outputs, gradients = [], []
     for cls in (names["Model"], names["ModelNew"]):
         torch.manual_seed(1)
@@ -321,8 +381,9 @@ def test_training(arguments: tuple[Any, ...], dtype: torch.dtype) -> None:
 
 
 @pytest.mark.gpu
-def test_in_kernelbenchs_evaluator() -> None:
-    original, submission = reference(LIKE_67), source(LIKE_67, 67)
+@pytest.mark.parametrize("problem", [LIKE_67, LIKE_64])
+def test_in_kernelbenchs_evaluator(problem: Problem) -> None:
+    original, submission = reference(problem), exported(problem)
     names = execute(original)
     model_class, get_inputs = names["Model"], names["get_inputs"]
     arguments = names["get_init_inputs"]()

@@ -138,8 +138,8 @@ def test_sliding(build: Build, tmp_path: Path, mode: str) -> None:
     assert_right(build(harness(library)), runs, tmp_path)
 
 
-@pytest.mark.parametrize("mode", ["bf16", "ieee", "fp64"])
-def test_im2col(build: Build, tmp_path: Path, mode: str) -> None:
+@pytest.mark.parametrize("mode", ["bf16", "fp16", "ieee", "fp64"])
+def test_im2col_and_col2im(build: Build, tmp_path: Path, mode: str) -> None:
     assert_right(build(harness("im2col")), columns_runs(mode, EVERYTHING), tmp_path)
 
 

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import warnings
 from dataclasses import astuple, replace
+from itertools import pairwise
 from pathlib import Path
 from random import Random
 
@@ -48,17 +49,20 @@ def test_names_are_distinct_and_no_family_takes_another_plans_name() -> None:
         ("hopper_128x128", replace(LAYER_67, mode="ieee", channels_in=128), "18 steps"),
         ("hopper_96x128", replace(LAYER_67, mode="ieee", channels_in=128), None),
         ("hopper_128x256", replace(LAYER_67, batch=plan.MOST_BATCH), "batches below"),
-        ("hopper_128x256", replace(LAYER_67, transposed=True), "run on ATen"),
+        ("hopper_128x256", replace(LAYER_67, transposed=True), "has no transposed form"),
         ("dense_128x128", LAYER_67, None),
+        ("dense_128x128", replace(LAYER_67, transposed=True, stride=3), None),
         ("dense_128x128", on_cpu(LAYER_67), "needs a CUDA device"),
         ("dense_128x128", replace(LAYER_67, gpu=V100), "needs compute capability 8.0"),
         ("dense_128x128", replace(LAYER_67, mode="fp64"), "has no fp64 arithmetic"),
         ("direct", replace(LAYER_67, mode="fp64"), None),
         ("direct", replace(LAYER_67, gpu=V100), None),
+        ("direct", replace(LAYER_67, transposed=True, stride=3, output_padding=2), None),
         ("direct", on_cpu(LAYER_67), "needs a CUDA device"),
         ("im2col", on_cpu(LAYER_67), None),
         ("im2col", replace(on_cpu(LAYER_67), mode="bf16"), "has no bf16 arithmetic on the CPU"),
-        ("im2col", replace(LAYER_67, transposed=True), "has no transposed form"),
+        ("im2col", replace(LAYER_67, transposed=True), None),
+        ("im2col", replace(on_cpu(LAYER_67), mode="fp16", transposed=True), "no fp16 arithmetic"),
         ("aten", replace(on_cpu(LAYER_67), mode="fp16", transposed=True), None),
     ],
 )
@@ -116,9 +120,24 @@ def test_the_cpu_runs_aten_and_im2col_when_asked() -> None:
 def test_im2col_is_never_chosen_unasked(mode: str) -> None:
     for channels in (1, 16, 256):
         for kernel in (1, 3, 31):
-            problem = Problem(8, channels, channels, 4096, kernel, mode=mode, gpu=H200)
-            assert plan.select(problem).name != "im2col"
-            assert "im2col" not in [row.name for row in plan.candidates(problem)]
+            for transposed in (False, True):
+                problem = Problem(
+                    8, channels, channels, 4096, kernel, transposed=transposed, mode=mode, gpu=H200
+                )
+                assert plan.select(problem).name != "im2col"
+                assert "im2col" not in [row.name for row in plan.candidates(problem)]
+
+
+def test_im2col_writes_and_reads_its_columns() -> None:
+    im2col = BY_NAME["im2col"]
+    for transposed in (False, True):
+        problem = replace(LAYER_67, mode="fp16", transposed=transposed)
+        longer = replace(problem, kernel_size=6)
+        channels = problem.channels_out if transposed else problem.channels_in
+        column_bytes = 4 if transposed else 2  # sums of 16-bit products are not rounded on the way
+        more = 2 * problem.batch * channels * 3 * problem.length * column_bytes
+        more_us = more / plan.BANDWIDTH + problem.flops / plan.ATEN_RATE["fp16"]
+        assert im2col.cost(longer) - im2col.cost(problem) == pytest.approx(more_us, rel=0.01)
 
 
 def test_a_thousand_lengths_are_few_decisions_and_no_growing_cache() -> None:
@@ -138,6 +157,33 @@ def test_a_family_takes_its_best_tile_and_falls_back_in_order() -> None:
     assert order[0] == "direct"
     assert order.count("direct") == 1
     assert "aten" in order
+
+
+def test_each_phase_of_a_transposed_convolution_costs_its_launches() -> None:
+    """As much arithmetic whatever the stride, so many launches more, and more traffic."""
+    problems = [
+        Problem(1, 64, 64, 4096, 8, stride=stride, transposed=True, mode="tf32", gpu=A100)
+        for stride in (1, 2, 4, 8)
+    ]
+    dense = BY_NAME["dense_64x128"]
+    ordinary = replace(problems[0], transposed=False, padding=7)
+    assert problems[0].length_out == ordinary.length_out
+    for row in (dense, BY_NAME["direct"]):
+        assert row.cost(problems[0]) == pytest.approx(row.cost(ordinary), rel=0.01)
+    for one, twice in pairwise(problems):
+        more = dense.cost(twice) - dense.cost(one)
+        assert plan.DENSE_START * one.stride < more < 2 * plan.DENSE_START * one.stride
+    # As many phases as outputs at most: the others of a stride beyond the output have none.
+    few = replace(problems[0], length=1, stride=1000)
+    assert dense.cost(few) < 9 * plan.DENSE_START
+
+
+def test_the_plain_kernel_takes_the_taps_of_the_longest_phase() -> None:
+    problem = Problem(8, 64, 64, 65536, 8, stride=4, transposed=True, mode="tf32", gpu=A100)
+    direct = BY_NAME["direct"]
+    # Strides and dilations with a common factor leave phases without taps, whose threads wait.
+    assert direct.cost(replace(problem, dilation=4)) > 3.9 * direct.cost(problem)
+    assert direct.cost(replace(problem, dilation=3)) == pytest.approx(direct.cost(problem), rel=0.1)
 
 
 def test_an_unknown_name_is_an_error_that_lists_the_names() -> None:
@@ -169,12 +215,12 @@ def test_the_environment_falls_back_once_warned_unless_strict(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("FASTCONV1D_PLAN", "im2col")
-    problem = replace(LAYER_67, transposed=True)
-    with pytest.raises(RuntimeError, match=r"PLAN 'im2col' cannot run .*: has no transposed form"):
+    problem = replace(on_cpu(LAYER_67), mode="bf16")
+    with pytest.raises(RuntimeError, match=r"PLAN 'im2col' cannot run .*: has no bf16 arithmetic"):
         plan.select(problem)
     monkeypatch.setenv("FASTCONV1D_STRICT", "0")
     plan._warn_once.cache_clear()
-    with pytest.warns(RuntimeWarning, match="has no transposed form") as caught:
+    with pytest.warns(RuntimeWarning, match="has no bf16 arithmetic") as caught:
         chosen = plan.select(problem)
         assert plan.select(replace(problem, length=70000)) is chosen
     assert chosen.name != "im2col"
@@ -219,6 +265,7 @@ def test_every_plan_has_its_library_and_variant() -> None:
     assert plan.variant_of(BY_NAME["dense_32x128"], LAYER_67) == 3
     assert plan.variant_of(BY_NAME["direct"], replace(LAYER_67, mode="fp64")) == 4
     assert plan.variant_of(BY_NAME["im2col"], replace(LAYER_67, mode="bf16")) == 2
+    assert plan.variant_of(BY_NAME["im2col"], replace(LAYER_67, mode="fp16")) == 3
 
 
 def test_a_tiles_name_is_what_it_covers() -> None:

@@ -247,3 +247,18 @@ def test_strict_and_cache_dir_read_the_environment(
     monkeypatch.delenv("FASTCONV1D_CACHE_DIR")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert config.cache_dir() == tmp_path / "fastconv1d"
+
+
+def test_the_least_length_has_outputs_and_a_shorter_one_has_none_or_misses_taps() -> None:
+    for stride, padding, dilation, kernel_size, extra in product(
+        (1, 2, 3, 8), range(9), (1, 2, 3), (1, 2, 5), (0, 1)
+    ):
+        problem = Problem(
+            1, 1, 1, 1, kernel_size, stride=stride, padding=padding, dilation=dilation,
+            transposed=True, output_padding=extra if extra < max(stride, dilation) else 0,
+        )  # fmt: skip
+        least = replace(problem, length=problem.least_length)
+        least.validate()
+        shorter = replace(least, length=least.length - 1)
+        assert shorter.length < least.reach or shorter.length_out < 1
+    assert Problem(1, 1, 1, 1, 3, padding=2, dilation=4).least_length == 9

@@ -75,7 +75,8 @@ def random_runs(
     ran: Counter[str] = Counter()
     faults = []
     while ran.total() < count:
-        problem = random_problem(random, mode, FLOPS, gpu=gpu)
+        transposed = random.random() < 0.25
+        problem = random_problem(random, mode, FLOPS, transposed=transposed, gpu=gpu)
         # However the input will be laid out.
         anyhow = replace(problem, row_alignment=problem.dtype.itemsize)
         plans = [p for p in PLANS if p.family != "aten" and p.why_not(anyhow) is None]

@@ -86,6 +86,34 @@ def test_right_submissions_are_accepted(tmp_path: Path, reference: Path, forward
     assert "1e-04 |r|" in report.rule or "0.0001 |r|" in report.rule
 
 
+TRANSPOSED = (
+    ("nn.Conv1d(", "nn.ConvTranspose1d("),
+    ("functional.conv1d", "functional.conv_transpose1d"),
+)
+
+
+def transpose(*paths: Path) -> None:
+    """Make a convolution's reference and submission those of its transpose."""
+    for path in paths:
+        text = path.read_text()
+        for ordinary, transposed in TRANSPOSED:
+            text = text.replace(ordinary, transposed)
+        path.write_text(text)
+
+
+@pytest.mark.parametrize("fault", ["", "one tap off", "tap missing", "bias missing", "coarse"])
+def test_transposed_convolutions_are_judged_as_well(
+    tmp_path: Path, reference: Path, fault: str
+) -> None:
+    forward, words = WRONG[fault] if fault else (RIGHT["the same"], "")
+    candidate = submission(tmp_path, forward)
+    transpose(reference, candidate)
+    report = verify(reference, candidate, device="cpu", seconds=0)
+    assert report.ok == (not fault), report.reason
+    assert words in report.reason
+    assert report.worst_truth is not None
+
+
 WRONG = {
     "one tap off": (
         "return self.convolution(x.roll(1, 2), weight, bias)",

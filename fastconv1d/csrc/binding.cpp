@@ -245,6 +245,22 @@ void check_launch(int error, const char* what) {
 // Bytes that the explicit algorithm's columns may take; more is done in chunks of the batch.
 constexpr int64_t kColumnsBytes = int64_t{1} << 30;
 
+// Columns of some samples, made of the input or summed up to the output by our kernel; on the CPU by
+// `rows` of fp32 or fp64, from [begin, end) of `count` rows.
+template <class Rows>
+void run_columns(const Entry& entry, const fastconv1d::ConvArgs& a, int64_t count,
+                 const Rows& rows) {
+#ifdef FASTCONV1D_CUDA
+  check_launch(entry.launch(entry.variant, &a, c10::cuda::getCurrentCUDAStream().stream()),
+               "im2col");
+#else
+  at::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
+    if (a.mode == fastconv1d::kFp64) return rows(double{}, begin, end);
+    rows(float{}, begin, end);
+  });
+#endif
+}
+
 // The explicit algorithm: columns by our kernel, then one matrix product per group into the output,
 // chunk by chunk over the batch; the weight is read as it is, never copied per sample.
 void run_im2col(const Entry& entry, fastconv1d::ConvArgs a, const Tensor& input,
@@ -258,26 +274,14 @@ void run_im2col(const Entry& entry, fastconv1d::ConvArgs a, const Tensor& input,
   const Tensor matrices = weight.view({a.groups, channels_out, depth});
   const Tensor outputs = output.view({a.batch, a.groups, channels_out, a.length_out});
   const auto* const bytes = static_cast<const char*>(a.input);
-  for (int64_t first = 0; first < a.batch; first += chunk) {
+  for (int64_t first = 0; first < outputs.size(0); first += chunk) {
     a.batch = std::min(chunk, outputs.size(0) - first);
     a.input = bytes + first * a.input_batch_stride * input.element_size();
     a.output = columns.data_ptr();
-#ifdef FASTCONV1D_CUDA
-    check_launch(entry.launch(entry.variant, &a, c10::cuda::getCurrentCUDAStream().stream()),
-                 "im2col");
-#else
-    at::parallel_for(0, a.batch * a.channels_in * a.kernel_size, 1,
-                     [&](int64_t begin, int64_t end) {
-                       switch (input.element_size()) {
-                         case 2:
-                           return fastconv1d::im2col_rows<uint16_t>(a, begin, end);
-                         case 4:
-                           return fastconv1d::im2col_rows<uint32_t>(a, begin, end);
-                         default:
-                           return fastconv1d::im2col_rows<uint64_t>(a, begin, end);
-                       }
-                     });
-#endif
+    run_columns(entry, a, a.batch * a.channels_in * a.kernel_size,
+                [&](auto element, int64_t begin, int64_t end) {
+                  fastconv1d::im2col_rows<decltype(element)>(a, begin, end);
+                });
     for (int64_t group = 0; group < a.groups; ++group) {
       Tensor out = outputs.narrow(0, first, a.batch).select(1, group);
       const Tensor matrix = matrices[group].expand({a.batch, channels_out, depth});
@@ -294,7 +298,43 @@ void run_im2col(const Entry& entry, fastconv1d::ConvArgs a, const Tensor& input,
       if (bias.defined()) out.copy_(added.expand_as(out));
       at::baddbmm_out(out, out, matrix, column, bias.defined() ? 1 : 0);
     }
-    a.batch = outputs.size(0);
+  }
+}
+
+// Its transpose: one matrix product per group from the input to columns, which our kernel sums up,
+// with the bias, to the output. Columns of 16-bit types are fp32, so that results are rounded once.
+void run_col2im(const Entry& entry, fastconv1d::ConvArgs a, const Tensor& input,
+                const Tensor& weight, Tensor& output) {
+  const int64_t channels_in = a.channels_in / a.groups, channels_out = a.channels_out / a.groups;
+  const int64_t height = channels_out * a.kernel_size;
+  const bool widened = input.element_size() == 2;
+  const auto options = input.options().memory_format(c10::nullopt);
+  const int64_t sample = a.channels_out * a.kernel_size * a.length;
+  const int64_t chunk = std::clamp<int64_t>(
+      kColumnsBytes / (sample * (widened ? 4 : input.element_size())), 1, a.batch);
+  const Tensor columns =
+      at::empty({chunk, a.groups, height, a.length}, widened ? options.dtype(at::kFloat) : options);
+  const Tensor matrices = weight.view({a.groups, channels_in, height}).transpose(1, 2);
+  a.input = columns.data_ptr();
+  a.input_batch_stride = sample;
+  a.input_channel_stride = a.length;
+  auto* const bytes = static_cast<char*>(a.output);
+  for (int64_t first = 0; first < input.size(0); first += chunk) {
+    a.batch = std::min(chunk, input.size(0) - first);
+    a.output = bytes + first * a.channels_out * a.length_out * input.element_size();
+    for (int64_t group = 0; group < a.groups; ++group) {
+      Tensor column = columns.narrow(0, 0, a.batch).select(1, group);
+      const Tensor matrix = matrices[group].expand({a.batch, height, channels_in});
+      const Tensor values =
+          input.narrow(0, first, a.batch).narrow(1, group * channels_in, channels_in);
+      if (widened)
+        at::bmm_out(column, matrix, values, at::kFloat);
+      else
+        at::bmm_out(column, matrix, values);
+    }
+    run_columns(entry, a, a.batch * a.channels_out, [&](auto element, int64_t begin, int64_t end) {
+      fastconv1d::col2im_rows<decltype(element)>(a, begin, end);
+    });
   }
 }
 
@@ -336,7 +376,10 @@ Tensor convolution(const Tensor& input, const Tensor& weight, const MaybeTensor&
   a.input_batch_stride = x.stride(0);
   a.input_channel_stride = x.stride(1);
   if (entry.kind == kIm2col) {
-    run_im2col(entry, a, x, w, b, output);
+    if (transposed)
+      run_col2im(entry, a, x, w, output);
+    else
+      run_im2col(entry, a, x, w, b, output);
     return output;
   }
 #ifdef FASTCONV1D_CUDA

@@ -4,35 +4,9 @@
 // and the weight is broadcast. Bound by L1 and the FMA units; meant for problems too small to
 // matter, for fp64, and as the GPU-side reference of the other kernels.
 #pragma once
-#include "device.cuh"
-#include "schedule.h"
+#include "plain.cuh"
 
 namespace fastconv1d {
-
-struct PlainFp32 {
-  using Element = float;
-  using Sum = float;
-  static __device__ __forceinline__ Sum from(Element x) { return x; }
-  static __device__ __forceinline__ Element to(Sum x) { return x; }
-};
-struct PlainBf16 {
-  using Element = uint16_t;
-  using Sum = float;
-  static __device__ __forceinline__ Sum from(Element x) { return bf16_to_float(x); }
-  static __device__ __forceinline__ Element to(Sum x) { return float_to_bf16(x); }
-};
-struct PlainFp16 {
-  using Element = uint16_t;
-  using Sum = float;
-  static __device__ __forceinline__ Sum from(Element x) { return fp16_to_float(x); }
-  static __device__ __forceinline__ Element to(Sum x) { return float_to_fp16(x); }
-};
-struct PlainFp64 {
-  using Element = double;
-  using Sum = double;
-  static __device__ __forceinline__ Sum from(Element x) { return x; }
-  static __device__ __forceinline__ Element to(Sum x) { return x; }
-};
 
 template <class M>
 __global__ void __launch_bounds__(128) direct_kernel(const ConvArgs a) {
@@ -43,28 +17,18 @@ __global__ void __launch_bounds__(128) direct_kernel(const ConvArgs a) {
   const int64_t channels_in = a.channels_in / a.groups, channels_out = a.channels_out / a.groups;
   const int64_t group = out / channels_out;
 
-  int64_t r = 0, q = position;
-  if (a.transposed) {
-    r = position % a.stride;
-    q = position / a.stride;
-  }
-  const Phase phase = phase_of(a, r);
-  // The taps that fall inside the input.
-  const int64_t start = q * phase.in_step + phase.first_shift;
-  const int64_t first = start < 0 ? ceil_div(-start, phase.shift_step) : 0;
-  const int64_t last =
-      smaller(phase.taps, start < a.length ? ceil_div(a.length - start, phase.shift_step) : 0);
-
+  const Reading reading = reading_of(a, position);
+  const Phase& phase = reading.phase;
   const auto* input = static_cast<const typename M::Element*>(a.input) +
                       batch * a.input_batch_stride + group * channels_in * a.input_channel_stride +
-                      start;
+                      reading.start;
   const auto* weight = static_cast<const typename M::Element*>(a.weight) + phase.first_tap;
   typename M::Sum total = 0, part = 0;
   for (int64_t in = 0; in < channels_in; ++in) {
     const int64_t row_of_weight =
         a.transposed ? (group * channels_in + in) * channels_out + out % channels_out
                      : out * channels_in + in;
-    for (int64_t tap = first; tap < last; ++tap)
+    for (int64_t tap = reading.first; tap < reading.last; ++tap)
       part += M::from(weight[row_of_weight * a.kernel_size + tap * phase.tap_step]) *
               M::from(input[in * a.input_channel_stride + tap * phase.shift_step]);
     // Short partial sums keep the rounding error of a long reduction down.
@@ -86,16 +50,7 @@ int direct_launch(const ConvArgs& a, void* stream) {
 }
 
 inline int direct_launch(int64_t mode, const ConvArgs& a, void* stream) {
-  switch (mode) {
-    case kBf16:
-      return direct_launch<PlainBf16>(a, stream);
-    case kFp16:
-      return direct_launch<PlainFp16>(a, stream);
-    case kFp64:
-      return direct_launch<PlainFp64>(a, stream);
-    default:
-      return direct_launch<PlainFp32>(a, stream);
-  }
+  return with_plain(mode, [&](auto m) { return direct_launch<decltype(m)>(a, stream); });
 }
 
 }  // namespace fastconv1d

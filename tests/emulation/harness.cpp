@@ -17,7 +17,8 @@
 namespace {
 
 struct Header {
-  int64_t variant, reverse, processor_shared_bytes, element_bytes;
+  int64_t variant, reverse, processor_shared_bytes;
+  int64_t element_bytes, input_bytes;            // of an element, and of one of the input
   int64_t storage, offset, weight, bias, guard;  // elements
   fastconv1d::ConvArgs args;                     // its pointers are not used
 };
@@ -80,14 +81,15 @@ void run(const char* problem_name, const char* result_name) {
   fastconv1d::emulation::processor_shared_bytes = header.processor_shared_bytes;
 #endif
   const int64_t size = header.element_bytes;
-  const auto read = [&](int64_t elements) {
+  const auto read = [&](int64_t elements, int64_t size) {
     std::vector<char> bytes(elements * size);
     problem.read(bytes.data(), bytes.size());
     Buffer buffer = allocate(elements * size);
     copy(buffer.get(), bytes.data(), elements * size);
     return buffer;
   };
-  const Buffer input = read(header.storage), weight = read(header.weight), bias = read(header.bias);
+  const Buffer input = read(header.storage, header.input_bytes);
+  const Buffer weight = read(header.weight, size), bias = read(header.bias, size);
 
   fastconv1d::ConvArgs args = header.args;
   const int64_t elements = args.batch * args.channels_out * args.length_out + 2 * header.guard;
@@ -95,7 +97,7 @@ void run(const char* problem_name, const char* result_name) {
   const Buffer output = allocate(elements * size);
   copy(output.get(), bytes.data(), elements * size);
   const Buffer workspace = allocate(fastconv1d_workspace(header.variant, &args));
-  args.input = input.get() + header.offset * size;
+  args.input = input.get() + header.offset * header.input_bytes;
   args.weight = weight.get();
   args.bias = header.bias ? bias.get() : nullptr;
   args.output = output.get() + header.guard * size;
