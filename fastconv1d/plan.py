@@ -26,8 +26,10 @@ DENSE_START = 34.0  # µs: both kernels of a phase, the first of which packs the
 SECTOR = 32  # bytes that memory writes at once
 DIRECT_RATE = 3e6  # FLOP per µs
 DIRECT_MEMORY = 0.12e6  # elements per µs that the direct kernel reads and writes
-SLIDING_RATE = 25e6  # FLOP per µs of the sliding kernel
-SLIDING_APART_RATE = 5e6  # of the same where each value is read by itself
+SLIDING_OUTPUT = 1.9e-6  # µs that the sliding kernel takes for an output and a channel that it sees
+SLIDING_TAP = 0.17e-6  # likewise for each tap
+SLIDING_APART_TAP = 1e-6  # for each where values are read one by one
+SLIDING_16_BIT = 0.7  # share of these that 16-bit types take
 SLIDING_BANDWIDTH = 3.4e6  # bytes per µs that it reads and writes
 ATEN_RATE = {"tf32": 300e6, "ieee": 46e6, "bf16": 700e6, "fp16": 700e6, "fp64": 15e6}  # FLOP per µs
 ATEN_START = 30.0  # µs: the kernels of a dense convolution, beside what grows with its size
@@ -385,11 +387,23 @@ def _sliding_why_not(plan: Plan, problem: Problem) -> str | None:
 
 
 def _sliding_cost(plan: Plan, problem: Problem) -> float:
-    # Values read one by one keep memory waiting for instructions.
-    apart = not problem.transposed and problem.stride > (2 if problem.dilation == 1 else 1)
-    rate = SLIDING_APART_RATE if apart else SLIDING_RATE
-    traffic = problem.bytes / SLIDING_BANDWIDTH
-    return LAUNCH + _larger(traffic, problem.flops / rate) / _scale(problem)
+    channels_in = problem.channels_in // problem.groups
+    channels_out = problem.channels_out // problem.groups
+    # Taps that an output sees, most of which may see padding.
+    taps = problem.kernel_size / (problem.stride if problem.transposed else 1)
+    taps = min(taps, problem.length)
+    neighbours = problem.dilation == 1 or problem.kernel_size == 1
+    wide = channels_in <= 16 and channels_out >= 8  # rows that share what is read
+    if not problem.transposed and problem.stride > (2 if neighbours else 1):
+        of_output = taps * SLIDING_APART_TAP
+    elif wide:
+        of_output = SLIDING_OUTPUT / 8 + taps * SLIDING_TAP / 2
+    else:
+        of_output = SLIDING_OUTPUT + taps * SLIDING_TAP
+    time = problem.output_elements * channels_in * of_output
+    if problem.dtype.itemsize == 2:
+        time *= SLIDING_16_BIT
+    return LAUNCH + _larger(problem.bytes / SLIDING_BANDWIDTH, time) / _scale(problem)
 
 
 def _direct_why_not(plan: Plan, problem: Problem) -> str | None:

@@ -55,6 +55,13 @@ def test_names_are_distinct_and_no_family_takes_another_plans_name() -> None:
         ("dense_128x128", on_cpu(LAYER_67), "needs a CUDA device"),
         ("dense_128x128", replace(LAYER_67, gpu=V100), "needs compute capability 8.0"),
         ("dense_128x128", replace(LAYER_67, mode="fp64"), "has no fp64 arithmetic"),
+        ("sliding", LAYER_67, None),
+        ("sliding", on_cpu(LAYER_67), "needs a CUDA device"),
+        ("sliding", replace(LAYER_67, gpu=V100), "needs compute capability 8.0"),
+        ("sliding", replace(LAYER_67, mode="fp64"), "has no fp64 arithmetic"),
+        ("sliding", replace(LAYER_67, transposed=True, stride=3), "strides of (1, 2, 4, 8), not 3"),
+        ("sliding", replace(LAYER_67, transposed=True, stride=2, dilation=3), "with a dilation"),
+        ("sliding", replace(LAYER_67, length=1 << 29), "counts rows, steps and positions"),
         ("direct", replace(LAYER_67, mode="fp64"), None),
         ("direct", replace(LAYER_67, gpu=V100), None),
         ("direct", replace(LAYER_67, transposed=True, stride=3, output_padding=2), None),
@@ -97,14 +104,25 @@ def test_tiles_follow_the_channels() -> None:
 
 
 def test_a_tiny_problem_takes_one_launch() -> None:
-    assert plan.select(TINY).name == "direct"
+    assert plan.select(TINY).name == "sliding"
     assert plan.select(replace(TINY, mode="fp64")).name == "direct"
 
 
-def test_aten_runs_what_a_dense_tile_would_waste_itself_on() -> None:
-    depthwise = Problem(8, 2048, 2048, 8192, 4, padding=3, groups=2048, mode="tf32", gpu=H200)
+@pytest.mark.parametrize("mode", ["tf32", "ieee", "bf16", "fp16"])
+def test_groups_of_few_channels_slide(mode: str) -> None:
+    depthwise = Problem(8, 2048, 2048, 8192, 4, padding=3, groups=2048, mode=mode, gpu=H200)
+    for problem in (
+        depthwise,
+        replace(depthwise, transposed=True, stride=2),
+        replace(depthwise, kernel_size=31, dilation=2),
+        Problem(64, 32, 1, 24006, 7, mode=mode, gpu=H200),
+        Problem(16, 1, 128, 8192, 15, padding=7, mode=mode, gpu=H200),
+    ):
+        assert plan.select(problem).name == "sliding"
+
+
+def test_aten_runs_what_would_be_slower_here() -> None:
     wide = Problem(4, 768, 768, 131072, 5, padding=2, mode="tf32", gpu=A100)
-    assert plan.select(depthwise).name == "aten"
     assert plan.select(wide).name == "aten"
     assert plan.select(replace(wide, gpu=H200, bias=True)).name == "hopper_256x128"
     assert plan.select(replace(LAYER_67, mode="fp64")).name == "aten"
@@ -234,7 +252,7 @@ def test_explain_covers_the_table() -> None:
     rows = plan.explain(replace(LAYER_67, mode="fp64"))
     assert [row for row, _, _ in rows] == list(plan.PLANS)
     for row, reason, cost in rows:
-        assert (reason is None) == (row.family not in plan.TENSOR_CORE_FAMILIES)
+        assert (reason is None) == (row.name in ("direct", "im2col", "aten"))
         assert cost > 0
     assert [row.name for row, _, _ in plan.explain(LAYER_67, "direct")] == ["direct"]
 
@@ -244,6 +262,7 @@ def test_every_plan_has_its_library_and_variant() -> None:
     assert set(libraries) == {
         "dense_tf32", "dense_ieee", "dense_bf16", "dense_fp16", "direct", "im2col",
         "hopper_tf32", "hopper_ieee", "hopper_bf16", "hopper_fp16",
+        "sliding_fp32", "sliding_bf16", "sliding_fp16",
         "binding_cuda", "binding_cpu",
     }  # fmt: skip
     assert libraries["dense_tf32"].splitlines() == [
