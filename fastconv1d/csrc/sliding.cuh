@@ -513,7 +513,8 @@ struct SlidingKernels {
   static constexpr int of_piece = 16 / sizeof(typename M::Element);
   // Taps from which on, and output channels of a group from which on, outputs share what is read.
   static constexpr int kLongKernel = 16, kManyRows = 8,
-                       kShortRows = 256;  // outputs
+                       kShortRows = 256;       // outputs
+  static constexpr int kEight = 8 / of_piece;  // pieces of 8 outputs
   static constexpr int64_t kMostTurns = 64;
   static constexpr int64_t kThreadsEnough = 512;   // of a multiprocessor
   static constexpr int64_t kBlocksEnough = 32;     // likewise
@@ -528,13 +529,13 @@ struct SlidingKernels {
       if (!neighbours) return 1;  // cudaErrorInvalidValue: `why_not` should have said so
       switch (a.stride) {
         case 2:
-          return run<1, 1, 1, 2, kSlides>(a, stream);
+          return run<kEight, 1, 1, 2, kSlides>(a, stream);
         case 4:
-          return run<1, 1, 1, 4, kSlides>(a, stream);
+          return run<kEight, 1, 1, 4, kSlides>(a, stream);
         case 8:
           return many ? run<Sliding<M, 32 / of_piece, 1, 1, 8, kSlides, 0, Channels::kMany>>(a,
                                                                                              stream)
-                      : run<8 / of_piece, 1, 1, 8, kSlides>(a, stream);
+                      : run<kEight, 1, 1, 8, kSlides>(a, stream);
         default:
           return 1;
       }
@@ -554,12 +555,12 @@ struct SlidingKernels {
       return run<Sliding<M, 1, rows, 1, 1, Reading::kOneByOne, 0, Channels::kFew>>(a, stream);
     }
     if (a.stride > 2 || (a.stride == 2 && !neighbours))
-      return run<1, 1, 1, 1, Reading::kOneByOne>(a, stream);
-    if (!neighbours) return run<1, 1, 1, 1, Reading::kTapByTap>(a, stream);
-    if (a.stride == 2) return run<1, 1, 2, 1, kSlides>(a, stream);
+      return run<kEight, 1, 1, 1, Reading::kOneByOne>(a, stream);
+    if (!neighbours) return run<kEight, 1, 1, 1, Reading::kTapByTap>(a, stream);
+    if (a.stride == 2) return run<kEight, 1, 2, 1, kSlides>(a, stream);
     if (many && channels_out > 1)
       return run<Sliding<M, 1, 16 / of_piece, 1, 1, kSlides, 0, Channels::kMany>>(a, stream);
-    if (channels_in > 1) return run<1, 1, 1, 1, kSlides>(a, stream);
+    if (channels_in > 1) return run<kEight, 1, 1, 1, kSlides>(a, stream);
     // Of short rows, threads take fewer outputs.
     const bool short_rows = a.length_out < kShortRows;
     if (a.kernel_size <= 4)
@@ -570,7 +571,8 @@ struct SlidingKernels {
                         : run<Sliding<M, 2, 1, 1, 1, kSlides, 8, Channels::kOne>>(a, stream);
     if (a.kernel_size >= kLongKernel)
       return run<Sliding<M, 2, 1, 1, 1, kSlides, 0, Channels::kOne>>(a, stream);
-    return run<1, 1, 1, 1, kSlides>(a, stream);
+    return short_rows ? run<Sliding<M, 1, 1, 1, 1, kSlides, 0, Channels::kOne>>(a, stream)
+                      : run<Sliding<M, kEight, 1, 1, 1, kSlides, 0, Channels::kOne>>(a, stream);
   }
 
  private:
