@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import product
+from math import gcd
 
 from fastconv1d import config
 from fastconv1d.problem import Gpu, Problem
@@ -37,6 +38,7 @@ CPU_RATE = 50e3  # FLOP per µs of the plain loops and of ATen alike
 
 HOPPER_SHARED = 227 << 10  # bytes of shared memory that a block of the Hopper kernel may take
 HOPPER_BANDWIDTH = 3.8e6  # bytes per µs that the Hopper kernel reads and writes
+WEAVE = 16  # columns of the Hopper kernel that a transposed convolution's outputs share
 HOPPER_CHAIN = 18  # steps after which fp32-accurate products are added up apart
 MOST_STRIDE = 1 << 22  # that the dense kernel walks: kMostLoadStep of csrc/schedule.h
 MOST_LENGTH = 1 << 30  # of padded rows that the Hopper kernel walks, with 32 bits
@@ -172,8 +174,6 @@ def _tensor_core_why_not(plan: Plan, problem: Problem) -> str | None:
         return f"has no {problem.mode} arithmetic"
     if problem.batch >= MOST_BATCH:
         return f"walks batches below {MOST_BATCH}, this one is {problem.batch}"
-    if problem.transposed:
-        return "transposed convolutions run on ATen"
     return None
 
 
@@ -191,6 +191,8 @@ def _dense_why_not(plan: Plan, problem: Problem) -> str | None:
         return f"needs compute capability 8.0, this GPU has {problem.gpu.capability}"
     if reason := _tensor_core_why_not(plan, problem):
         return reason
+    if problem.transposed:
+        return "transposed convolutions run on ATen"
     if problem.stride > MOST_STRIDE:
         return f"walks strides up to {MOST_STRIDE}, this one is {problem.stride}"
     return None
@@ -210,6 +212,53 @@ def _dense_cost(plan: Plan, problem: Problem) -> float:
     traffic = problem.bytes / (BANDWIDTH * _scale(problem))
     # Multiplying and moving overlap, but not wholly.
     return DENSE_START + max(traffic, arithmetic) + 0.5 * min(traffic, arithmetic)
+
+
+def _woven_taps(problem: Problem) -> int:
+    """Shifts of a transposed convolution whose outputs are woven: csrc/schedule.h."""
+    step = problem.dilation if problem.dilation % problem.stride == 0 else problem.stride
+    return (problem.kernel_size - 1) * problem.dilation // step + 1
+
+
+def hopper_phases(problem: Problem) -> int:
+    """How many ordinary convolutions the Hopper kernel makes of one."""
+    woven = problem.stride <= WEAVE and _woven_taps(problem) <= problem.kernel_size
+    return 1 if not problem.transposed or woven else min(problem.stride, problem.length_out)
+
+
+def hopper_phase(problem: Problem) -> Problem:
+    """The ordinary convolution that the Hopper kernel makes of a transposed one, its largest phase.
+
+    Outputs that are woven are columns of its: `Weave` of csrc/schedule.h. Its length is that of
+    all that it reads, so that no padding is left.
+    """
+    if not problem.transposed:
+        return problem
+    stride, dilation = problem.stride, problem.dilation
+    if hopper_phases(problem) == 1:
+        taps, channels = _woven_taps(problem), WEAVE // stride
+        dilation = max(1, dilation // stride) if dilation % stride == 0 else 1
+        positions = _ceil_div(problem.length_out + problem.padding % stride, stride)
+        channels_out = (
+            problem.groups * WEAVE * _ceil_div(problem.channels_out // problem.groups, channels)
+        )
+    else:
+        every = stride // gcd(stride, dilation)
+        taps, dilation = _ceil_div(problem.kernel_size, every), dilation // (stride // every)
+        positions = _ceil_div(problem.length_out, stride)
+        channels_out = problem.channels_out
+    return replace(
+        problem,
+        channels_out=channels_out,
+        length=positions + (taps - 1) * dilation,
+        kernel_size=taps,
+        stride=1,
+        padding=0,
+        dilation=dilation,
+        transposed=False,
+        output_padding=0,
+        row_alignment=problem.aligned,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,6 +286,7 @@ def hopper_walk(
 ) -> HopperWalk | None:
     """The walk of a tile, or None if nothing fits; with `many_tiles`, the weights may stay."""
     assert isinstance(tile, HopperTile)
+    problem = hopper_phase(problem)
     size, taps = problem.dtype.itemsize, problem.kernel_size
     values, planes = HOPPER_VALUES[problem.mode], HOPPER_PLANES[problem.mode]
     channels, kinds = problem.channels_in // problem.groups, 16 // problem.aligned
@@ -292,13 +342,14 @@ def _hopper_why_not(plan: Plan, problem: Problem) -> str | None:
         return f"needs compute capability 9.0 (wgmma), this GPU has {problem.gpu.capability}"
     if reason := _tensor_core_why_not(plan, problem):
         return reason
-    if problem.length + 2 * problem.padding >= MOST_LENGTH:
-        return f"walks padded rows below {MOST_LENGTH}, not {problem.length + 2 * problem.padding}"
+    padded = (problem.length_out if problem.transposed else problem.length) + 2 * problem.padding
+    if padded >= MOST_LENGTH:
+        return f"walks padded rows below {MOST_LENGTH}, not {padded}"
     tile = plan.tiles[problem.mode]
     walk = hopper_walk(tile, problem)
     if walk is None:
         return f"a stride of {problem.stride} needs more shared memory than a block may take"
-    steps = walk.slices * walk.words // 8 * problem.kernel_size
+    steps = walk.slices * walk.words // 8 * hopper_phase(problem).kernel_size
     if problem.mode == "ieee" and tile.channels > 96 and steps > HOPPER_CHAIN:
         return f"adds up {HOPPER_CHAIN} steps of 16 channels and taps, not {steps}"
     return None
@@ -308,6 +359,9 @@ def _hopper_cost(plan: Plan, problem: Problem) -> float:
     tile = plan.tiles.get(problem.mode)
     if problem.gpu is None or not isinstance(tile, HopperTile):
         return float("inf")
+    phases, traffic = hopper_phases(problem), problem.bytes / (HOPPER_BANDWIDTH * _scale(problem))
+    problem = hopper_phase(problem)
+    assert problem.gpu is not None
     waves, costs = _waves(tile, problem, problem.gpu), HOPPER[problem.mode]
     walk = hopper_walk(tile, problem, waves >= 4)
     if walk is None:
@@ -337,8 +391,9 @@ def _hopper_cost(plan: Plan, problem: Problem) -> float:
     if not walk.ahead:
         time *= 1 + costs.alternating
     time = waves * _larger(time, copied * costs.byte) / 1e3
-    traffic = problem.bytes / (HOPPER_BANDWIDTH * _scale(problem))
-    return costs.start + _larger(time, traffic * (1 + costs.narrow * (tile.m_tiles == 1)))
+    # Phases that are not woven write parts of the same sectors.
+    time = _larger(time, traffic * (1 + costs.narrow * (tile.m_tiles == 1)))
+    return phases * (costs.start + time)
 
 
 def _larger(one: float, other: float) -> float:

@@ -75,8 +75,6 @@ def on_hopper(runs: Iterable[Run]) -> list[Run]:
             replace(
                 run.problem,
                 gpu=HOPPER,
-                transposed=False,
-                output_padding=0,
                 row_alignment=0 if run.layout == "contiguous" else run.problem.dtype.itemsize,
             )
         )

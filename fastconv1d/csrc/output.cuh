@@ -3,7 +3,8 @@
 // Rows of the output begin at any element, and stores that fill part of a 32-byte sector cost up to
 // three times as much as whole ones. So sums go through shared memory, where each row lies as far
 // behind a sector's boundary as in memory, and leave 16 bytes a lane, neighbours in a row, and what is in
-// a row's first and last sector one by one.
+// a row's first and last sector one by one. Woven outputs, those of a transposed convolution, become
+// neighbours there: a stage has fewer rows then, and longer ones.
 #pragma once
 #include "modes.cuh"
 #include "schedule.h"
@@ -17,17 +18,24 @@ template <class M, int M_TILES>
 struct OutputLayout {
   using Element = typename M::Element;
   static constexpr int aligned_outputs = 32 / sizeof(Element);  // in a sector
-  static constexpr int staged_channels = 16;
+  static constexpr int staged_channels = kWeave;
   static constexpr int row_bytes = 64 * M_TILES * sizeof(Element);
   static constexpr int row_pitch = row_bytes + 32 + 16;
   static constexpr int stage_bytes = staged_channels * row_pitch;
   static constexpr int bytes = 2 * stage_bytes;
+  // Of a woven row. Lanes of 4 channels, or of some outputs of one, meet all banks for strides 2, 4 and 8, if
+  // those of half a warp take a lane's two sums in turn.
+  static __device__ __forceinline__ int woven_pitch(int stride) {
+    return stride * (row_bytes + 16);
+  }
+  static_assert(staged_channels * (row_bytes + 16) <= stage_bytes);
 };
 
 struct OutputParams {
   void* output;
   int64_t length_out, positions, out_offset, out_step;  // positions of the phase
-  int odd;                                              // whether rows may begin at odd outputs
+  Weave weave;
+  int odd;    // whether outputs that a lane has side by side may begin at odd ones of a row
   int apart;  // whether a lane's positions are not neighbours, though two of them make a word
 };
 
@@ -63,6 +71,10 @@ struct OutputWriter {
                                         const OutputRows& rows) const {
     if (p.out_step != 1)
       write_apart(sums, biases, rows);
+    else if (p.weave.stride > 1 && !p.odd)
+      write_woven<true>(sums, biases, rows);
+    else if (p.weave.stride > 1)
+      write_woven<false>(sums, biases, rows);
     else if (pairs && !p.odd && !p.apart)
       write_neighbours<pairs>(sums, biases, rows);
     else
@@ -189,6 +201,132 @@ struct OutputWriter {
         end_out[i] += channels * p.length_out;
       }
     }
+  }
+
+  // WORDS: two columns side by side are neighbours in a row, and begin at an even output.
+  template <bool WORDS>
+  __device__ __forceinline__ void write_woven(const Sums& sums, const float* biases,
+                                              const OutputRows& rows) const {
+    constexpr int of_sector = L::aligned_outputs, size = sizeof(Element);
+    const int lane = threadIdx.x % 32, thread = threadIdx.x % 128;
+    const int stride = p.weave.stride, channels = p.weave.channels, pitch = L::woven_pitch(stride),
+              outputs = positions * stride;
+    const auto length = static_cast<uint32_t>(p.length_out);
+    // Of the tile's outputs of each row, counted from its first position's column 0: those that exist. A stage
+    // has them behind a sector's boundary as far as memory.
+    const int64_t first = rows.first * stride - p.weave.skipped;
+    const int before = first < 0 ? static_cast<int>(-first) : 0,
+              exist = static_cast<int>(smaller(outputs, p.length_out - first));
+    uint32_t of_chunk =
+        static_cast<uint32_t>(rows.row) * length - static_cast<uint32_t>(p.weave.skipped);
+    const auto behind = [&](int row) {
+      return static_cast<int>((of_chunk + row * length) % of_sector);
+    };
+
+    // Where this lane's sums go in a stage. The upper half of a warp takes its positions, or columns, the other
+    // way around: else two lanes would meet in a bank.
+    const int around = lane / 16, second = between() * stride * size,
+              turned = pairs ? around : 0;  // positions
+    constexpr bool turns_columns = !pairs && !WORDS;
+    const int to_second = turned ? -second : second, to_next = 16 * stride * size;
+    int to[2][2], row_of[2][2];
+#pragma unroll
+    for (int c = 0; c < 2; ++c)
+#pragma unroll
+      for (int e = 0; e < (WORDS ? 1 : 2); ++e) {
+        const int column = 8 * c + lane % 4 * 2 + (turns_columns ? e ^ around : e),
+                  row = column / stride;
+        row_of[c][e] = row;
+        to[c][e] = row * pitch + (position_of_lane(0, 0) * stride + column - row * stride) * size +
+                   turned * second;
+      }
+    // What it copies from there: 16 bytes of whole sectors, and an element of a row's first or last one.
+    constexpr int pieces = L::staged_channels * L::row_bytes / (16 * 128),
+                  ends = (8 * 2 * of_sector + 127) / 128;
+    const int of_row = stride * (L::row_bytes / 16);
+    int row_of_piece[pieces], piece[pieces];
+    Element* out[pieces];
+#pragma unroll
+    for (int i = 0; i < pieces; ++i) {
+      row_of_piece[i] = (thread + i * 128) / of_row;
+      piece[i] = thread + i * 128 - row_of_piece[i] * of_row;
+      out[i] = row_of_output(rows.row + row_of_piece[i]) + first + piece[i] * of_piece;
+    }
+    const int in_sector = thread % of_sector, end_row = thread / (2 * of_sector);
+    const bool at_end = thread / of_sector % 2;
+    Element* end_out = row_of_output(rows.row + end_row) + first + in_sector;
+
+    int left = rows.count;
+#pragma unroll
+    for (int chunk = 0; chunk < N; chunk += L::staged_channels) {
+      char* const stage = stages + chunk / L::staged_channels % 2 * L::stage_bytes;
+#pragma unroll
+      for (int c = 0; c < 2; ++c) {
+        const auto bias = *reinterpret_cast<const float2*>(biases + chunk + 8 * c + lane % 4 * 2);
+        char* place[2];
+#pragma unroll
+        for (int e = 0; e < (WORDS ? 1 : 2); ++e)
+          place[e] = stage + to[c][e] + behind(row_of[c][e]) * size;
+#pragma unroll
+        for (int m = 0; m < M_TILES; ++m) {
+          const float* const of_tile = sums[m][0] + (chunk + 8 * c) / 2;
+          float sum[2][2];  // [column][position], in the lane's order
+#pragma unroll
+          for (int e = 0; e < 2; ++e)
+#pragma unroll
+            for (int h = 0; h < 2; ++h) {
+              const auto of = [&](int column, int position) {
+                return of_tile[position * 2 + column] + (column > 0 ? bias.y : bias.x);
+              };
+              sum[e][h] = turns_columns ? (around ? of(1 - e, h) : of(e, h))
+                                        : (turned ? of(e, 1 - h) : of(e, h));
+            }
+#pragma unroll
+          for (int h = 0; h < 2; ++h) {
+            const int at = m * to_next + h * to_second;
+            if constexpr (WORDS) {
+              if (row_of[c][0] < channels) M::store_pair(place[0] + at, sum[0][h], sum[1][h]);
+            } else {
+#pragma unroll
+              for (int e = 0; e < 2; ++e)
+                if (row_of[c][e] < channels)
+                  *reinterpret_cast<Element*>(place[e] + at) = M::to(sum[e][h]);
+            }
+          }
+        }
+      }
+      // Two stages, as above.
+      warpgroup_sync(barrier);
+      const int count = left < channels ? left : channels;
+#pragma unroll
+      for (int i = 0; i < pieces; ++i) {
+        const int row = row_of_piece[i], at = piece[i] * of_piece, begin = behind(row);
+        if (row < count && at >= whole_from(begin + before) &&
+            at + of_piece <= sector_of(begin + exist))
+          *reinterpret_cast<uint4*>(out[i] - begin) =
+              *reinterpret_cast<const uint4*>(stage + row * pitch + at * size);
+        out[i] += channels * p.length_out;
+      }
+#pragma unroll
+      for (int i = 0; i < ends; ++i) {
+        const int row = end_row + i * (128 / (2 * of_sector)), begin = behind(row),
+                  from = begin + before, to = begin + exist, whole = whole_from(from),
+                  sector = sector_of(at_end ? to : from), at = sector + in_sector;
+        if (row < count && at >= from && at < to && (at_end ? at >= whole : at < whole))
+          end_out[i * (128 / (2 * of_sector)) * p.length_out + sector - begin] =
+              *reinterpret_cast<const Element*>(stage + row * pitch + at * size);
+      }
+      end_out += channels * p.length_out;
+      of_chunk += channels * length;
+      left -= channels;
+    }
+  }
+  // The sector that an element lies in, and the first one that begins no earlier: their first elements.
+  static __device__ __forceinline__ int sector_of(int element) {
+    return element & ~(L::aligned_outputs - 1);
+  }
+  static __device__ __forceinline__ int whole_from(int element) {
+    return sector_of(element + L::aligned_outputs - 1);
   }
 
   // Where a row's positions are not neighbours.
