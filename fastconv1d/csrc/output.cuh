@@ -71,10 +71,8 @@ struct OutputWriter {
                                         const OutputRows& rows) const {
     if (p.out_step != 1)
       write_apart(sums, biases, rows);
-    else if (p.weave.stride > 1 && !p.odd)
-      write_woven<true>(sums, biases, rows);
     else if (p.weave.stride > 1)
-      write_woven<false>(sums, biases, rows);
+      write_woven(sums, biases, rows);
     else if (pairs && !p.odd && !p.apart)
       write_neighbours<pairs>(sums, biases, rows);
     else
@@ -203,24 +201,40 @@ struct OutputWriter {
     }
   }
 
-  // WORDS: two columns side by side are neighbours in a row, and begin at an even output.
-  template <bool WORDS>
   __device__ __forceinline__ void write_woven(const Sums& sums, const float* biases,
                                               const OutputRows& rows) const {
-    constexpr int of_sector = L::aligned_outputs, size = sizeof(Element);
-    const int lane = threadIdx.x % 32, thread = threadIdx.x % 128;
-    const int stride = p.weave.stride, channels = p.weave.channels, pitch = L::woven_pitch(stride),
-              outputs = positions * stride;
-    const auto length = static_cast<uint32_t>(p.length_out);
-    // Of the tile's outputs of each row, counted from its first position's column 0: those that exist. A stage
-    // has them behind a sector's boundary as far as memory.
-    const int64_t first = rows.first * stride - p.weave.skipped;
-    const int before = first < 0 ? static_cast<int>(-first) : 0,
-              exist = static_cast<int>(smaller(outputs, p.length_out - first));
-    uint32_t of_chunk =
-        static_cast<uint32_t>(rows.row) * length - static_cast<uint32_t>(p.weave.skipped);
-    const auto behind = [&](int row) {
-      return static_cast<int>((of_chunk + row * length) % of_sector);
+    const int64_t first = rows.first * p.weave.stride - p.weave.skipped;
+    const bool whole = rows.count == N / L::staged_channels * p.weave.channels && first >= 0 &&
+                       first + positions * p.weave.stride <= p.length_out;
+    if (whole && !p.odd)
+      write_woven<true, true>(sums, biases, rows, first);
+    else if (whole)
+      write_woven<false, true>(sums, biases, rows, first);
+    else
+      write_woven<false, false>(sums, biases, rows, first);
+  }
+
+  // Outputs that are woven; the tile's begin at output `first` of each row. WORDS: two columns side by side are
+  // neighbours in a row, and begin at an even output. WHOLE: all rows and outputs exist.
+  template <bool WORDS, bool WHOLE>
+  __device__ __forceinline__ void write_woven(const Sums& sums, const float* biases,
+                                              const OutputRows& rows, int64_t first) const {
+    constexpr int size = sizeof(Element), sector = 32;
+    // What follows from these is found tile by tile: products leave no registers to keep it in.
+    int thread = static_cast<int>(threadIdx.x % 128), stride = p.weave.stride;
+    keep_in_register(thread);
+    keep_in_register(stride);
+    const int lane = thread % 32;
+    const int channels = p.weave.channels, pitch = L::woven_pitch(stride);
+    // A stage has a row as far behind a sector's boundary as memory. In bytes from there on: what exists.
+    const int outputs = positions * stride * size,
+              before = first < 0 ? static_cast<int>(-first) * size : 0,
+              exist = WHOLE ? outputs
+                            : static_cast<int>(smaller(outputs, (p.length_out - first) * size));
+    char* const first_row = reinterpret_cast<char*>(row_of_output(rows.row) + first);
+    const int64_t to_row = p.length_out * size, to_chunk = channels * to_row;
+    const auto behind = [](const char* out) {
+      return static_cast<int>(static_cast<uint32_t>(reinterpret_cast<uint64_t>(out)) % sector);
     };
 
     // Where this lane's sums go in a stage. The upper half of a warp takes its positions, or columns, the other
@@ -229,104 +243,109 @@ struct OutputWriter {
               turned = pairs ? around : 0;  // positions
     constexpr bool turns_columns = !pairs && !WORDS;
     const int to_second = turned ? -second : second, to_next = 16 * stride * size;
-    int to[2][2], row_of[2][2];
+    const auto further = static_cast<uint32_t>(to_chunk);
+    char* to[2][2];
+    uint32_t begin[2][2];
+    bool exists[2][2];
 #pragma unroll
     for (int c = 0; c < 2; ++c)
 #pragma unroll
       for (int e = 0; e < (WORDS ? 1 : 2); ++e) {
         const int column = 8 * c + lane % 4 * 2 + (turns_columns ? e ^ around : e),
                   row = column / stride;
-        row_of[c][e] = row;
-        to[c][e] = row * pitch + (position_of_lane(0, 0) * stride + column - row * stride) * size +
+        exists[c][e] = row < channels;
+        begin[c][e] = behind(first_row + row * to_row);
+        to[c][e] = stages + row * pitch +
+                   (position_of_lane(0, 0) * stride + column - row * stride) * size +
                    turned * second;
       }
     // What it copies from there: 16 bytes of whole sectors, and an element of a row's first or last one.
     constexpr int pieces = L::staged_channels * L::row_bytes / (16 * 128),
-                  ends = (8 * 2 * of_sector + 127) / 128;
+                  end_lanes = (WHOLE ? 1 : 2) * L::aligned_outputs, end_rows = 128 / end_lanes,
+                  ends = (8 + end_rows - 1) / end_rows;
     const int of_row = stride * (L::row_bytes / 16);
     int row_of_piece[pieces], piece[pieces];
-    Element* out[pieces];
+    char* out[pieces];  // at a row's begin, or whole sectors further
 #pragma unroll
     for (int i = 0; i < pieces; ++i) {
-      row_of_piece[i] = (thread + i * 128) / of_row;
-      piece[i] = thread + i * 128 - row_of_piece[i] * of_row;
-      out[i] = row_of_output(rows.row + row_of_piece[i]) + first + piece[i] * of_piece;
+      const int row = (thread + i * 128) / of_row;
+      row_of_piece[i] = row;
+      piece[i] = (thread + i * 128 - row * of_row) * 16;
+      out[i] = first_row + row * to_row + piece[i] / sector * sector;
     }
-    const int in_sector = thread % of_sector, end_row = thread / (2 * of_sector);
-    const bool at_end = thread / of_sector % 2;
-    Element* end_out = row_of_output(rows.row + end_row) + first + in_sector;
+    const int in_sector = thread % L::aligned_outputs * size, end_row = thread / end_lanes;
+    const bool at_end = thread % end_lanes >= L::aligned_outputs;
+    char* end_out = first_row + end_row * to_row;
 
     int left = rows.count;
 #pragma unroll
     for (int chunk = 0; chunk < N; chunk += L::staged_channels) {
-      char* const stage = stages + chunk / L::staged_channels % 2 * L::stage_bytes;
+      const int stage = chunk / L::staged_channels % 2 * L::stage_bytes;
 #pragma unroll
       for (int c = 0; c < 2; ++c) {
         const auto bias = *reinterpret_cast<const float2*>(biases + chunk + 8 * c + lane % 4 * 2);
-        char* place[2];
-#pragma unroll
-        for (int e = 0; e < (WORDS ? 1 : 2); ++e)
-          place[e] = stage + to[c][e] + behind(row_of[c][e]) * size;
 #pragma unroll
         for (int m = 0; m < M_TILES; ++m) {
           const float* const of_tile = sums[m][0] + (chunk + 8 * c) / 2;
-          float sum[2][2];  // [column][position], in the lane's order
+          const auto sum = [&](int e, int h) {
+            return of_tile[h * 2 + e] + (e > 0 ? bias.y : bias.x);
+          };
+          float in_turn[2][2];
 #pragma unroll
           for (int e = 0; e < 2; ++e)
 #pragma unroll
-            for (int h = 0; h < 2; ++h) {
-              const auto of = [&](int column, int position) {
-                return of_tile[position * 2 + column] + (column > 0 ? bias.y : bias.x);
-              };
-              sum[e][h] = turns_columns ? (around ? of(1 - e, h) : of(e, h))
-                                        : (turned ? of(e, 1 - h) : of(e, h));
-            }
+            for (int h = 0; h < 2; ++h)
+              in_turn[e][h] = turns_columns ? (around ? sum(1 - e, h) : sum(e, h))
+                                            : (turned ? sum(e, 1 - h) : sum(e, h));
 #pragma unroll
-          for (int h = 0; h < 2; ++h) {
-            const int at = m * to_next + h * to_second;
-            if constexpr (WORDS) {
-              if (row_of[c][0] < channels) M::store_pair(place[0] + at, sum[0][h], sum[1][h]);
-            } else {
+          for (int h = 0; h < 2; ++h)
 #pragma unroll
-              for (int e = 0; e < 2; ++e)
-                if (row_of[c][e] < channels)
-                  *reinterpret_cast<Element*>(place[e] + at) = M::to(sum[e][h]);
+            for (int e = 0; e < (WORDS ? 1 : 2); ++e) {
+              char* const at = to[c][e] + begin[c][e] + stage + m * to_next + h * to_second;
+              if (!exists[c][e]) continue;
+              if constexpr (WORDS)
+                M::store_pair(at, in_turn[0][h], in_turn[1][h]);
+              else
+                *reinterpret_cast<Element*>(at) = M::to(in_turn[e][h]);
             }
-          }
         }
+#pragma unroll
+        for (int e = 0; e < (WORDS ? 1 : 2); ++e) begin[c][e] = (begin[c][e] + further) % sector;
       }
       // Two stages, as above.
       warpgroup_sync(barrier);
-      const int count = left < channels ? left : channels;
+      const int count = WHOLE ? channels : static_cast<int>(smaller(left, channels));
 #pragma unroll
       for (int i = 0; i < pieces; ++i) {
-        const int row = row_of_piece[i], at = piece[i] * of_piece, begin = behind(row);
-        if (row < count && at >= whole_from(begin + before) &&
-            at + of_piece <= sector_of(begin + exist))
-          *reinterpret_cast<uint4*>(out[i] - begin) =
-              *reinterpret_cast<const uint4*>(stage + row * pitch + at * size);
-        out[i] += channels * p.length_out;
+        const int begins = behind(out[i]), from = begins + before, end = begins + exist;
+        if (row_of_piece[i] < count && (WHOLE ? piece[i] >= sector
+                                              : piece[i] >= (from + sector - 1) / sector * sector &&
+                                                    piece[i] + 16 <= end / sector * sector))
+          *reinterpret_cast<uint4*>(out[i] - begins + piece[i] % sector) =
+              *reinterpret_cast<const uint4*>(stages + stage + row_of_piece[i] * pitch + piece[i]);
+        out[i] += to_chunk;
       }
 #pragma unroll
       for (int i = 0; i < ends; ++i) {
-        const int row = end_row + i * (128 / (2 * of_sector)), begin = behind(row),
-                  from = begin + before, to = begin + exist, whole = whole_from(from),
-                  sector = sector_of(at_end ? to : from), at = sector + in_sector;
-        if (row < count && at >= from && at < to && (at_end ? at >= whole : at < whole))
-          end_out[i * (128 / (2 * of_sector)) * p.length_out + sector - begin] =
-              *reinterpret_cast<const Element*>(stage + row * pitch + at * size);
+        const int row = end_row + i * end_rows;
+        char* const of_row = end_out + i * end_rows * to_row;
+        const int begins = behind(of_row), from = begins + before, end = begins + exist;
+        int at = in_sector;
+        bool mine = row < count;
+        if constexpr (WHOLE) {
+          if (at < from) at += outputs;
+        } else {
+          const int whole = (from + sector - 1) / sector * sector;
+          at += (at_end ? end : from) / sector * sector;
+          mine = mine && at >= from && at < end && (at_end ? at >= whole : at < whole);
+        }
+        if (mine)
+          *reinterpret_cast<Element*>(of_row - begins + at) =
+              *reinterpret_cast<const Element*>(stages + stage + row * pitch + at);
       }
-      end_out += channels * p.length_out;
-      of_chunk += channels * length;
+      end_out += to_chunk;
       left -= channels;
     }
-  }
-  // The sector that an element lies in, and the first one that begins no earlier: their first elements.
-  static __device__ __forceinline__ int sector_of(int element) {
-    return element & ~(L::aligned_outputs - 1);
-  }
-  static __device__ __forceinline__ int whole_from(int element) {
-    return sector_of(element + L::aligned_outputs - 1);
   }
 
   // Where a row's positions are not neighbours.
