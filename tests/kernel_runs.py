@@ -205,6 +205,35 @@ TRANSPOSED = {
     "transposed, stride 5": Problem(
         1, 6, 8, 33, 7, stride=5, dilation=3, padding=4, groups=2, transposed=True
     ),
+    "transposed, odd rows": Problem(
+        3, 10, 33, 139, 5, stride=2, padding=1, transposed=True, bias=True
+    ),
+    "transposed, whole tiles, odd padding": Problem(
+        1, 7, 128, 290, 4, stride=2, padding=1, transposed=True, bias=True
+    ),
+    "transposed, whole tiles, even padding": Problem(
+        2, 5, 64, 280, 8, stride=4, padding=2, transposed=True, bias=True
+    ),
+    "transposed, whole tiles, odd rows": Problem(
+        1, 4, 50, 290, 6, stride=3, padding=1, output_padding=2, transposed=True
+    ),
+    "transposed, stride 8": Problem(3, 20, 5, 60, 16, stride=8, padding=4, transposed=True),
+    "transposed, stride 16": Problem(
+        1, 9, 6, 20, 32, stride=16, padding=8, groups=3, transposed=True, bias=True
+    ),
+    "transposed, stride 17": Problem(
+        1, 4, 3, 9, 34, stride=17, padding=9, output_padding=1, transposed=True, bias=True
+    ),
+    "transposed, stride beyond the kernel": Problem(
+        2, 4, 6, 7, 3, stride=19, padding=1, transposed=True, bias=True
+    ),
+    "transposed, dilation beyond the stride": Problem(
+        1, 5, 6, 33, 5, stride=3, dilation=5, padding=4, transposed=True
+    ),
+    "transposed, padding beyond the reach": Problem(
+        1, 5, 18, 60, 2, stride=3, padding=7, transposed=True, bias=True
+    ),
+    "transposed, one position": Problem(2, 5, 6, 1, 4, stride=4, padding=1, transposed=True),
 }
 
 
