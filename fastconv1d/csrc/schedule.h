@@ -58,7 +58,7 @@ FASTCONV1D_HD constexpr Phase phase_of(const ConvArgs& a, int64_t r) {
 // Outputs woven: a transposed convolution of stride s, whole, is also one phase of stride 1, s columns for each
 // output channel. Column r of position q is output `q * stride + r - skipped` of its row; it meets the weight's tap
 // t at shift j where `first_tap + j * tap_step + r == t * dilation`. Of kWeave neighbouring columns, `channels`
-// channels have `stride` each; those left over are zeros. Ordinary outputs have {1, kWeave, 0, 1}.
+// channels have `stride` each; those left over nobody looks at. Ordinary outputs have {1, kWeave, 0, 1}.
 constexpr int kWeave = 16;
 struct Weave {
   int stride, channels, skipped, dilation;
@@ -97,17 +97,15 @@ FASTCONV1D_HD constexpr Phase woven_phase(const ConvArgs& a) {
           ceil_div(a.length_out + a.padding % a.stride, a.stride)};
 }
 
-// What a column is: a channel's outputs r modulo the stride. kNone if it is none's.
-constexpr int64_t kNone = INT64_MAX;
+// What a column is: a channel's outputs `r` of each stride.
 struct Column {
   int64_t channel;
   int r;
 };
 FASTCONV1D_HD constexpr Column column_of(const Weave& w, int64_t column) {
   if (w.stride == 1) return {column, 0};
-  const int place = static_cast<int>(column % kWeave), of_weave = place / w.stride;
-  return {of_weave < w.channels ? column / kWeave * w.channels + of_weave : kNone,
-          place - of_weave * w.stride};
+  const int place = static_cast<int>(column % kWeave), channel = place / w.stride;
+  return {column / kWeave * w.channels + channel, place - channel * w.stride};
 }
 
 // The tap that a column meets at shift `j` of the phase; beyond the kernel where there is none.
@@ -115,7 +113,7 @@ FASTCONV1D_HD constexpr int64_t tap_of(const Phase& p, const Weave& w, int r, in
   const auto scaled = static_cast<uint32_t>(p.first_tap + j * p.tap_step + r),
              dilation = static_cast<uint32_t>(w.dilation);
   if (dilation == 1) return scaled;
-  return scaled % dilation == 0 ? scaled / dilation : kNone;
+  return scaled % dilation == 0 ? scaled / dilation : INT64_MAX;
 }
 
 // How a block of the dense kernel walks one phase: the reduction is cut in slices, one slice being
