@@ -1,6 +1,6 @@
 // The dense convolution on the tensor cores of Hopper (sm_90a, wgmma), NCL to NCL.
 //
-// One block computes a tile of CHANNELS output channels by some output positions of one phase, and
+// One block computes a tile of CHANNELS columns by some output positions of one phase, and
 // then more: blocks take turns on the tiles. Its warps have roles, and hand stages of shared memory
 // to each other by barriers:
 //
@@ -16,6 +16,10 @@
 // them; where all fit, they stay. fp32-accurate mode (Halves) makes a word of two channels too, splits each
 // value in a high and a low fp16 part and adds three products; warpgroups look through a slice for its
 // largest value first, by which all are scaled.
+//
+// A column is an output channel. Of a transposed convolution of stride s it is every s-th output of one: all
+// outputs are then those of an ordinary convolution with more columns, in one launch, and are woven on their
+// way out (`Weave` in schedule.h). Where that would take many zeros, phases run one after the other.
 //
 // Roofline: copies of rows keep some 48 KB on their way without registers: boxes of rows that begin
 // alike modulo 16 bytes, one instruction each, or where rows are laid out otherwise, row by row. While
@@ -894,16 +898,12 @@ struct Hopper {
     p.weights = packed;
     p.scales = scales;
     p.bias = a.bias;
+    const bool odd = (a.length_out | c.weave.skipped) % 2 != 0 ||
+                     (c.weave.stride > 1 && c.weave.stride % 2 != 0);
     // Lanes that read strided neighbours meet fewer banks than those that read every second one.
-    p.output = {a.output,
-                a.length_out,
-                c.phase.positions,
-                c.phase.out_offset,
-                c.phase.out_step,
-                c.weave,
-                (a.length_out | c.weave.skipped) % 2 != 0 ||
-                    (c.weave.stride > 1 && c.weave.stride % 2 != 0),
-                c.phase.in_step % 2 == 0};
+    p.output = {
+        a.output, a.length_out, c.phase.positions,       c.phase.out_offset, c.phase.out_step,
+        c.weave,  odd,          c.phase.in_step % 2 == 0};
     p.phase = c.phase;
     p.pipeline = l;
     p.batch = a.batch;

@@ -328,8 +328,8 @@ struct OutputWriter {
 #pragma unroll
       for (int i = 0; i < ends; ++i) {
         const int row = end_row + i * end_rows;
-        char* const of_row = end_out + i * end_rows * to_row;
-        const int begins = behind(of_row), from = begins + before, end = begins + exist;
+        char* const row_out = end_out + i * end_rows * to_row;
+        const int begins = behind(row_out), from = begins + before, end = begins + exist;
         int at = in_sector;
         bool mine = row < count;
         if constexpr (WHOLE) {
@@ -340,7 +340,7 @@ struct OutputWriter {
           mine = mine && at >= from && at < end && (at_end ? at >= whole : at < whole);
         }
         if (mine)
-          *reinterpret_cast<Element*>(of_row - begins + at) =
+          *reinterpret_cast<Element*>(row_out - begins + at) =
               *reinterpret_cast<const Element*>(stages + stage + row * pitch + at);
       }
       end_out += to_chunk;

@@ -73,7 +73,7 @@ FASTCONV1D_HD constexpr int64_t woven_taps(const ConvArgs& a) {
   return (a.kernel_size - 1) * a.dilation / (a.stride * weave_step(a)) + 1;
 }
 
-// Whether outputs are woven: columns are few, and no more shifts than taps.
+// Whether outputs are woven: a chunk of columns has all of a channel's, and there are no more shifts than taps.
 FASTCONV1D_HD constexpr bool is_woven(const ConvArgs& a) {
   return a.transposed && a.stride > 1 && a.stride <= kWeave && woven_taps(a) <= a.kernel_size;
 }
