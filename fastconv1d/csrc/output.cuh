@@ -23,8 +23,8 @@ struct OutputLayout {
   static constexpr int row_pitch = row_bytes + 32 + 16;
   static constexpr int stage_bytes = staged_channels * row_pitch;
   static constexpr int bytes = 2 * stage_bytes;
-  // Of a woven row. Lanes of 4 channels, or of some outputs of one, meet all banks for strides 2, 4 and 8, if
-  // those of half a warp take a lane's two sums in turn.
+  // Of a woven row. A warp's lanes meet all banks for strides 2, 4 and 8, where rows in memory are whole sectors
+  // long, if half of the lanes take their two sums the other way around.
   static __device__ __forceinline__ int woven_pitch(int stride) {
     return stride * (row_bytes + 16);
   }
