@@ -220,10 +220,16 @@ def _woven_taps(problem: Problem) -> int:
     return (problem.kernel_size - 1) * problem.dilation // step + 1
 
 
+def _is_woven(problem: Problem) -> bool:
+    few = problem.stride <= WEAVE and _woven_taps(problem) <= problem.kernel_size
+    return problem.transposed and few
+
+
 def hopper_phases(problem: Problem) -> int:
     """How many ordinary convolutions the Hopper kernel makes of one."""
-    woven = problem.stride <= WEAVE and _woven_taps(problem) <= problem.kernel_size
-    return 1 if not problem.transposed or woven else min(problem.stride, problem.length_out)
+    if not problem.transposed or _is_woven(problem):
+        return 1
+    return min(problem.stride, problem.length_out)
 
 
 def hopper_phase(problem: Problem) -> Problem:
@@ -235,9 +241,9 @@ def hopper_phase(problem: Problem) -> Problem:
     if not problem.transposed:
         return problem
     stride, dilation = problem.stride, problem.dilation
-    if hopper_phases(problem) == 1:
+    if _is_woven(problem):
         taps, channels = _woven_taps(problem), WEAVE // stride
-        dilation = max(1, dilation // stride) if dilation % stride == 0 else 1
+        dilation = dilation // stride if dilation % stride == 0 else 1
         positions = _ceil_div(problem.length_out + problem.padding % stride, stride)
         channels_out = (
             problem.groups * WEAVE * _ceil_div(problem.channels_out // problem.groups, channels)

@@ -54,6 +54,11 @@ def test_names_are_distinct_and_no_family_takes_another_plans_name() -> None:
         ("hopper_128x256", UPSAMPLING, None),
         ("hopper_128x256", replace(UPSAMPLING, length=1 << 27), "rows below"),
         ("hopper_128x256", replace(UPSAMPLING, dilation=9), None),
+        (
+            "hopper_128x256",
+            replace(UPSAMPLING, length=1, kernel_size=1, stride=17, padding=0),
+            None,
+        ),
         ("hopper_128x128", replace(UPSAMPLING, mode="ieee"), "18 steps of 16 channels and taps"),
         ("dense_128x128", replace(LAYER_67, transposed=True), "run on ATen"),
         ("dense_128x128", LAYER_67, None),
@@ -111,6 +116,17 @@ def test_aten_runs_what_a_dense_tile_would_waste_itself_on() -> None:
     assert plan.select(wide).name == "aten"
     assert plan.select(replace(wide, gpu=H200, bias=True)).name == "hopper_256x128"
     assert plan.select(replace(LAYER_67, mode="fp64")).name == "aten"
+
+
+def test_a_transposed_convolution_is_one_launch_or_many() -> None:
+    """Woven outputs cost what an ordinary convolution does; phases cost a launch each, and more."""
+    row, woven = BY_NAME["hopper_128x256"], plan.hopper_phase(UPSAMPLING)
+    assert (woven.kernel_size, woven.channels_out, woven.length_out) == (2, 8 * 256, 1001)
+    assert woven.output_elements >= UPSAMPLING.output_elements
+    assert row.cost(UPSAMPLING) == pytest.approx(row.cost(woven), rel=0.02)
+    phases = replace(UPSAMPLING, stride=32, kernel_size=32)
+    assert row.cost(phases) > 32 * plan.HOPPER["tf32"].start
+    assert plan.select(UPSAMPLING).family == "hopper"
 
 
 def test_the_cpu_runs_aten_and_im2col_when_asked() -> None:
