@@ -113,7 +113,7 @@ FASTCONV1D_HD constexpr int64_t tap_of(const Phase& p, const Weave& w, int r, in
   const auto scaled = static_cast<uint32_t>(p.first_tap + j * p.tap_step + r),
              dilation = static_cast<uint32_t>(w.dilation);
   if (dilation == 1) return scaled;
-  return scaled % dilation == 0 ? scaled / dilation : INT64_MAX;
+  return scaled % dilation == 0 ? scaled / dilation : INT32_MAX;
 }
 
 // How a block of the dense kernel walks one phase: the reduction is cut in slices, one slice being
