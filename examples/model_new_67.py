@@ -424,6 +424,51 @@ FASTCONV1D_HD constexpr Phase phase_of(const ConvArgs& a, int64_t r) {
   }
   return phase;
 }
+constexpr int kWeave = 16;
+struct Weave {
+  int stride, channels, skipped, dilation;
+};
+FASTCONV1D_HD constexpr int64_t weave_step(const ConvArgs& a) {
+  return a.dilation % a.stride == 0 ? a.dilation / a.stride : 1;
+}
+FASTCONV1D_HD constexpr int64_t woven_taps(const ConvArgs& a) {
+  return (a.kernel_size - 1) * a.dilation / (a.stride * weave_step(a)) + 1;
+}
+FASTCONV1D_HD constexpr bool is_woven(const ConvArgs& a) {
+  return a.transposed && a.stride > 1 && a.stride <= kWeave && woven_taps(a) <= a.kernel_size;
+}
+FASTCONV1D_HD constexpr Weave weave_of(const ConvArgs& a) {
+  if (!is_woven(a)) return {1, kWeave, 0, 1};
+  return {static_cast<int>(a.stride), static_cast<int>(kWeave / a.stride),
+          static_cast<int>(a.padding % a.stride), static_cast<int>(a.dilation)};
+}
+FASTCONV1D_HD constexpr Phase woven_phase(const ConvArgs& a) {
+  const int64_t step = weave_step(a), last = woven_taps(a) - 1, of_step = step * a.stride;
+  return {last * of_step,
+          -of_step,
+          last + 1,
+          a.padding / a.stride - last * step,
+          step,
+          1,
+          0,
+          1,
+          ceil_div(a.length_out + a.padding % a.stride, a.stride)};
+}
+struct Column {
+  int64_t channel;
+  int r;
+};
+FASTCONV1D_HD constexpr Column column_of(const Weave& w, int64_t column) {
+  if (w.stride == 1) return {column, 0};
+  const int place = static_cast<int>(column % kWeave), channel = place / w.stride;
+  return {column / kWeave * w.channels + channel, place - channel * w.stride};
+}
+FASTCONV1D_HD constexpr int64_t tap_of(const Phase& p, const Weave& w, int r, int64_t j) {
+  const auto scaled = static_cast<uint32_t>(p.first_tap + j * p.tap_step + r),
+             dilation = static_cast<uint32_t>(w.dilation);
+  if (dilation == 1) return scaled;
+  return scaled % dilation == 0 ? scaled / dilation : INT64_MAX;
+}
 struct Schedule {
   int classes, load_step, read_step, column_step;
   int taps_per_group, groups;
@@ -955,17 +1000,18 @@ struct WeightParams {
   int64_t channels_in, channels_out, groups, kernel_size, transposed, channel_blocks;
   int64_t count;
 };
-__device__ __forceinline__ int64_t weight_index(const WeightParams& p, int64_t group, int64_t out,
-                                                int64_t in, int64_t tap) {
+__device__ __forceinline__ int64_t weight_row(const WeightParams& p, int64_t group, int64_t out,
+                                              int64_t in) {
   const int64_t row = p.transposed ? (group * p.channels_in + in) * p.channels_out + out
                                    : (group * p.channels_out + out) * p.channels_in + in;
-  return row * p.kernel_size + p.phase.first_tap + tap * p.phase.tap_step;
+  return row * p.kernel_size;
 }
 template <class Element>
 __device__ __forceinline__ Element weight_of(const WeightParams& p, int64_t group, int64_t out,
                                              int64_t in, int64_t tap) {
   if (tap >= p.phase.taps || out >= p.channels_out || in >= p.channels_in) return 0;
-  return static_cast<const Element*>(p.weight)[weight_index(p, group, out, in, tap)];
+  return static_cast<const Element*>(
+      p.weight)[weight_row(p, group, out, in) + p.phase.first_tap + tap * p.phase.tap_step];
 }
 template <class M>
 __device__ __forceinline__ float bias_of(const void* bias, int64_t group, int64_t out,
@@ -987,14 +1033,14 @@ struct TileLibrary {
   template <class Cutter>
   static int launch_phases(const ConvArgs& a, void* stream) {
     int error = 0;
-    for (int64_t r = 0; r < phase_count(a) && error == 0; ++r)
+    for (int64_t r = 0; r < Cutter::phases(a) && error == 0; ++r)
       error = Cutter::launch_phase(a, Cutter::cut(a, r), stream);
     return error;
   }
   template <class Cutter>
   static int64_t packed_bytes(const ConvArgs& a) {
     int64_t bytes = 0;
-    for (int64_t r = 0; r < phase_count(a); ++r)
+    for (int64_t r = 0; r < Cutter::phases(a); ++r)
       bytes = larger(bytes, Cutter::packed_bytes(Cutter::cut(a, r)));
     return bytes;
   }
@@ -1023,6 +1069,7 @@ namespace fastconv1d {
 constexpr int kPackedChannels = 4;
 struct HopperPackParams : WeightParams {
   Pipeline pipeline;
+  Weave weave;
   int* scales;
 };
 template <class M, class T>
@@ -1030,13 +1077,16 @@ __global__ void __launch_bounds__(128) hopper_scale_kernel(const HopperPackParam
   let_next_kernel_begin();
   FASTCONV1D_SHARED(memory);
   const int64_t block = blockIdx.x / T::channels, row = blockIdx.x % T::channels;
-  const int64_t group = block / p.channel_blocks,
-                channel = block % p.channel_blocks * T::channels + row;
+  const int64_t group = block / p.channel_blocks;
+  const Column column = column_of(p.weave, block % p.channel_blocks * T::channels + row);
   uint32_t most = 0;
   for (int64_t i = threadIdx.x; i < p.channels_in * p.phase.taps; i += 128) {
     Digits<uint32_t> digits{static_cast<uint32_t>(i)};
     const int64_t tap = digits.take(p.phase.taps);
-    const float weight = weight_of<float>(p, group, channel, digits.rest, tap);
+    const int64_t of_column = tap_of(p.phase, p.weave, column.r, tap);
+    if (column.channel >= p.channels_out || of_column >= p.kernel_size) continue;
+    const float weight = static_cast<const float*>(
+        p.weight)[weight_row(p, group, column.channel, digits.rest) + of_column];
     const uint32_t bits = bits_of(weight) & 0x7fffffffu;
     most = bits > most ? bits : most;
   }
@@ -1070,7 +1120,7 @@ __global__ void __launch_bounds__(128) hopper_pack_kernel(const HopperPackParams
   const uint32_t kind = quad >> l.quads_of_kind_log2, j = quad - (kind << l.quads_of_kind_log2);
   using Element = typename M::Element;
   constexpr int apart = T::channels / kPackedChannels;
-  const int64_t channel = int64_t{channel_block} * T::channels + row,
+  const int64_t first_column = int64_t{channel_block} * T::channels + row,
                 first_in = int64_t{slice} * (l.words * values) + kind,
                 of_phase = int64_t{part} * l.taps + tap;
   const Element* weights[4][values];
@@ -1081,13 +1131,15 @@ __global__ void __launch_bounds__(128) hopper_pack_kernel(const HopperPackParams
     for (int v = 0; v < values; ++v) {
       const int64_t in = first_in + (((j * 4 + i) * values + v) << l.alike_log2);
       exists[i][v] = in < p.channels_in && of_phase < p.phase.taps;
-      weights[i][v] =
-          static_cast<const Element*>(p.weight) + weight_index(p, group, channel, in, of_phase);
+      weights[i][v] = static_cast<const Element*>(p.weight) + weight_row(p, group, 0, in);
     }
-  const int64_t to_next = apart * (p.transposed ? 1 : p.channels_in) * p.kernel_size;
+  const int64_t to_next = (p.transposed ? 1 : p.channels_in) * p.kernel_size;
 #pragma unroll
   for (int c = 0; c < kPackedChannels; ++c) {
-    const bool has_channel = channel + c * apart < p.channels_out;
+    const Column column = column_of(p.weave, first_column + c * apart);
+    const int64_t of_column = tap_of(p.phase, p.weave, column.r, of_phase);
+    const bool has_weight = column.channel < p.channels_out && of_column < p.kernel_size;
+    const int64_t at = has_weight ? column.channel * to_next + of_column : 0;
     float scale = 1;
     if constexpr (M::sets > 1)
       scale = Scale::power_of_two(
@@ -1099,7 +1151,7 @@ __global__ void __launch_bounds__(128) hopper_pack_kernel(const HopperPackParams
       Element value[values];
 #pragma unroll
       for (int v = 0; v < values; ++v)
-        value[v] = has_channel && exists[i][v] ? weights[i][v][c * to_next] : Element{0};
+        value[v] = has_weight && exists[i][v] ? weights[i][v][at] : Element{0};
       uint32_t of_plane[M::planes];
       if constexpr (M::sets > 1)
         M::split(value, of_plane, scale);
@@ -1122,15 +1174,20 @@ template <class M, int M_TILES>
 struct OutputLayout {
   using Element = typename M::Element;
   static constexpr int aligned_outputs = 32 / sizeof(Element);
-  static constexpr int staged_channels = 16;
+  static constexpr int staged_channels = kWeave;
   static constexpr int row_bytes = 64 * M_TILES * sizeof(Element);
   static constexpr int row_pitch = row_bytes + 32 + 16;
   static constexpr int stage_bytes = staged_channels * row_pitch;
   static constexpr int bytes = 2 * stage_bytes;
+  static __device__ __forceinline__ int woven_pitch(int stride) {
+    return stride * (row_bytes + 16);
+  }
+  static_assert(staged_channels * (row_bytes + 16) <= stage_bytes);
 };
 struct OutputParams {
   void* output;
   int64_t length_out, positions, out_offset, out_step;
+  Weave weave;
   int odd;
   int apart;
 };
@@ -1158,6 +1215,8 @@ struct OutputWriter {
                                         const OutputRows& rows) const {
     if (p.out_step != 1)
       write_apart(sums, biases, rows);
+    else if (p.weave.stride > 1)
+      write_woven(sums, biases, rows);
     else if (pairs && !p.odd && !p.apart)
       write_neighbours<pairs>(sums, biases, rows);
     else
@@ -1271,6 +1330,141 @@ struct OutputWriter {
       }
     }
   }
+  __device__ __forceinline__ void write_woven(const Sums& sums, const float* biases,
+                                              const OutputRows& rows) const {
+    const int64_t first = rows.first * p.weave.stride - p.weave.skipped;
+    const bool whole = rows.count == N / L::staged_channels * p.weave.channels && first >= 0 &&
+                       first + positions * p.weave.stride <= p.length_out;
+    if (whole && !p.odd)
+      write_woven<true, true>(sums, biases, rows, first);
+    else if (whole)
+      write_woven<false, true>(sums, biases, rows, first);
+    else
+      write_woven<false, false>(sums, biases, rows, first);
+  }
+  template <bool WORDS, bool WHOLE>
+  __device__ __forceinline__ void write_woven(const Sums& sums, const float* biases,
+                                              const OutputRows& rows, int64_t first) const {
+    constexpr int size = sizeof(Element), sector = 32;
+    int thread = static_cast<int>(threadIdx.x % 128), stride = p.weave.stride;
+    keep_in_register(thread);
+    keep_in_register(stride);
+    const int lane = thread % 32;
+    const int channels = p.weave.channels, pitch = L::woven_pitch(stride);
+    const int outputs = positions * stride * size,
+              before = first < 0 ? static_cast<int>(-first) * size : 0,
+              exist = WHOLE ? outputs
+                            : static_cast<int>(smaller(outputs, (p.length_out - first) * size));
+    char* const first_row = reinterpret_cast<char*>(row_of_output(rows.row) + first);
+    const int64_t to_row = p.length_out * size, to_chunk = channels * to_row;
+    const auto behind = [](const char* out) {
+      return static_cast<int>(static_cast<uint32_t>(reinterpret_cast<uint64_t>(out)) % sector);
+    };
+    const int around = lane / 16, second = between() * stride * size,
+              turned = pairs ? around : 0;
+    constexpr bool turns_columns = !pairs && !WORDS;
+    const int to_second = turned ? -second : second, to_next = 16 * stride * size;
+    const auto further = static_cast<uint32_t>(to_chunk);
+    char* to[2][2];
+    uint32_t begin[2][2];
+    bool exists[2][2];
+#pragma unroll
+    for (int c = 0; c < 2; ++c)
+#pragma unroll
+      for (int e = 0; e < (WORDS ? 1 : 2); ++e) {
+        const int column = 8 * c + lane % 4 * 2 + (turns_columns ? e ^ around : e),
+                  row = column / stride;
+        exists[c][e] = row < channels;
+        begin[c][e] = behind(first_row + row * to_row);
+        to[c][e] = stages + row * pitch +
+                   (position_of_lane(0, 0) * stride + column - row * stride) * size +
+                   turned * second;
+      }
+    constexpr int pieces = L::staged_channels * L::row_bytes / (16 * 128),
+                  end_lanes = (WHOLE ? 1 : 2) * L::aligned_outputs, end_rows = 128 / end_lanes,
+                  ends = (8 + end_rows - 1) / end_rows;
+    const int of_row = stride * (L::row_bytes / 16);
+    int row_of_piece[pieces], piece[pieces];
+    char* out[pieces];
+#pragma unroll
+    for (int i = 0; i < pieces; ++i) {
+      const int row = (thread + i * 128) / of_row;
+      row_of_piece[i] = row;
+      piece[i] = (thread + i * 128 - row * of_row) * 16;
+      out[i] = first_row + row * to_row + piece[i] / sector * sector;
+    }
+    const int in_sector = thread % L::aligned_outputs * size, end_row = thread / end_lanes;
+    const bool at_end = thread % end_lanes >= L::aligned_outputs;
+    char* end_out = first_row + end_row * to_row;
+    int left = rows.count;
+#pragma unroll
+    for (int chunk = 0; chunk < N; chunk += L::staged_channels) {
+      const int stage = chunk / L::staged_channels % 2 * L::stage_bytes;
+#pragma unroll
+      for (int c = 0; c < 2; ++c) {
+        const auto bias = *reinterpret_cast<const float2*>(biases + chunk + 8 * c + lane % 4 * 2);
+#pragma unroll
+        for (int m = 0; m < M_TILES; ++m) {
+          const float* const of_tile = sums[m][0] + (chunk + 8 * c) / 2;
+          const auto sum = [&](int e, int h) {
+            return of_tile[h * 2 + e] + (e > 0 ? bias.y : bias.x);
+          };
+          float in_turn[2][2];
+#pragma unroll
+          for (int e = 0; e < 2; ++e)
+#pragma unroll
+            for (int h = 0; h < 2; ++h)
+              in_turn[e][h] = turns_columns ? (around ? sum(1 - e, h) : sum(e, h))
+                                            : (turned ? sum(e, 1 - h) : sum(e, h));
+#pragma unroll
+          for (int h = 0; h < 2; ++h)
+#pragma unroll
+            for (int e = 0; e < (WORDS ? 1 : 2); ++e) {
+              char* const at = to[c][e] + begin[c][e] + stage + m * to_next + h * to_second;
+              if (!exists[c][e]) continue;
+              if constexpr (WORDS)
+                M::store_pair(at, in_turn[0][h], in_turn[1][h]);
+              else
+                *reinterpret_cast<Element*>(at) = M::to(in_turn[e][h]);
+            }
+        }
+#pragma unroll
+        for (int e = 0; e < (WORDS ? 1 : 2); ++e) begin[c][e] = (begin[c][e] + further) % sector;
+      }
+      warpgroup_sync(barrier);
+      const int count = WHOLE ? channels : static_cast<int>(smaller(left, channels));
+#pragma unroll
+      for (int i = 0; i < pieces; ++i) {
+        const int begins = behind(out[i]), from = begins + before, end = begins + exist;
+        if (row_of_piece[i] < count && (WHOLE ? piece[i] >= sector
+                                              : piece[i] >= (from + sector - 1) / sector * sector &&
+                                                    piece[i] + 16 <= end / sector * sector))
+          *reinterpret_cast<uint4*>(out[i] - begins + piece[i] % sector) =
+              *reinterpret_cast<const uint4*>(stages + stage + row_of_piece[i] * pitch + piece[i]);
+        out[i] += to_chunk;
+      }
+#pragma unroll
+      for (int i = 0; i < ends; ++i) {
+        const int row = end_row + i * end_rows;
+        char* const row_out = end_out + i * end_rows * to_row;
+        const int begins = behind(row_out), from = begins + before, end = begins + exist;
+        int at = in_sector;
+        bool mine = row < count;
+        if constexpr (WHOLE) {
+          if (at < from) at += outputs;
+        } else {
+          const int whole = (from + sector - 1) / sector * sector;
+          at += (at_end ? end : from) / sector * sector;
+          mine = mine && at >= from && at < end && (at_end ? at >= whole : at < whole);
+        }
+        if (mine)
+          *reinterpret_cast<Element*>(row_out - begins + at) =
+              *reinterpret_cast<const Element*>(stages + stage + row * pitch + at);
+      }
+      end_out += to_chunk;
+      left -= channels;
+    }
+  }
   __device__ __forceinline__ void write_apart(const Sums& sums, const float* biases,
                                               const OutputRows& rows) const {
 #pragma unroll
@@ -1355,6 +1549,7 @@ struct HopperParams {
   Pipeline pipeline;
   int64_t batch, length, input_batch_stride;
   int64_t channels_in, channels_out, groups;
+  int64_t block_channels;
   int64_t channel_blocks, tiles, runs;
   Place step;
   int64_t first_position;
@@ -1701,9 +1896,11 @@ struct HopperBlock {
   __device__ __forceinline__ void keep_biases() const {
     const int thread = static_cast<int>(threadIdx.x) - kProducerThreads, warpgroup = thread / 128;
     for (int i = thread % 128; i < T::channels; i += 128)
-      biases[warpgroup * T::channels + i] =
-          bias_of<M>(p.bias, shared->group,
-                     static_cast<int64_t>(shared->channel_block) * T::channels + i, p.channels_out);
+      biases[warpgroup * T::channels + i] = bias_of<M>(
+          p.bias, shared->group,
+          column_of(p.output.weave, static_cast<int64_t>(shared->channel_block) * T::channels + i)
+              .channel,
+          p.channels_out);
     if constexpr (M::sets > 1) {
       wait_for_kernel_before();
       for (int i = thread % 128; i < T::channels; i += 128)
@@ -1924,10 +2121,10 @@ struct HopperBlock {
   }
   __device__ __forceinline__ void write(const Writer& writer, Sums& sums, const Place& place,
                                         int warpgroup) const {
-    const int64_t first_channel = static_cast<int64_t>(shared->channel_block) * T::channels;
+    const int64_t first_channel = static_cast<int64_t>(shared->channel_block) * p.block_channels;
     writer.write(sums, biases + warpgroup * T::channels,
                  {(place.batch * p.groups + shared->group) * p.channels_out + first_channel,
-                  static_cast<int>(smaller(T::channels, p.channels_out - first_channel)),
+                  static_cast<int>(smaller(p.block_channels, p.channels_out - first_channel)),
                   static_cast<int64_t>(place.tile) * T::positions});
   }
 };
@@ -1979,18 +2176,23 @@ struct Hopper {
   using Element = typename M::Element;
   struct Cut {
     Phase phase;
+    Weave weave;
     Pipeline pipeline;
-    int64_t groups, channels_in, channels_out, channel_blocks;
+    int64_t groups, channels_in, channels_out;
+    int64_t block_channels, channel_blocks;
     int64_t tiles, runs;
     int64_t packed_threads;
   };
+  static int64_t phases(const ConvArgs& a) { return is_woven(a) ? 1 : phase_count(a); }
   static Cut cut(const ConvArgs& a, int64_t r) {
     Cut c{};
-    c.phase = phase_of(a, r);
+    c.phase = is_woven(a) ? woven_phase(a) : phase_of(a, r);
+    c.weave = weave_of(a);
     c.groups = a.groups;
     c.channels_in = a.channels_in / a.groups;
     c.channels_out = a.channels_out / a.groups;
-    c.channel_blocks = ceil_div(c.channels_out, T::channels);
+    c.block_channels = T::channels / kWeave * c.weave.channels;
+    c.channel_blocks = ceil_div(c.channels_out, c.block_channels);
     c.tiles = ceil_div(c.phase.positions, T::positions);
     const int64_t tiles = ceil_div(a.batch * c.tiles, 2);
     c.runs = runs_of(tiles, a.groups * c.channel_blocks, a.multiprocessors);
@@ -2022,6 +2224,7 @@ struct Hopper {
     const HopperPackParams pack{{a.weight, packed, c.phase, c.channels_in, c.channels_out, a.groups,
                                  a.kernel_size, a.transposed, c.channel_blocks, c.packed_threads},
                                 l,
+                                c.weave,
                                 scales};
     const dim3 pack_blocks(static_cast<unsigned>(ceil_div(c.packed_threads, 128)));
     int error = 0;
@@ -2045,9 +2248,11 @@ struct Hopper {
     p.weights = packed;
     p.scales = scales;
     p.bias = a.bias;
+    const bool odd = (a.length_out | c.weave.skipped) % 2 != 0 ||
+                     (c.weave.stride > 1 && c.weave.stride % 2 != 0);
     p.output = {
-        a.output,         a.length_out,          c.phase.positions,       c.phase.out_offset,
-        c.phase.out_step, a.length_out % 2 != 0, c.phase.in_step % 2 == 0};
+        a.output, a.length_out, c.phase.positions,       c.phase.out_offset, c.phase.out_step,
+        c.weave,  odd,          c.phase.in_step % 2 == 0};
     p.phase = c.phase;
     p.pipeline = l;
     p.batch = a.batch;
@@ -2056,6 +2261,7 @@ struct Hopper {
     p.channels_in = c.channels_in;
     p.channels_out = c.channels_out;
     p.groups = a.groups;
+    p.block_channels = c.block_channels;
     p.channel_blocks = c.channel_blocks;
     p.tiles = c.tiles;
     p.runs = c.runs;

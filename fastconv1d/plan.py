@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import product
 from math import gcd
@@ -44,6 +44,7 @@ CPU_RATE = 50e3  # FLOP per µs of the plain loops and of ATen alike
 
 HOPPER_SHARED = 227 << 10  # bytes of shared memory that a block of the Hopper kernel may take
 HOPPER_BANDWIDTH = 3.8e6  # bytes per µs that the Hopper kernel reads and writes
+WEAVE = 16  # columns of the Hopper kernel that a transposed convolution's outputs share
 HOPPER_CHAIN = 18  # steps after which fp32-accurate products are added up apart
 MOST_STRIDE = 1 << 22  # that the dense kernel walks: kMostLoadStep of csrc/schedule.h
 MOST_LENGTH = 1 << 30  # of padded rows that the Hopper kernel walks, with 32 bits
@@ -229,6 +230,59 @@ def _dense_cost(plan: Plan, problem: Problem) -> float:
     return phases * DENSE_START + max(traffic, arithmetic) + 0.5 * min(traffic, arithmetic)
 
 
+def _woven_taps(problem: Problem) -> int:
+    """Shifts of a transposed convolution whose outputs are woven: csrc/schedule.h."""
+    step = problem.dilation if problem.dilation % problem.stride == 0 else problem.stride
+    return (problem.kernel_size - 1) * problem.dilation // step + 1
+
+
+def _is_woven(problem: Problem) -> bool:
+    few = problem.stride <= WEAVE and _woven_taps(problem) <= problem.kernel_size
+    return problem.transposed and few
+
+
+def hopper_phases(problem: Problem) -> int:
+    """How many ordinary convolutions the Hopper kernel makes of one."""
+    if not problem.transposed or _is_woven(problem):
+        return 1
+    return min(problem.stride, problem.length_out)
+
+
+def hopper_phase(problem: Problem) -> Problem:
+    """The ordinary convolution that the Hopper kernel makes of a transposed one, its largest phase.
+
+    Outputs that are woven are columns of its: `Weave` of csrc/schedule.h. Its length is that of
+    all that it reads, so that no padding is left.
+    """
+    if not problem.transposed:
+        return problem
+    stride, dilation = problem.stride, problem.dilation
+    if _is_woven(problem):
+        taps, channels = _woven_taps(problem), WEAVE // stride
+        dilation = dilation // stride if dilation % stride == 0 else 1
+        positions = _ceil_div(problem.length_out + problem.padding % stride, stride)
+        channels_out = (
+            problem.groups * WEAVE * _ceil_div(problem.channels_out // problem.groups, channels)
+        )
+    else:
+        every = stride // gcd(stride, dilation)
+        taps, dilation = _ceil_div(problem.kernel_size, every), dilation // (stride // every)
+        positions = _ceil_div(problem.length_out, stride)
+        channels_out = problem.channels_out
+    return replace(
+        problem,
+        channels_out=channels_out,
+        length=positions + (taps - 1) * dilation,
+        kernel_size=taps,
+        stride=1,
+        padding=0,
+        dilation=dilation,
+        transposed=False,
+        output_padding=0,
+        row_alignment=problem.aligned,
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class HopperWalk:
     """How the Hopper kernel walks a tile: `pipeline_of` of csrc/schedule.h."""
@@ -254,6 +308,7 @@ def hopper_walk(
 ) -> HopperWalk | None:
     """The walk of a tile, or None if nothing fits; with `many_tiles`, the weights may stay."""
     assert isinstance(tile, HopperTile)
+    problem = hopper_phase(problem)
     size, taps = problem.dtype.itemsize, problem.kernel_size
     values, planes = HOPPER_VALUES[problem.mode], HOPPER_PLANES[problem.mode]
     channels, kinds = problem.channels_in // problem.groups, 16 // problem.aligned
@@ -309,15 +364,14 @@ def _hopper_why_not(plan: Plan, problem: Problem) -> str | None:
         return f"needs compute capability 9.0 (wgmma), this GPU has {problem.gpu.capability}"
     if reason := _tensor_core_why_not(plan, problem):
         return reason
-    if problem.transposed:
-        return "has no transposed form"
-    if problem.length + 2 * problem.padding >= MOST_LENGTH:
-        return f"walks padded rows below {MOST_LENGTH}, not {problem.length + 2 * problem.padding}"
+    padded = (problem.length_out if problem.transposed else problem.length) + 2 * problem.padding
+    if padded >= MOST_LENGTH:
+        return f"walks padded rows below {MOST_LENGTH}, not {padded}"
     tile = plan.tiles[problem.mode]
     walk = hopper_walk(tile, problem)
     if walk is None:
         return f"a stride of {problem.stride} needs more shared memory than a block may take"
-    steps = walk.slices * walk.words // 8 * problem.kernel_size
+    steps = walk.slices * walk.words // 8 * hopper_phase(problem).kernel_size
     if problem.mode == "ieee" and tile.channels > 96 and steps > HOPPER_CHAIN:
         return f"adds up {HOPPER_CHAIN} steps of 16 channels and taps, not {steps}"
     return None
@@ -327,6 +381,9 @@ def _hopper_cost(plan: Plan, problem: Problem) -> float:
     tile = plan.tiles.get(problem.mode)
     if problem.gpu is None or not isinstance(tile, HopperTile):
         return float("inf")
+    phases, traffic = hopper_phases(problem), problem.bytes / (HOPPER_BANDWIDTH * _scale(problem))
+    problem = hopper_phase(problem)
+    assert problem.gpu is not None
     waves, costs = _waves(tile, problem, problem.gpu), HOPPER[problem.mode]
     walk = hopper_walk(tile, problem, waves >= 4)
     if walk is None:
@@ -356,8 +413,9 @@ def _hopper_cost(plan: Plan, problem: Problem) -> float:
     if not walk.ahead:
         time *= 1 + costs.alternating
     time = waves * _larger(time, copied * costs.byte) / 1e3
-    traffic = problem.bytes / (HOPPER_BANDWIDTH * _scale(problem))
-    return costs.start + _larger(time, traffic * (1 + costs.narrow * (tile.m_tiles == 1)))
+    # Phases that are not woven write parts of the same sectors.
+    time = _larger(time, traffic * (1 + costs.narrow * (tile.m_tiles == 1)))
+    return phases * (costs.start + time)
 
 
 def _larger(one: float, other: float) -> float:

@@ -76,8 +76,6 @@ def on_hopper(runs: Iterable[Run]) -> list[Run]:
             replace(
                 run.problem,
                 gpu=HOPPER,
-                transposed=False,
-                output_padding=0,
                 row_alignment=0 if run.layout == "contiguous" else run.problem.dtype.itemsize,
             )
         )
@@ -216,6 +214,35 @@ TRANSPOSED = {
     "transposed, stride 5": Problem(
         1, 6, 8, 33, 7, stride=5, dilation=3, padding=4, groups=2, transposed=True
     ),
+    "transposed, odd rows": Problem(
+        3, 10, 34, 139, 5, stride=2, padding=1, transposed=True, bias=True
+    ),
+    "transposed, whole tiles, odd padding": Problem(
+        1, 7, 128, 256, 4, stride=2, padding=1, transposed=True, bias=True
+    ),
+    "transposed, whole tiles, even padding": Problem(
+        2, 5, 64, 280, 8, stride=4, padding=2, transposed=True, bias=True
+    ),
+    "transposed, whole tiles, odd rows": Problem(
+        1, 4, 50, 290, 6, stride=3, padding=1, output_padding=2, transposed=True
+    ),
+    "transposed, stride 8": Problem(3, 20, 5, 60, 16, stride=8, padding=4, transposed=True),
+    "transposed, stride 16": Problem(
+        1, 9, 6, 20, 32, stride=16, padding=8, groups=3, transposed=True, bias=True
+    ),
+    "transposed, stride 17": Problem(
+        1, 4, 3, 9, 34, stride=17, padding=9, output_padding=1, transposed=True, bias=True
+    ),
+    "transposed, stride beyond the kernel": Problem(
+        2, 4, 6, 7, 3, stride=19, padding=1, transposed=True, bias=True
+    ),
+    "transposed, dilation beyond the stride": Problem(
+        1, 5, 6, 33, 5, stride=3, dilation=5, padding=4, transposed=True
+    ),
+    "transposed, padding beyond the reach": Problem(
+        1, 5, 18, 60, 2, stride=3, padding=7, transposed=True, bias=True
+    ),
+    "transposed, one position": Problem(2, 5, 6, 1, 4, stride=4, padding=1, transposed=True),
 }
 NARROW = {
     "causal depthwise": Problem(2, 5, 5, 301, 4, padding=3, groups=5, bias=True),
@@ -262,7 +289,8 @@ FEW = tuple(
         "stride 3, dilation 4",
         "padding beyond the reach",
         "groups",
-        "transposed, stride 2",
+        "transposed, odd rows",
+        "transposed, whole tiles, odd padding",
     )
 )
 """For runs under a sanitizer, which are slow."""

@@ -189,7 +189,9 @@ def test_each_wait_is_needed(
         runs["bf16"] += corner_runs([CORNERS["aligned rows"]], "bf16", 1)
         runs["bf16"] += corner_runs([CORNERS["travelling weights"]], "bf16", 1)
         runs["bf16"] += corner_runs([CORNERS["a group without taps"]], "bf16", 3)
-        runs["bf16"] += corner_runs([TRANSPOSED["transposed, empty phases"]], "bf16", 3)
+        runs["bf16"] += corner_runs([TRANSPOSED["transposed, whole tiles, odd rows"]], "bf16", 1)
+        without_taps = TRANSPOSED["transposed, stride beyond the kernel"]
+        runs["bf16"] += corner_runs([without_taps], "bf16", 3)
         runs["ieee"] = corner_runs(few, "ieee", 1)  # adds up sums in between
         runs["ieee"] += SPREAD[:2]
     for mode in runs:

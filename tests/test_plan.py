@@ -21,6 +21,9 @@ A100 = Gpu("NVIDIA A100", (8, 0), 108)
 B200 = Gpu("NVIDIA B200", (10, 0), 148)
 V100 = Gpu("Tesla V100", (7, 0), 80)
 LAYER_67 = Problem(32, 64, 128, 131072, 3, mode="tf32", gpu=H200)
+UPSAMPLING = Problem(
+    16, 512, 256, 1000, 16, stride=8, padding=4, transposed=True, mode="tf32", gpu=H200
+)
 TINY = Problem(1, 4, 4, 64, 3, mode="tf32", gpu=H200)
 BY_NAME = {row.name: row for row in plan.PLANS}
 
@@ -49,7 +52,15 @@ def test_names_are_distinct_and_no_family_takes_another_plans_name() -> None:
         ("hopper_128x128", replace(LAYER_67, mode="ieee", channels_in=128), "18 steps"),
         ("hopper_96x128", replace(LAYER_67, mode="ieee", channels_in=128), None),
         ("hopper_128x256", replace(LAYER_67, batch=plan.MOST_BATCH), "batches below"),
-        ("hopper_128x256", replace(LAYER_67, transposed=True), "has no transposed form"),
+        ("hopper_128x256", UPSAMPLING, None),
+        ("hopper_128x256", replace(UPSAMPLING, length=1 << 27), "rows below"),
+        ("hopper_128x256", replace(UPSAMPLING, dilation=9), None),
+        (
+            "hopper_128x256",
+            replace(UPSAMPLING, length=1, kernel_size=1, stride=17, padding=0),
+            None,
+        ),
+        ("hopper_128x128", replace(UPSAMPLING, mode="ieee"), "18 steps of 16 channels and taps"),
         ("dense_128x128", LAYER_67, None),
         ("dense_128x128", replace(LAYER_67, transposed=True, stride=3), None),
         ("dense_128x128", on_cpu(LAYER_67), "needs a CUDA device"),
@@ -126,6 +137,17 @@ def test_aten_runs_what_would_be_slower_here() -> None:
     assert plan.select(wide).name == "aten"
     assert plan.select(replace(wide, gpu=H200, bias=True)).name == "hopper_256x128"
     assert plan.select(replace(LAYER_67, mode="fp64")).name == "aten"
+
+
+def test_a_transposed_convolution_is_one_launch_or_many() -> None:
+    """Woven outputs cost what an ordinary convolution does; phases cost a launch each, and more."""
+    row, woven = BY_NAME["hopper_128x256"], plan.hopper_phase(UPSAMPLING)
+    assert (woven.kernel_size, woven.channels_out, woven.length_out) == (2, 8 * 256, 1001)
+    assert woven.output_elements >= UPSAMPLING.output_elements
+    assert row.cost(UPSAMPLING) == pytest.approx(row.cost(woven), rel=0.02)
+    phases = replace(UPSAMPLING, stride=32, kernel_size=32)
+    assert row.cost(phases) > 32 * plan.HOPPER["tf32"].start
+    assert plan.select(UPSAMPLING).family == "hopper"
 
 
 def test_the_cpu_runs_aten_and_im2col_when_asked() -> None:
@@ -311,14 +333,21 @@ WALKS = """#include <cstdio>
 #include "schedule.h"
 using namespace fastconv1d;
 int main() {
-  long planes, values, size, alike, outputs, channels, words, fixed, in, taps, stride, dilation;
-  long many;
-  while (scanf("%ld %ld %ld %ld %ld %ld %ld %ld %ld %ld %ld %ld %ld", &planes, &values, &size,
-               &alike, &outputs, &channels, &words, &fixed, &in, &taps, &stride, &dilation,
-               &many) == 13) {
-    const Phase phase{0, 1, taps, 0, dilation, stride, 0, 1, 1000};
+  long planes, values, size, alike, outputs, channels, words, fixed, many;
+  ConvArgs a{};
+  while (scanf("%ld %ld %ld %ld %ld %ld %ld %ld %ld %ld %ld %ld %ld %ld %ld %ld %ld", &planes,
+               &values, &size, &alike, &outputs, &channels, &words, &fixed, &many, &a.channels_in,
+               &a.channels_out, &a.length_out, &a.kernel_size, &a.stride, &a.padding, &a.dilation,
+               &a.transposed) == 17) {
+    const long phases = is_woven(a) ? 1 : phase_count(a);
+    Phase phase = is_woven(a) ? woven_phase(a) : phase_of(a, 0);
+    const long positions = phase.positions;
+    for (long r = 1; r < phases; ++r)
+      if (phase_of(a, r).taps > phase.taps) phase = phase_of(a, r);
     const Pipeline l = pipeline_of({outputs, channels, planes, values, size, alike, words,
-                                    (227 << 10) - fixed, many != 0}, phase, in);
+                                    (227 << 10) - fixed, many != 0}, phase, a.channels_in);
+    printf("%ld %ld %ld %ld ", phases, phase.taps, phase.shift_step, positions);
+    printf("%ld ", ceil_div(a.channels_out, channels / kWeave * weave_of(a).channels));
     printf("%d %d %d %d %d %d %d\\n", l.taps > 0, l.words, l.slices, l.parts,
            l.blocks * l.block_positions, l.resident, l.inputs > 1);
   }
@@ -341,11 +370,13 @@ def test_walks_are_those_of_the_kernel(tmp_path: Path) -> None:
         problem = Problem(
             1,
             random.choice((1, 16, 33, 512)),
-            128,
+            random.choice((1, 16, 128, 530)),
             1_000_000 + random.randrange(16),
             random.choice((1, 2, 3, 16, 41, 500)),
-            stride=random.choice((1, 2, 3, 5, 8, 33, 64)),
+            stride=random.choice((1, 2, 3, 5, 8, 16, 33, 64)),
+            padding=random.choice((0, 1, 2, 7, 100)),
             dilation=random.choice((1, 2, 3, 100, 700)),
+            transposed=random.random() < 0.5,
             mode=mode,
         )
         cases.append((tile, problem, random.random() < 0.5))
@@ -356,15 +387,21 @@ def test_walks_are_those_of_the_kernel(tmp_path: Path) -> None:
         numbers = (plan.HOPPER_PLANES[problem.mode], values, size, 16 // problem.aligned)
         fixed = plan.hopper_fixed_bytes(tile, problem.mode)
         numbers += (tile.positions // 2, tile.channels, tile.least_words(problem.mode), fixed)
-        numbers += (problem.channels_in,)
-        numbers += (problem.kernel_size, problem.stride, problem.dilation, int(many))
+        numbers += (int(many), problem.channels_in, problem.channels_out, problem.length_out)
+        numbers += (problem.kernel_size, problem.stride, problem.padding, problem.dilation)
+        numbers += (int(problem.transposed),)
         lines.append(" ".join(map(str, numbers)))
     output = subprocess.run(
         [program], input="\n".join(lines), capture_output=True, text=True, check=True
     ).stdout
     refused = 0
     for (tile, problem, many), line in zip(cases, output.splitlines(), strict=True):
-        fits, *numbers = map(int, line.split())
+        phases, taps, dilation, positions, channel_blocks, fits, *numbers = map(int, line.split())
+        phase = plan.hopper_phase(problem)
+        assert (plan.hopper_phases(problem), phase.kernel_size) == (phases, taps), problem
+        assert phase.dilation == dilation or taps == 1, problem
+        assert phase.length_out == positions, problem
+        assert -(-phase.channels_out // tile.channels) == channel_blocks, problem
         walk = plan.hopper_walk(tile, problem, many)
         assert (walk is not None) == bool(fits), (tile, problem)
         refused += walk is None

@@ -594,6 +594,7 @@ struct Dense {
     return c;
   }
 
+  static int64_t phases(const ConvArgs& a) { return phase_count(a); }
   static int64_t packed_bytes(const Cut& c) { return 4 * c.packed_words; }
 
   static int launch_phase(const ConvArgs& a, const Cut& c, void* stream) {

@@ -1,6 +1,6 @@
 // The dense convolution on the tensor cores of Hopper (sm_90a, wgmma), NCL to NCL.
 //
-// One block computes a tile of CHANNELS output channels by some output positions of one phase, and
+// One block computes a tile of CHANNELS columns by some output positions of one phase, and
 // then more: blocks take turns on the tiles. Its warps have roles, and hand stages of shared memory
 // to each other by barriers:
 //
@@ -16,6 +16,10 @@
 // them; where all fit, they stay. fp32-accurate mode (Halves) makes a word of two channels too, splits each
 // value in a high and a low fp16 part and adds three products; warpgroups look through a slice for its
 // largest value first, by which all are scaled.
+//
+// A column is an output channel. Of a transposed convolution of stride s it is every s-th output of one: all
+// outputs are then those of an ordinary convolution with more columns, in one launch, and are woven on their
+// way out (`Weave` in schedule.h). Where that would take many zeros, phases run one after the other.
 //
 // Roofline: copies of rows keep some 48 KB on their way without registers: boxes of rows that begin
 // alike modulo 16 bytes, one instruction each, or where rows are laid out otherwise, row by row. While
@@ -108,6 +112,7 @@ struct HopperParams {
   Pipeline pipeline;
   int64_t batch, length, input_batch_stride;
   int64_t channels_in, channels_out, groups;  // channels of one group
+  int64_t block_channels;                     // of the output, that T::channels columns have
   int64_t channel_blocks, tiles, runs;        // `runs` blocks take turns on pairs of batch x tiles
   Place step;                                 // from a warpgroup's tile to its next
   int64_t first_position;  // of the input, that the first tile's window begins with
@@ -509,9 +514,11 @@ struct HopperBlock {
   __device__ __forceinline__ void keep_biases() const {
     const int thread = static_cast<int>(threadIdx.x) - kProducerThreads, warpgroup = thread / 128;
     for (int i = thread % 128; i < T::channels; i += 128)
-      biases[warpgroup * T::channels + i] =
-          bias_of<M>(p.bias, shared->group,
-                     static_cast<int64_t>(shared->channel_block) * T::channels + i, p.channels_out);
+      biases[warpgroup * T::channels + i] = bias_of<M>(
+          p.bias, shared->group,
+          column_of(p.output.weave, static_cast<int64_t>(shared->channel_block) * T::channels + i)
+              .channel,
+          p.channels_out);
     if constexpr (M::sets > 1) {
       wait_for_kernel_before();
       for (int i = thread % 128; i < T::channels; i += 128)
@@ -754,10 +761,10 @@ struct HopperBlock {
 
   __device__ __forceinline__ void write(const Writer& writer, Sums& sums, const Place& place,
                                         int warpgroup) const {
-    const int64_t first_channel = static_cast<int64_t>(shared->channel_block) * T::channels;
+    const int64_t first_channel = static_cast<int64_t>(shared->channel_block) * p.block_channels;
     writer.write(sums, biases + warpgroup * T::channels,
                  {(place.batch * p.groups + shared->group) * p.channels_out + first_channel,
-                  static_cast<int>(smaller(T::channels, p.channels_out - first_channel)),
+                  static_cast<int>(smaller(p.block_channels, p.channels_out - first_channel)),
                   static_cast<int64_t>(place.tile) * T::positions});
   }
 };
@@ -813,19 +820,25 @@ struct Hopper {
   // A phase of a convolution, cut for this tile.
   struct Cut {
     Phase phase;
+    Weave weave;
     Pipeline pipeline;
-    int64_t groups, channels_in, channels_out, channel_blocks;  // channels of one group
+    int64_t groups, channels_in, channels_out;  // channels of one group
+    int64_t block_channels, channel_blocks;
     int64_t tiles, runs;
     int64_t packed_threads;
   };
 
+  static int64_t phases(const ConvArgs& a) { return is_woven(a) ? 1 : phase_count(a); }
+
   static Cut cut(const ConvArgs& a, int64_t r) {
     Cut c{};
-    c.phase = phase_of(a, r);
+    c.phase = is_woven(a) ? woven_phase(a) : phase_of(a, r);
+    c.weave = weave_of(a);
     c.groups = a.groups;
     c.channels_in = a.channels_in / a.groups;
     c.channels_out = a.channels_out / a.groups;
-    c.channel_blocks = ceil_div(c.channels_out, T::channels);
+    c.block_channels = T::channels / kWeave * c.weave.channels;
+    c.channel_blocks = ceil_div(c.channels_out, c.block_channels);
     c.tiles = ceil_div(c.phase.positions, T::positions);
     const int64_t tiles = ceil_div(a.batch * c.tiles, 2);  // of blocks
     c.runs = runs_of(tiles, a.groups * c.channel_blocks, a.multiprocessors);
@@ -861,6 +874,7 @@ struct Hopper {
     const HopperPackParams pack{{a.weight, packed, c.phase, c.channels_in, c.channels_out, a.groups,
                                  a.kernel_size, a.transposed, c.channel_blocks, c.packed_threads},
                                 l,
+                                c.weave,
                                 scales};
     const dim3 pack_blocks(static_cast<unsigned>(ceil_div(c.packed_threads, 128)));
     int error = 0;
@@ -884,10 +898,12 @@ struct Hopper {
     p.weights = packed;
     p.scales = scales;
     p.bias = a.bias;
+    const bool odd = (a.length_out | c.weave.skipped) % 2 != 0 ||
+                     (c.weave.stride > 1 && c.weave.stride % 2 != 0);
     // Lanes that read strided neighbours meet fewer banks than those that read every second one.
     p.output = {
-        a.output,         a.length_out,          c.phase.positions,       c.phase.out_offset,
-        c.phase.out_step, a.length_out % 2 != 0, c.phase.in_step % 2 == 0};
+        a.output, a.length_out, c.phase.positions,       c.phase.out_offset, c.phase.out_step,
+        c.weave,  odd,          c.phase.in_step % 2 == 0};
     p.phase = c.phase;
     p.pipeline = l;
     p.batch = a.batch;
@@ -896,6 +912,7 @@ struct Hopper {
     p.channels_in = c.channels_in;
     p.channels_out = c.channels_out;
     p.groups = a.groups;
+    p.block_channels = c.block_channels;
     p.channel_blocks = c.channel_blocks;
     p.tiles = c.tiles;
     p.runs = c.runs;

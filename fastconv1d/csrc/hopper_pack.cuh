@@ -5,28 +5,32 @@
 
 namespace fastconv1d {
 
-// [group][channel block][slice][part][tap][plane][quad][channel][4 words]; one thread makes 4 words of
-// each plane for some channels, a share of the block's apart. Threads of a warp take 4 channels, and of each
-// what lies together in the weight: neighbouring taps and quads.
+// [group][channel block][slice][part][tap][plane][quad][column][4 words], a column being an output channel or
+// the woven part of one; one thread makes 4 words of each plane for some columns, a share of the block's apart.
+// Threads of a warp take 4 columns, and of each what lies together in the weight: neighbouring taps and quads.
 constexpr int kPackedChannels = 4;  // of a thread: finding its place takes longer than its work
 struct HopperPackParams : WeightParams {
   Pipeline pipeline;
+  Weave weave;
   int* scales;
 };
 
-// A block finds the scale of an output channel's weights.
+// A block finds the scale of a column's weights.
 template <class M, class T>
 __global__ void __launch_bounds__(128) hopper_scale_kernel(const HopperPackParams p) {
   let_next_kernel_begin();
   FASTCONV1D_SHARED(memory);
   const int64_t block = blockIdx.x / T::channels, row = blockIdx.x % T::channels;
-  const int64_t group = block / p.channel_blocks,
-                channel = block % p.channel_blocks * T::channels + row;
+  const int64_t group = block / p.channel_blocks;
+  const Column column = column_of(p.weave, block % p.channel_blocks * T::channels + row);
   uint32_t most = 0;
   for (int64_t i = threadIdx.x; i < p.channels_in * p.phase.taps; i += 128) {
     Digits<uint32_t> digits{static_cast<uint32_t>(i)};
     const int64_t tap = digits.take(p.phase.taps);
-    const float weight = weight_of<float>(p, group, channel, digits.rest, tap);
+    const int64_t of_column = tap_of(p.phase, p.weave, column.r, tap);
+    if (column.channel >= p.channels_out || of_column >= p.kernel_size) continue;
+    const float weight = static_cast<const float*>(
+        p.weight)[weight_row(p, group, column.channel, digits.rest) + of_column];
     const uint32_t bits = bits_of(weight) & 0x7fffffffu;
     most = bits > most ? bits : most;
   }
@@ -60,9 +64,9 @@ __global__ void __launch_bounds__(128) hopper_pack_kernel(const HopperPackParams
   const uint32_t kind = quad >> l.quads_of_kind_log2, j = quad - (kind << l.quads_of_kind_log2);
 
   using Element = typename M::Element;
-  // The thread's channels are so many apart.
+  // The thread's columns are so many apart.
   constexpr int apart = T::channels / kPackedChannels;
-  const int64_t channel = int64_t{channel_block} * T::channels + row,
+  const int64_t first_column = int64_t{channel_block} * T::channels + row,
                 first_in = int64_t{slice} * (l.words * values) + kind,
                 of_phase = int64_t{part} * l.taps + tap;
   const Element* weights[4][values];
@@ -73,13 +77,21 @@ __global__ void __launch_bounds__(128) hopper_pack_kernel(const HopperPackParams
     for (int v = 0; v < values; ++v) {
       const int64_t in = first_in + (((j * 4 + i) * values + v) << l.alike_log2);
       exists[i][v] = in < p.channels_in && of_phase < p.phase.taps;
-      weights[i][v] =
-          static_cast<const Element*>(p.weight) + weight_index(p, group, channel, in, of_phase);
+      weights[i][v] = static_cast<const Element*>(p.weight) + weight_row(p, group, 0, in);
     }
-  const int64_t to_next = apart * (p.transposed ? 1 : p.channels_in) * p.kernel_size;
+  const int64_t to_next = (p.transposed ? 1 : p.channels_in) * p.kernel_size;
+  // Found before anything is read: no branch stands between reads then.
+  int64_t of_column[kPackedChannels];
+  bool has_weight[kPackedChannels];
 #pragma unroll
   for (int c = 0; c < kPackedChannels; ++c) {
-    const bool has_channel = channel + c * apart < p.channels_out;
+    const Column column = column_of(p.weave, first_column + c * apart);
+    const int64_t of_kernel = tap_of(p.phase, p.weave, column.r, of_phase);
+    has_weight[c] = column.channel < p.channels_out && of_kernel < p.kernel_size;
+    of_column[c] = column.channel * to_next + of_kernel;
+  }
+#pragma unroll
+  for (int c = 0; c < kPackedChannels; ++c) {
     float scale = 1;
     if constexpr (M::sets > 1)
       scale = Scale::power_of_two(
@@ -91,7 +103,7 @@ __global__ void __launch_bounds__(128) hopper_pack_kernel(const HopperPackParams
       Element value[values];
 #pragma unroll
       for (int v = 0; v < values; ++v)
-        value[v] = has_channel && exists[i][v] ? weights[i][v][c * to_next] : Element{0};
+        value[v] = has_weight[c] && exists[i][v] ? weights[i][v][of_column[c]] : Element{0};
       uint32_t of_plane[M::planes];
       if constexpr (M::sets > 1)
         M::split(value, of_plane, scale);

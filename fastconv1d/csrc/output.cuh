@@ -3,7 +3,8 @@
 // Rows of the output begin at any element, and stores that fill part of a 32-byte sector cost up to
 // three times as much as whole ones. So sums go through shared memory, where each row lies as far
 // behind a sector's boundary as in memory, and leave 16 bytes a lane, neighbours in a row, and what is in
-// a row's first and last sector one by one.
+// a row's first and last sector one by one. Woven outputs, those of a transposed convolution, become
+// neighbours there: a stage has fewer rows then, and longer ones.
 #pragma once
 #include "modes.cuh"
 #include "schedule.h"
@@ -17,17 +18,24 @@ template <class M, int M_TILES>
 struct OutputLayout {
   using Element = typename M::Element;
   static constexpr int aligned_outputs = 32 / sizeof(Element);  // in a sector
-  static constexpr int staged_channels = 16;
+  static constexpr int staged_channels = kWeave;
   static constexpr int row_bytes = 64 * M_TILES * sizeof(Element);
   static constexpr int row_pitch = row_bytes + 32 + 16;
   static constexpr int stage_bytes = staged_channels * row_pitch;
   static constexpr int bytes = 2 * stage_bytes;
+  // Of a woven row. A warp's lanes meet all banks for strides 2, 4 and 8, where rows in memory are whole sectors
+  // long, if half of the lanes take their two sums the other way around.
+  static __device__ __forceinline__ int woven_pitch(int stride) {
+    return stride * (row_bytes + 16);
+  }
+  static_assert(staged_channels * (row_bytes + 16) <= stage_bytes);
 };
 
 struct OutputParams {
   void* output;
   int64_t length_out, positions, out_offset, out_step;  // positions of the phase
-  int odd;                                              // whether rows may begin at odd outputs
+  Weave weave;
+  int odd;    // whether outputs that a lane has side by side may begin at odd ones of a row
   int apart;  // whether a lane's positions are not neighbours, though two of them make a word
 };
 
@@ -63,6 +71,8 @@ struct OutputWriter {
                                         const OutputRows& rows) const {
     if (p.out_step != 1)
       write_apart(sums, biases, rows);
+    else if (p.weave.stride > 1)
+      write_woven(sums, biases, rows);
     else if (pairs && !p.odd && !p.apart)
       write_neighbours<pairs>(sums, biases, rows);
     else
@@ -188,6 +198,153 @@ struct OutputWriter {
         }
         end_out[i] += channels * p.length_out;
       }
+    }
+  }
+
+  __device__ __forceinline__ void write_woven(const Sums& sums, const float* biases,
+                                              const OutputRows& rows) const {
+    const int64_t first = rows.first * p.weave.stride - p.weave.skipped;
+    const bool whole = rows.count == N / L::staged_channels * p.weave.channels && first >= 0 &&
+                       first + positions * p.weave.stride <= p.length_out;
+    if (whole && !p.odd)
+      write_woven<true, true>(sums, biases, rows, first);
+    else if (whole)
+      write_woven<false, true>(sums, biases, rows, first);
+    else
+      write_woven<false, false>(sums, biases, rows, first);
+  }
+
+  // Outputs that are woven; the tile's begin at output `first` of each row. WORDS: two columns side by side are
+  // neighbours in a row, and begin at an even output. WHOLE: all rows and outputs exist.
+  template <bool WORDS, bool WHOLE>
+  __device__ __forceinline__ void write_woven(const Sums& sums, const float* biases,
+                                              const OutputRows& rows, int64_t first) const {
+    constexpr int size = sizeof(Element), sector = 32;
+    // What follows from these is found tile by tile: products leave no registers to keep it in.
+    int thread = static_cast<int>(threadIdx.x % 128), stride = p.weave.stride;
+    keep_in_register(thread);
+    keep_in_register(stride);
+    const int lane = thread % 32;
+    const int channels = p.weave.channels, pitch = L::woven_pitch(stride);
+    // A stage has a row as far behind a sector's boundary as memory. In bytes from there on: what exists.
+    const int outputs = positions * stride * size,
+              before = first < 0 ? static_cast<int>(-first) * size : 0,
+              exist = WHOLE ? outputs
+                            : static_cast<int>(smaller(outputs, (p.length_out - first) * size));
+    char* const first_row = reinterpret_cast<char*>(row_of_output(rows.row) + first);
+    const int64_t to_row = p.length_out * size, to_chunk = channels * to_row;
+    const auto behind = [](const char* out) {
+      return static_cast<int>(static_cast<uint32_t>(reinterpret_cast<uint64_t>(out)) % sector);
+    };
+
+    // Where this lane's sums go in a stage. The upper half of a warp takes its positions, or columns, the other
+    // way around: else two lanes would meet in a bank.
+    const int around = lane / 16, second = between() * stride * size,
+              turned = pairs ? around : 0;  // positions
+    constexpr bool turns_columns = !pairs && !WORDS;
+    const int to_second = turned ? -second : second, to_next = 16 * stride * size;
+    const auto further = static_cast<uint32_t>(to_chunk);
+    char* to[2][2];
+    uint32_t begin[2][2];
+    bool exists[2][2];
+#pragma unroll
+    for (int c = 0; c < 2; ++c)
+#pragma unroll
+      for (int e = 0; e < (WORDS ? 1 : 2); ++e) {
+        const int column = 8 * c + lane % 4 * 2 + (turns_columns ? e ^ around : e),
+                  row = column / stride;
+        exists[c][e] = row < channels;
+        begin[c][e] = behind(first_row + row * to_row);
+        to[c][e] = stages + row * pitch +
+                   (position_of_lane(0, 0) * stride + column - row * stride) * size +
+                   turned * second;
+      }
+    // What it copies from there: 16 bytes of whole sectors, and an element of a row's first or last one.
+    constexpr int pieces = L::staged_channels * L::row_bytes / (16 * 128),
+                  end_lanes = (WHOLE ? 1 : 2) * L::aligned_outputs, end_rows = 128 / end_lanes,
+                  ends = (8 + end_rows - 1) / end_rows;
+    const int of_row = stride * (L::row_bytes / 16);
+    int row_of_piece[pieces], piece[pieces];
+    char* out[pieces];  // at a row's begin, or whole sectors further
+#pragma unroll
+    for (int i = 0; i < pieces; ++i) {
+      const int row = (thread + i * 128) / of_row;
+      row_of_piece[i] = row;
+      piece[i] = (thread + i * 128 - row * of_row) * 16;
+      out[i] = first_row + row * to_row + piece[i] / sector * sector;
+    }
+    const int in_sector = thread % L::aligned_outputs * size, end_row = thread / end_lanes;
+    const bool at_end = thread % end_lanes >= L::aligned_outputs;
+    char* end_out = first_row + end_row * to_row;
+
+    int left = rows.count;
+#pragma unroll
+    for (int chunk = 0; chunk < N; chunk += L::staged_channels) {
+      const int stage = chunk / L::staged_channels % 2 * L::stage_bytes;
+#pragma unroll
+      for (int c = 0; c < 2; ++c) {
+        const auto bias = *reinterpret_cast<const float2*>(biases + chunk + 8 * c + lane % 4 * 2);
+#pragma unroll
+        for (int m = 0; m < M_TILES; ++m) {
+          const float* const of_tile = sums[m][0] + (chunk + 8 * c) / 2;
+          const auto sum = [&](int e, int h) {
+            return of_tile[h * 2 + e] + (e > 0 ? bias.y : bias.x);
+          };
+          float in_turn[2][2];
+#pragma unroll
+          for (int e = 0; e < 2; ++e)
+#pragma unroll
+            for (int h = 0; h < 2; ++h)
+              in_turn[e][h] = turns_columns ? (around ? sum(1 - e, h) : sum(e, h))
+                                            : (turned ? sum(e, 1 - h) : sum(e, h));
+#pragma unroll
+          for (int h = 0; h < 2; ++h)
+#pragma unroll
+            for (int e = 0; e < (WORDS ? 1 : 2); ++e) {
+              char* const at = to[c][e] + begin[c][e] + stage + m * to_next + h * to_second;
+              if (!exists[c][e]) continue;
+              if constexpr (WORDS)
+                M::store_pair(at, in_turn[0][h], in_turn[1][h]);
+              else
+                *reinterpret_cast<Element*>(at) = M::to(in_turn[e][h]);
+            }
+        }
+#pragma unroll
+        for (int e = 0; e < (WORDS ? 1 : 2); ++e) begin[c][e] = (begin[c][e] + further) % sector;
+      }
+      // Two stages, as above.
+      warpgroup_sync(barrier);
+      const int count = WHOLE ? channels : static_cast<int>(smaller(left, channels));
+#pragma unroll
+      for (int i = 0; i < pieces; ++i) {
+        const int begins = behind(out[i]), from = begins + before, end = begins + exist;
+        if (row_of_piece[i] < count && (WHOLE ? piece[i] >= sector
+                                              : piece[i] >= (from + sector - 1) / sector * sector &&
+                                                    piece[i] + 16 <= end / sector * sector))
+          *reinterpret_cast<uint4*>(out[i] - begins + piece[i] % sector) =
+              *reinterpret_cast<const uint4*>(stages + stage + row_of_piece[i] * pitch + piece[i]);
+        out[i] += to_chunk;
+      }
+#pragma unroll
+      for (int i = 0; i < ends; ++i) {
+        const int row = end_row + i * end_rows;
+        char* const row_out = end_out + i * end_rows * to_row;
+        const int begins = behind(row_out), from = begins + before, end = begins + exist;
+        int at = in_sector;
+        bool mine = row < count;
+        if constexpr (WHOLE) {
+          if (at < from) at += outputs;
+        } else {
+          const int whole = (from + sector - 1) / sector * sector;
+          at += (at_end ? end : from) / sector * sector;
+          mine = mine && at >= from && at < end && (at_end ? at >= whole : at < whole);
+        }
+        if (mine)
+          *reinterpret_cast<Element*>(row_out - begins + at) =
+              *reinterpret_cast<const Element*>(stages + stage + row * pitch + at);
+      }
+      end_out += to_chunk;
+      left -= channels;
     }
   }
 

@@ -55,6 +55,67 @@ FASTCONV1D_HD constexpr Phase phase_of(const ConvArgs& a, int64_t r) {
   return phase;
 }
 
+// Outputs woven: a transposed convolution of stride s, whole, is also one phase of stride 1, s columns for each
+// output channel. Column r of position q is output `q * stride + r - skipped` of its row; it meets the weight's tap
+// t at shift j where `first_tap + j * tap_step + r == t * dilation`. Of kWeave neighbouring columns, `channels`
+// channels have `stride` each; those left over nobody looks at. Ordinary outputs have {1, kWeave, 0, 1}.
+constexpr int kWeave = 16;
+struct Weave {
+  int stride, channels, skipped, dilation;
+};
+
+// Shifts of the woven phase: all between the last tap's and the first one's, but those that no tap meets where
+// the stride divides the dilation.
+FASTCONV1D_HD constexpr int64_t weave_step(const ConvArgs& a) {
+  return a.dilation % a.stride == 0 ? a.dilation / a.stride : 1;
+}
+FASTCONV1D_HD constexpr int64_t woven_taps(const ConvArgs& a) {
+  return (a.kernel_size - 1) * a.dilation / (a.stride * weave_step(a)) + 1;
+}
+
+// Whether outputs are woven: a chunk of columns has all of a channel's, and there are no more shifts than taps.
+FASTCONV1D_HD constexpr bool is_woven(const ConvArgs& a) {
+  return a.transposed && a.stride > 1 && a.stride <= kWeave && woven_taps(a) <= a.kernel_size;
+}
+
+FASTCONV1D_HD constexpr Weave weave_of(const ConvArgs& a) {
+  if (!is_woven(a)) return {1, kWeave, 0, 1};
+  return {static_cast<int>(a.stride), static_cast<int>(kWeave / a.stride),
+          static_cast<int>(a.padding % a.stride), static_cast<int>(a.dilation)};
+}
+
+FASTCONV1D_HD constexpr Phase woven_phase(const ConvArgs& a) {
+  const int64_t step = weave_step(a), last = woven_taps(a) - 1, of_step = step * a.stride;
+  return {last * of_step,
+          -of_step,
+          last + 1,
+          a.padding / a.stride - last * step,
+          step,
+          1,
+          0,
+          1,
+          ceil_div(a.length_out + a.padding % a.stride, a.stride)};
+}
+
+// What a column is: a channel's outputs `r` of each stride.
+struct Column {
+  int64_t channel;
+  int r;
+};
+FASTCONV1D_HD constexpr Column column_of(const Weave& w, int64_t column) {
+  if (w.stride == 1) return {column, 0};
+  const int place = static_cast<int>(column % kWeave), channel = place / w.stride;
+  return {column / kWeave * w.channels + channel, place - channel * w.stride};
+}
+
+// The tap that a column meets at shift `j` of the phase; beyond the kernel where there is none.
+FASTCONV1D_HD constexpr int64_t tap_of(const Phase& p, const Weave& w, int r, int64_t j) {
+  const auto scaled = static_cast<uint32_t>(p.first_tap + j * p.tap_step + r),
+             dilation = static_cast<uint32_t>(w.dilation);
+  if (dilation == 1) return scaled;
+  return scaled % dilation == 0 ? scaled / dilation : INT32_MAX;
+}
+
 // How a block of the dense kernel walks one phase: the reduction is cut in slices, one slice being
 // `slice_words` words of channels times one group of taps that read the same window of the input.
 //

@@ -26,20 +26,21 @@ struct WeightParams {
   int64_t count;  // of threads
 };
 
-// Where the phase's tap `tap` between channel `out` and channel `in` of a group lies in the weight.
-__device__ __forceinline__ int64_t weight_index(const WeightParams& p, int64_t group, int64_t out,
-                                                int64_t in, int64_t tap) {
+// Where the taps between channel `out` and channel `in` of a group lie in the weight.
+__device__ __forceinline__ int64_t weight_row(const WeightParams& p, int64_t group, int64_t out,
+                                              int64_t in) {
   const int64_t row = p.transposed ? (group * p.channels_in + in) * p.channels_out + out
                                    : (group * p.channels_out + out) * p.channels_in + in;
-  return row * p.kernel_size + p.phase.first_tap + tap * p.phase.tap_step;
+  return row * p.kernel_size;
 }
 
-// The weight there; zero where there is none.
+// The weight of the phase's tap `tap` there; zero where there is none.
 template <class Element>
 __device__ __forceinline__ Element weight_of(const WeightParams& p, int64_t group, int64_t out,
                                              int64_t in, int64_t tap) {
   if (tap >= p.phase.taps || out >= p.channels_out || in >= p.channels_in) return 0;
-  return static_cast<const Element*>(p.weight)[weight_index(p, group, out, in, tap)];
+  return static_cast<const Element*>(
+      p.weight)[weight_row(p, group, out, in) + p.phase.first_tap + tap * p.phase.tap_step];
 }
 
 // The bias of channel `out` of a group; zero where there is none.
@@ -68,14 +69,14 @@ struct TileLibrary {
   template <class Cutter>
   static int launch_phases(const ConvArgs& a, void* stream) {
     int error = 0;
-    for (int64_t r = 0; r < phase_count(a) && error == 0; ++r)
+    for (int64_t r = 0; r < Cutter::phases(a) && error == 0; ++r)
       error = Cutter::launch_phase(a, Cutter::cut(a, r), stream);
     return error;
   }
   template <class Cutter>
   static int64_t packed_bytes(const ConvArgs& a) {
     int64_t bytes = 0;
-    for (int64_t r = 0; r < phase_count(a); ++r)
+    for (int64_t r = 0; r < Cutter::phases(a); ++r)
       bytes = larger(bytes, Cutter::packed_bytes(Cutter::cut(a, r)));
     return bytes;
   }
