@@ -28,12 +28,14 @@ DIRECT_RATE = 3e6  # FLOP per µs
 DIRECT_MEMORY = 0.12e6  # elements per µs that the direct kernel reads and writes
 SLIDING_OUTPUT = 1.9e-6  # µs that the sliding kernel takes for an output and a channel that it sees
 SLIDING_TAP = 0.17e-6  # likewise for each tap
+SLIDING_WIDE = (1.2e-6, 0.09e-6)  # the same where rows share what is read: an output, a tap
 SLIDING_APART_TAP = 1e-6  # for each where values are read one by one
 SLIDING_16_BIT = 0.7  # share of these that 16-bit types take
 SLIDING_BANDWIDTH = 3.4e6  # bytes per µs that it reads and writes
 ATEN_RATE = {"tf32": 300e6, "ieee": 46e6, "bf16": 700e6, "fp16": 700e6, "fp64": 15e6}  # FLOP per µs
 ATEN_START = 30.0  # µs: the kernels of a dense convolution, beside what grows with its size
-ATEN_GROUPED = 0.25  # share of that rate when groups > 1
+ATEN_GROUPED = 0.12  # share of that rate when groups > 1
+ATEN_TRANSPOSED = 0.25  # share of it when transposed
 ATEN_LAYOUT = {2: 0.7e6, 4: 0.55e6, 8: 0.55e6}  # elements per µs from NCL to NHWC or back, by size
 ATEN_FEW_CHANNELS = 4  # of fp32 below which half of that is saved
 ATEN_TILE = 128  # positions and channels of cuDNN's tiles
@@ -45,7 +47,9 @@ CPU_RATE = 50e3  # FLOP per µs of the plain loops and of ATen alike
 HOPPER_SHARED = 227 << 10  # bytes of shared memory that a block of the Hopper kernel may take
 HOPPER_BANDWIDTH = 3.8e6  # bytes per µs that the Hopper kernel reads and writes
 WEAVE = 16  # columns of the Hopper kernel that a transposed convolution's outputs share
+SHARE_START, SHARE_BANDWIDTH = 3.0, 2.5e6  # µs, and bytes per µs, that adding up shares takes
 HOPPER_CHAIN = 18  # steps after which fp32-accurate products are added up apart
+MOST_SHARES, LEAST_STEPS = 8, 192  # of tiles that blocks share: kMostShares, kLeastSteps there
 MOST_STRIDE = 1 << 22  # that the dense kernel walks: kMostLoadStep of csrc/schedule.h
 MOST_LENGTH = 1 << 30  # of padded rows that the Hopper kernel walks, with 32 bits
 MOST_SLIDING = 1 << 29  # positions of padded rows, rows and steps that the sliding kernel counts
@@ -190,14 +194,19 @@ def _phase_count(problem: Problem) -> int:
     return min(problem.stride, problem.length_out) if problem.transposed else 1
 
 
-def _waves(tile: Tile | HopperTile, problem: Problem, gpu: Gpu) -> int:
-    """How often each multiprocessor computes a tile, in each phase."""
+def _blocks(tile: Tile | HopperTile, problem: Problem) -> int:
+    """How many tiles a phase has, of two warpgroups each on Hopper GPUs."""
     at_once = 2 if isinstance(tile, HopperTile) else 1  # tiles of two warpgroups, wherever they lie
     positions = _ceil_div(problem.length_out, _phase_count(problem))
     of_row = _ceil_div(positions, tile.positions // at_once)
     channel_blocks = _ceil_div(problem.channels_out // problem.groups, tile.channels)
     tiles = _ceil_div(problem.batch * of_row, at_once)
-    return _ceil_div(problem.groups * channel_blocks * tiles, gpu.multiprocessors)
+    return problem.groups * channel_blocks * tiles
+
+
+def _waves(tile: Tile | HopperTile, problem: Problem, gpu: Gpu) -> int:
+    """How often each multiprocessor computes a tile, in each phase."""
+    return _ceil_div(_blocks(tile, problem), gpu.multiprocessors)
 
 
 def _dense_why_not(plan: Plan, problem: Problem) -> str | None:
@@ -345,6 +354,13 @@ def hopper_walk(
     return None
 
 
+def hopper_slices_of_share(blocks: int, slices: int, steps: int, multiprocessors: int) -> int:
+    """Slices that a block takes of a tile: `slices_of_share` of csrc/schedule.h."""
+    if 2 * blocks > multiprocessors or slices * steps < LEAST_STEPS:
+        return max(1, slices)
+    return _ceil_div(slices, min(multiprocessors // blocks, slices, MOST_SHARES))
+
+
 def _lanes_of_bank(problem: Problem) -> int:
     """How many lanes that read a step's values meet in one bank of shared memory."""
     even = min(problem.stride & -problem.stride, 8)
@@ -391,7 +407,10 @@ def _hopper_cost(plan: Plan, problem: Problem) -> float:
     size, values = problem.dtype.itemsize, HOPPER_VALUES[problem.mode]
     products = tile.m_tiles * tile.n * HOPPER_PRODUCTS[problem.mode]
     conflicts = _lanes_of_bank(problem) - 1
-    taps, slices = walk.slices * problem.kernel_size, walk.slices * walk.parts
+    blocks, of_slice = _blocks(tile, problem), problem.kernel_size * walk.words // 8
+    of_share = hopper_slices_of_share(blocks, walk.slices, of_slice, problem.gpu.multiprocessors)
+    shares = _ceil_div(walk.slices, of_share)
+    taps, slices = of_share * problem.kernel_size, of_share * walk.parts
     step = _larger(
         products * costs.column,
         costs.step
@@ -413,6 +432,9 @@ def _hopper_cost(plan: Plan, problem: Problem) -> float:
     if not walk.ahead:
         time *= 1 + costs.alternating
     time = waves * _larger(time, copied * costs.byte) / 1e3
+    if shares > 1:
+        sums = shares * blocks * tile.channels * tile.positions * 4
+        time += SHARE_START + 2 * sums / SHARE_BANDWIDTH
     # Phases that are not woven write parts of the same sectors.
     time = _larger(time, traffic * (1 + costs.narrow * (tile.m_tiles == 1)))
     return phases * (costs.start + time)
@@ -452,13 +474,13 @@ def _sliding_cost(plan: Plan, problem: Problem) -> float:
     taps = min(taps, problem.length)
     neighbours = problem.dilation == 1 or problem.kernel_size == 1
     wide = channels_in <= 16 and channels_out >= 8  # rows that share what is read
-    if not problem.transposed and problem.stride > (2 if neighbours else 1):
-        of_output = taps * SLIDING_APART_TAP
+    if not problem.transposed and problem.stride > (2 if neighbours else 1) and not wide:
+        of_output = channels_in * taps * SLIDING_APART_TAP
     elif wide:
-        of_output = SLIDING_OUTPUT / 8 + taps * SLIDING_TAP / 2
+        of_output = SLIDING_WIDE[0] + channels_in * taps * SLIDING_WIDE[1]
     else:
-        of_output = SLIDING_OUTPUT + taps * SLIDING_TAP
-    time = problem.output_elements * channels_in * of_output
+        of_output = channels_in * (SLIDING_OUTPUT + taps * SLIDING_TAP)
+    time = problem.output_elements * of_output
     if problem.dtype.itemsize == 2:
         time *= SLIDING_16_BIT
     return LAUNCH + _larger(problem.bytes / SLIDING_BANDWIDTH, time) / _scale(problem)
@@ -517,6 +539,7 @@ def _aten_cost(plan: Plan, problem: Problem) -> float:
         arithmetic = problem.flops / ATEN_DEPTHWISE_RATE
         return LAUNCH + max(elements / ATEN_DEPTHWISE, arithmetic) / _scale(problem)
     rate = ATEN_RATE[problem.mode] * (ATEN_GROUPED if problem.groups > 1 else 1.0)
+    rate *= ATEN_TRANSPOSED if problem.transposed else 1.0
     # Few positions leave multiprocessors idle, however deep the reduction is.
     tiles = _ceil_div(problem.batch * problem.length_out, ATEN_TILE)
     tiles *= _ceil_div(problem.channels_out, ATEN_TILE)

@@ -83,6 +83,19 @@ def on_hopper(runs: Iterable[Run]) -> list[Run]:
     ]
 
 
+def shared_runs(mode: str, variant: int) -> list[Run]:
+    """Reductions so long, and outputs so few, that blocks of the Hopper kernel share tiles."""
+    problems = (
+        Problem(1, 1024, 9, 40, 7, padding=3, bias=True),
+        Problem(3, 420, 70, 21, 5, stride=2, groups=2),
+        Problem(2, 700, 5, 33, 8, stride=4, padding=2, transposed=True, bias=True),
+    )
+    return [
+        Run(replace(problem, mode=mode), variant, multiprocessors=132, seed=number)
+        for number, problem in enumerate(problems)
+    ]
+
+
 def on_sliding(runs: Iterable[Run]) -> list[Run]:
     """Those that the sliding kernel has a way for."""
     sliding = next(row for row in plan.PLANS if row.name == "sliding")
@@ -377,5 +390,5 @@ def library_runs(library: str, problems: Iterable[Problem]) -> list[Run]:
             for number, run in enumerate(corner_runs(problems, mode, 0))
         ]
         if family == "hopper":
-            runs = on_hopper(runs)
+            runs = on_hopper([*runs, *shared_runs(mode, 0)[1:]])
     return [replace(run, guard=0) for run in runs]

@@ -33,6 +33,7 @@ from kernel_runs import (
     on_hopper,
     on_sliding,
     random_runs,
+    shared_runs,
 )
 
 COMPILE = ("g++", "-std=c++20", "-DFASTCONV1D_EMULATE", "-Wno-attributes", f"-I{EMULATION}")
@@ -93,7 +94,7 @@ def test_tiles(build: Build, tmp_path: Path, family: str, mode: str, variant: in
     runs = corner_runs(EVERYTHING, mode, variant) + random_runs(12, mode, variant)
     runs = [replace(run, rounded=mode == "tf32") for run in runs]
     if family == "hopper":
-        runs = on_hopper(runs)
+        runs = on_hopper([*runs, *shared_runs(mode, variant)])
         assert len(runs) >= 20
     assert_right(build(harness(f"{family}_{mode}")), runs, tmp_path)
 

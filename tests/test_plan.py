@@ -348,6 +348,7 @@ int main() {
                                     (227 << 10) - fixed, many != 0}, phase, a.channels_in);
     printf("%ld %ld %ld %ld ", phases, phase.taps, phase.shift_step, positions);
     printf("%ld ", ceil_div(a.channels_out, channels / kWeave * weave_of(a).channels));
+    printf("%ld ", slices_of_share(channels / 8, l.slices, phase.taps * (l.words / 8), 132));
     printf("%d %d %d %d %d %d %d\\n", l.taps > 0, l.words, l.slices, l.parts,
            l.blocks * l.block_positions, l.resident, l.inputs > 1);
   }
@@ -394,9 +395,11 @@ def test_walks_are_those_of_the_kernel(tmp_path: Path) -> None:
     output = subprocess.run(
         [program], input="\n".join(lines), capture_output=True, text=True, check=True
     ).stdout
-    refused = 0
+    refused = shared = 0
     for (tile, problem, many), line in zip(cases, output.splitlines(), strict=True):
-        phases, taps, dilation, positions, channel_blocks, fits, *numbers = map(int, line.split())
+        phases, taps, dilation, positions, channel_blocks, share, fits, *numbers = map(
+            int, line.split()
+        )
         phase = plan.hopper_phase(problem)
         assert (plan.hopper_phases(problem), phase.kernel_size) == (phases, taps), problem
         assert phase.dilation == dilation or taps == 1, problem
@@ -407,4 +410,9 @@ def test_walks_are_those_of_the_kernel(tmp_path: Path) -> None:
         refused += walk is None
         if walk is not None:
             assert list(astuple(walk)) == numbers, problem
+            steps = phase.kernel_size * walk.words // 8
+            taken = plan.hopper_slices_of_share(tile.channels // 8, walk.slices, steps, 132)
+            assert taken == share, problem
+            shared += taken < walk.slices
+    assert shared > 10
     assert 0 < refused < len(cases)

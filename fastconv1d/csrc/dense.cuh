@@ -595,7 +595,7 @@ struct Dense {
   }
 
   static int64_t phases(const ConvArgs& a) { return phase_count(a); }
-  static int64_t packed_bytes(const Cut& c) { return 4 * c.packed_words; }
+  static int64_t packed_bytes(const ConvArgs&, const Cut& c) { return 4 * c.packed_words; }
 
   static int launch_phase(const ConvArgs& a, const Cut& c, void* stream) {
     const Schedule& s = c.schedule;

@@ -114,7 +114,9 @@ struct HopperParams {
   int64_t channels_in, channels_out, groups;  // channels of one group
   int64_t block_channels;                     // of the output, that T::channels columns have
   int64_t channel_blocks, tiles, runs;        // `runs` blocks take turns on pairs of batch x tiles
-  Place step;                                 // from a warpgroup's tile to its next
+  int slices_of_share;  // of those of a tile: blockIdx.y says which, if several blocks share a tile
+  float* shares;        // then: the sums of each share and tile of a warpgroup, thread by thread
+  Place step;           // from a warpgroup's tile to its next
   int64_t first_position;  // of the input, that the first tile's window begins with
   int64_t row_bytes;       // from one row of the input to the next one
   int64_t tile_step;       // of the input, from one tile to the next
@@ -146,6 +148,15 @@ struct HopperBlock {
     output_stages = bytes + kHopperSharedBytes + (M::sets > 1 ? 16 : 8) * T::channels;
     inputs = bytes + hopper_fixed_bytes<M, T>();
     weights = inputs + l.inputs * l.input_bytes;
+  }
+
+  // The block's slices: how many, and where they begin.
+  __device__ __forceinline__ int slices() const {
+    const int left = l.slices - first_slice();
+    return left < p.slices_of_share ? left : p.slices_of_share;
+  }
+  __device__ __forceinline__ int first_slice() const {
+    return static_cast<int>(blockIdx.y) * p.slices_of_share;
   }
 
   // Calls visit(place) for the block's tiles, which are those of its first warpgroup.
@@ -279,14 +290,15 @@ struct HopperBlock {
     Turn input;
     for_each_tile([&](const Place& place) {
 #pragma unroll 1
-      for (int slice = 0; slice < l.slices; ++slice)
+      for (int slice = 0; slice < slices(); ++slice)
 #pragma unroll 1
         for (int part = 0; part < l.parts; ++part) {
           char* const stage = inputs + input.stage * l.input_bytes;
           uint64_t* const full = shared->inputs.full + input.stage;
           barrier_wait(shared->inputs.empty + input.stage, input.parity ^ 1);
-          const uint32_t bytes = BOXES ? copy_boxes(warp, place, slice, part, stage, full)
-                                       : copy_rows(warp, place, slice, part, stage, full);
+          const int of_tile = first_slice() + slice;
+          const uint32_t bytes = BOXES ? copy_boxes(warp, place, of_tile, part, stage, full)
+                                       : copy_rows(warp, place, of_tile, part, stage, full);
           if (threadIdx.x % 32 == 0) barrier_arrive_expecting(full, bytes);
           input.advance(l.inputs);
         }
@@ -310,8 +322,8 @@ struct HopperBlock {
     }
     Turn weight;
     for_each_tile([&](const Place&) {
-      const char* of_part = from;
-      for (int slice = 0; slice < l.slices; ++slice)
+      const char* of_part = from + first_slice() * l.parts * l.taps * int64_t{l.weight_bytes};
+      for (int slice = 0; slice < slices(); ++slice)
         for (int part = 0; part < l.parts; ++part) {
           const int count = taps_of_part(l, p.phase, part);
 #pragma unroll 1
@@ -382,6 +394,7 @@ struct HopperBlock {
   using Fragment = uint32_t[T::m_tiles][M::planes][4];
   static constexpr int at_once = steps_at_once<M, T>();
   using Fragments = Fragment[2][at_once];
+  static constexpr int sums_of_tile = 128 * T::m_tiles * T::channels / 2;  // of a warpgroup
   // A warpgroup's sums: of each of m_tiles x N / 8 mma tiles, two channels by two positions.
   using Sums = float[T::m_tiles][M::sets][T::channels / 2];
 
@@ -589,14 +602,15 @@ struct HopperBlock {
       int used_weight = -1;  // the stage that was read before, still to be given back
       if (l.resident) weight.stage = 0;
 #pragma unroll 1
-      for (int slice = 0; slice < l.slices; ++slice)
+      for (int slice = 0; slice < slices(); ++slice)
 #pragma unroll 1
         for (int part = 0; part < l.parts; ++part) {
           const int taps = taps_of_part(l, p.phase, part);
           char* const stage = inputs + input.stage * l.input_bytes;
           // Halves have no registers to keep it.
           const bool anew = l.parts > 1 || slice == 0;
-          from = anew || M::sets > 1 ? source(place, slice, part) : next_slice(from);
+          from =
+              anew || M::sets > 1 ? source(place, first_slice() + slice, part) : next_slice(from);
           if (anew) find_quads(from);
           Slice seen{stage, 1, 0, 0};
           // Of a tap's first value, counted in values: all tiles have an even number of positions.
@@ -690,7 +704,11 @@ struct HopperBlock {
           sums[m][0][i] = Scale::without(sum, scale + of_channels[i / 4 * 8 + i % 2]);
         });
       }
-      if (place.batch < p.batch) write(writer, sums, place, warpgroup);
+      if (place.batch >= p.batch) return;
+      if (p.shares == nullptr)
+        write(writer, sums, place, warpgroup);
+      else
+        keep(sums, place);
     });
   }
 
@@ -759,6 +777,16 @@ struct HopperBlock {
     if (threadIdx.x % 32 == 0) barrier_arrive(empty + stage);
   }
 
+  // Where a thread's sums of a share are kept: neighbouring threads side by side.
+  __device__ __forceinline__ void keep(const Sums& sums, const Place& place) const {
+    const int64_t tiles = p.batch * p.tiles,
+                  tile = (shared->group * p.channel_blocks + shared->channel_block) * tiles +
+                         place.batch * p.tiles + place.tile,
+                  all = p.groups * p.channel_blocks * tiles;
+    float* const to = p.shares + (blockIdx.y * all + tile) * sums_of_tile + threadIdx.x % 128;
+    for_each_sum([&](int m, int i) { to[(m * T::channels / 2 + i) * 128] = sums[m][0][i]; });
+  }
+
   __device__ __forceinline__ void write(const Writer& writer, Sums& sums, const Place& place,
                                         int warpgroup) const {
     const int64_t first_channel = static_cast<int64_t>(shared->channel_block) * p.block_channels;
@@ -813,6 +841,53 @@ __global__ void __launch_bounds__(kHopperThreads, 1)
   }
 }
 
+struct SharesParams {
+  const float* shares;
+  const void* bias;
+  OutputParams output;
+  int64_t batch, tiles, channels_out, groups, block_channels, channel_blocks;
+  int count;  // of shares
+};
+
+// Adds up the shares of each warpgroup's tile, in their order, and writes the sums. A block has one tile.
+template <class M, class T>
+__global__ void __launch_bounds__(128, 2) hopper_add_kernel(const SharesParams p) {
+  FASTCONV1D_SHARED(memory);
+  using Writer = OutputWriter<M, T::m_tiles, T::channels>;
+  constexpr int64_t sums_of_tile = HopperBlock<M, T>::sums_of_tile;
+  auto* const biases = reinterpret_cast<float*>(memory);
+  const int64_t rows = p.batch * p.tiles, tile = blockIdx.x, row = tile % rows, block = tile / rows,
+                group = block / p.channel_blocks, channel_block = block % p.channel_blocks,
+                channel = channel_block * p.block_channels;
+  const Place place{static_cast<int>(row / p.tiles), static_cast<int>(row % p.tiles)};
+  for (int i = static_cast<int>(threadIdx.x); i < T::channels; i += 128)
+    biases[i] = bias_of<M>(p.bias, group,
+                           column_of(p.output.weave, channel_block * T::channels + i).channel,
+                           p.channels_out);
+  typename Writer::Sums sums;
+  const float* from = p.shares + tile * sums_of_tile + threadIdx.x;
+#pragma unroll
+  for (int m = 0; m < T::m_tiles; ++m)
+#pragma unroll
+    for (int i = 0; i < T::channels / 2; ++i)
+      sums[m][0][i] = __ldg(from + (m * T::channels / 2 + i) * 128);
+#pragma unroll 1
+  for (int share = 1; share < p.count; ++share) {
+    from += p.groups * p.channel_blocks * rows * sums_of_tile;
+#pragma unroll
+    for (int m = 0; m < T::m_tiles; ++m)
+#pragma unroll
+      for (int i = 0; i < T::channels / 2; ++i)
+        sums[m][0][i] += __ldg(from + (m * T::channels / 2 + i) * 128);
+  }
+  warpgroup_sync(1);
+  const Writer writer{p.output, reinterpret_cast<char*>(biases + T::channels), 1};
+  writer.write(sums, biases,
+               {(place.batch * p.groups + group) * p.channels_out + channel,
+                static_cast<int>(smaller(p.block_channels, p.channels_out - channel)),
+                static_cast<int64_t>(place.tile) * T::positions});
+}
+
 template <class M, class T>
 struct Hopper {
   using Element = typename M::Element;
@@ -824,7 +899,7 @@ struct Hopper {
     Pipeline pipeline;
     int64_t groups, channels_in, channels_out;  // channels of one group
     int64_t block_channels, channel_blocks;
-    int64_t tiles, runs;
+    int64_t tiles, runs, slices_of_share;
     int64_t packed_threads;
   };
 
@@ -851,14 +926,25 @@ struct Hopper {
     Pipeline& l = c.pipeline;
     if (M::chain > 0 && !cuts_chains<M, T>() && l.slices * c.phase.taps * (l.words / 8) > M::chain)
       l.taps = 0;
+    c.slices_of_share = slices_of_share(a.groups * c.channel_blocks * c.runs, l.slices,
+                                        larger(c.phase.taps, 0) * (l.words / 8), a.multiprocessors);
     c.packed_threads = a.groups * c.channel_blocks * l.slices * l.parts * l.taps * (l.words / 4) *
                        (T::channels / kPackedChannels);
     return c;
   }
 
-  // Packed weights, and behind them scales.
-  static int64_t packed_bytes(const Cut& c) {
+  // Packed weights, behind them scales, and behind these the sums of shares.
+  static int64_t packed_bytes(const ConvArgs& a, const Cut& c) {
+    return before_shares(c) + (shares(c) > 1 ? 4 * shares(c) * all_sums(a, c) : 0);
+  }
+  static int64_t before_shares(const Cut& c) {
     return weight_bytes(c) + (M::sets > 1 ? 4 * scales(c) : 0);
+  }
+  static int64_t shares(const Cut& c) {
+    return larger(1, ceil_div(c.pipeline.slices, c.slices_of_share));
+  }
+  static int64_t all_sums(const ConvArgs& a, const Cut& c) {
+    return c.groups * c.channel_blocks * a.batch * c.tiles * HopperBlock<M, T>::sums_of_tile;
   }
   static int64_t weight_bytes(const Cut& c) {
     return c.packed_threads * kPackedChannels * 16 * M::planes;
@@ -921,11 +1007,25 @@ struct Hopper {
     p.row_bytes = a.input_channel_stride * static_cast<int64_t>(sizeof(Element));
     p.tile_step = T::positions * c.phase.in_step;
     p.in_boxes = make_boxes(a, l, p);
-    const dim3 blocks(static_cast<unsigned>(a.groups * c.channel_blocks * c.runs));
+    p.slices_of_share = static_cast<int>(c.slices_of_share);
+    if (shares(c) > 1)
+      p.shares = reinterpret_cast<float*>(static_cast<char*>(a.workspace) + before_shares(c));
+    const dim3 blocks(static_cast<unsigned>(a.groups * c.channel_blocks * c.runs),
+                      static_cast<unsigned>(shares(c)));
     // Nothing but the packing comes before it then, and what came before that is over.
-    if (c.packed_threads > 0 || M::sets > 1)
-      return fastconv1d::launch<true>(kernel, blocks, dim3(kHopperThreads), bytes, stream, p);
-    return fastconv1d::launch(kernel, blocks, dim3(kHopperThreads), bytes, stream, p);
+    error = c.packed_threads > 0 || M::sets > 1
+                ? fastconv1d::launch<true>(kernel, blocks, dim3(kHopperThreads), bytes, stream, p)
+                : fastconv1d::launch(kernel, blocks, dim3(kHopperThreads), bytes, stream, p);
+    return error != 0 || p.shares == nullptr ? error : add_shares(a, c, p, stream);
+  }
+
+  static int add_shares(const ConvArgs& a, const Cut& c, const HopperParams& p, void* stream) {
+    const int64_t tiles = a.groups * c.channel_blocks * a.batch * c.tiles;
+    return fastconv1d::launch(
+        hopper_add_kernel<M, T>, dim3(static_cast<unsigned>(tiles)), dim3(128),
+        4 * T::channels + OutputLayout<M, T::m_tiles>::bytes, stream,
+        SharesParams{p.shares, a.bias, p.output, a.batch, c.tiles, c.channels_out, a.groups,
+                     c.block_channels, c.channel_blocks, static_cast<int>(shares(c))});
   }
 
   // Whether the input's rows, those of all batches one after the other, can be copied in boxes.

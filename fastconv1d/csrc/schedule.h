@@ -274,6 +274,15 @@ FASTCONV1D_HD constexpr int64_t runs_of(int64_t tiles, int64_t rows, int64_t at_
   return best;
 }
 
+// How many slices of a reduction each of several blocks takes that share a tile: all of them, where there are
+// tiles enough for every multiprocessor, or sharing would take longer than it saves.
+constexpr int64_t kMostShares = 8, kLeastSteps = 192;
+FASTCONV1D_HD constexpr int64_t slices_of_share(int64_t blocks, int64_t slices, int64_t steps,
+                                                int64_t multiprocessors) {
+  if (2 * blocks > multiprocessors || slices * steps < kLeastSteps) return larger(1, slices);
+  return ceil_div(slices, smaller(smaller(multiprocessors / blocks, slices), kMostShares));
+}
+
 // How the Hopper kernel walks one phase: tile by tile, slices of channels by slices, part of the taps by
 // part. Shared memory has `inputs` stages of rows of the input as they lie in memory, and `weights`
 // stages of the weights of one tap and slice, or all of them where they are resident.

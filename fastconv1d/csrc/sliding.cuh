@@ -619,7 +619,7 @@ struct SlidingKernels {
       const int64_t threads = ceil_div(windows, t),
                     rows_at_once = smaller(most_rows, of_part / threads),
                     // Of all threads, in thousandths; a turn more costs some.
-          of_these = 1000 - 1000 * windows * rows_at_once / (t * of_part) + 2 * t;
+          of_these = 1000 - 1000 * windows * rows_at_once / (t * of_part) + 6 * t;
       if (of_these >= idle) continue;
       idle = of_these;
       turns = t;

@@ -77,7 +77,7 @@ struct TileLibrary {
   static int64_t packed_bytes(const ConvArgs& a) {
     int64_t bytes = 0;
     for (int64_t r = 0; r < Cutter::phases(a); ++r)
-      bytes = larger(bytes, Cutter::packed_bytes(Cutter::cut(a, r)));
+      bytes = larger(bytes, Cutter::packed_bytes(a, Cutter::cut(a, r)));
     return bytes;
   }
   static int launch(int64_t variant, const ConvArgs& a, void* stream) {
