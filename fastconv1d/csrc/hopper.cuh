@@ -351,17 +351,40 @@ struct HopperBlock {
       // Counted from where the row begins in the stage.
       const int first = first_of_block(block) - ahead(from, kind), begin = from.before - first,
                 end = exists ? from.left - first : 0;
-      auto* const to = reinterpret_cast<Element*>(
-          stage + ((warpgroup * l.blocks / 2 + block) * rows + row) * l.row_pitch);
-      for (int position = lane; position < begin && position < l.block_positions;
-           position += of_row)
-        to[position] = 0;
-      for (int position = (end < 0 ? 0 : end) + lane; position < l.block_positions;
-           position += of_row)
+      char* const of_stage =
+          stage + ((warpgroup * l.blocks / 2 + block) * rows + row) * l.row_pitch;
+      if (begin >= l.block_positions || end <= 0) {
+        for (int piece = lane; piece < l.row_pitch / 16; piece += of_row)
+          reinterpret_cast<uint4*>(of_stage)[piece] = make_uint4(0, 0, 0, 0);
+        continue;
+      }
+      auto* const to = reinterpret_cast<Element*>(of_stage);
+      for (int position = lane; position < begin; position += of_row) to[position] = 0;
+      for (int position = end + lane; position < l.block_positions; position += of_row)
         to[position] = 0;
     }
     fence_async_proxy();  // before the next rows are copied there
     warpgroup_sync(warpgroup + 1);
+  }
+
+  // Whether so many taps see nothing but padding.
+  __device__ __forceinline__ bool sees_nothing(const Source& from, int taps) const {
+    const int last = (T::positions - 1) * static_cast<int>(p.phase.in_step) +
+                     (taps - 1) * static_cast<int>(p.phase.shift_step);
+    return from.before > last || from.left <= 0;
+  }
+  // Lets the weights of a part's taps go by.
+  __device__ __forceinline__ void pass_weights(Turn& weight, int taps) const {
+    if (l.resident) {
+      weight.stage += l.taps;
+      return;
+    }
+#pragma unroll 1
+    for (int j = 0; j < taps; ++j) {
+      barrier_wait(shared->weights.full + weight.stage, weight.parity);
+      give_back(shared->weights.empty, weight.stage);
+      weight.advance(l.weights);
+    }
   }
 
   // The range of what is in a warpgroup's blocks of a stage.
@@ -617,6 +640,16 @@ struct HopperBlock {
           int first = static_cast<int>(reinterpret_cast<uint64_t>(p.input) / 2 + p.first_position +
                                        part * l.taps * p.phase.shift_step);
           barrier_wait(shared->inputs.full + input.stage, input.parity);
+          if (sees_nothing(from, taps)) {
+            wgmma_settle();
+            give_back(shared->weights.empty, used_weight);
+            used_weight = -1;
+            pass_weights(weight, taps);
+            ready = false;
+            give_back(shared->inputs.empty, input.stage);
+            input.advance(l.inputs);
+            continue;
+          }
           if (!from.whole) clear(stage, from, warpgroup);
           uint32_t smallest = ~0u;  // less 1
           if constexpr (M::sets > 1) {
