@@ -325,12 +325,14 @@ def corner_runs(problems: Iterable[Problem], mode: str, variant: int) -> list[Ru
     ]
 
 
-def random_runs(count: int, mode: str, variant: int, flops: int = 1 << 20) -> list[Run]:
+def random_runs(
+    count: int, mode: str, variant: int, flops: int = 1 << 20, *, narrow: bool = False
+) -> list[Run]:
     """Random problems on normal values, everything around them random as well."""
     random = Random(f"{mode} {variant}")
     return [
         Run(
-            random_problem(random, mode, flops, transposed=random.random() < 0.25),
+            random_problem(random, mode, flops, transposed=random.random() < 0.25, narrow=narrow),
             variant,
             layout=random.choice(CONTIGUOUS_ROWS),
             integers=False,

@@ -21,21 +21,34 @@ def random_problem(
     flops: int,
     *,
     transposed: bool = False,
+    narrow: bool = False,
     gpu: Gpu | None = None,
 ) -> Problem:
-    """A valid problem of at most so many FLOPs, any parameter of which may be odd or extreme."""
+    """A valid problem of at most so many FLOPs, any parameter of which may be odd or extreme.
+
+    A narrow one has groups of few channels, on one side at least, and may have many taps.
+    """
 
     def size(most: int) -> int:
         return int(most ** random.random() + random.random())  # small ones as likely as large ones
 
     while True:
-        groups = random.choice((1, 1, 1, 1, 2, 3, 8))
-        kernel_size, dilation = random.choice((1, 2, 3, 3, 4, 5, 7, 11, size(60))), size(6)
+        if narrow:
+            groups = random.choice((1, size(100)))
+            sides = [random.choice((1, 1, 2, 4, 8)), random.choice((1, 1, size(60)))]
+            random.shuffle(sides)
+            channels_in, channels_out = sides
+        else:
+            groups = random.choice((1, 1, 1, 1, 2, 3, 8))
+            channels_in = random.choice((1, 8, 16, size(150)))
+            channels_out = random.choice((1, 16, 64, size(150)))
+        most_taps = 1024 if narrow else 60
+        kernel_size, dilation = random.choice((1, 2, 3, 3, 4, 5, 7, 11, size(most_taps))), size(6)
         stride = random.choice((1, 1, 1, 2, 3, 4, 5, size(20)))
         problem = Problem(
             batch=size(6),
-            channels_in=groups * random.choice((1, 8, 16, size(150))),
-            channels_out=groups * random.choice((1, 16, 64, size(150))),
+            channels_in=groups * channels_in,
+            channels_out=groups * channels_out,
             length=random.choice((size(3000), 64 * size(40))),
             kernel_size=kernel_size,
             stride=stride,

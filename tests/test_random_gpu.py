@@ -1,8 +1,8 @@
 """Random convolutions: every parameter, dtype, memory layout and plan, held against fp64.
 
 On a GPU 2,200 problems, each on one of the plans that can run it, with NaN in the memory that the
-allocator hands out, and 2,080 more through the tiles of the Hopper kernel. Without one, a few
-through the CPU's own plan.
+allocator hands out, 2,080 more through the tiles of the Hopper kernel, and 1,600 with groups of few
+channels through the sliding one. Without a GPU, a few through the CPU's own plan.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from random_problems import LAYOUTS, laid_out, random_problem
 
 PROBLEMS_PER_MODE = 440
 PROBLEMS_PER_MODE_ON_HOPPER = 520
+PROBLEMS_PER_MODE_OF_FEW_CHANNELS = 400
 PROBLEMS_PER_MODE_ON_CPU = 20
 FLOPS = 1 << 27
 
@@ -76,7 +77,9 @@ def random_runs(
     faults = []
     while ran.total() < count:
         transposed = random.random() < 0.25
-        problem = random_problem(random, mode, FLOPS, transposed=transposed, gpu=gpu)
+        problem = random_problem(
+            random, mode, FLOPS, transposed=transposed, narrow=family == "sliding", gpu=gpu
+        )
         # However the input will be laid out.
         anyhow = replace(problem, row_alignment=problem.dtype.itemsize)
         plans = [p for p in PLANS if p.family != "aten" and p.why_not(anyhow) is None]
@@ -111,6 +114,15 @@ def test_random_problems_through_the_hopper_kernel(fp32_precision: str) -> None:
     print(f"{mode}: {ran.total()} problems, {len(faults)} wrong, by plan {dict(ran)}")
     assert not faults, "\n".join([f"{len(faults)} of {ran.total()} wrong", *faults[:10]])
     assert set(ran) == {plan.name for plan in tile_rows("hopper", mode)}
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("fp32_precision", TENSOR_CORE_MODES, indirect=True)
+def test_random_problems_of_few_channels(fp32_precision: str) -> None:
+    mode, device = fp32_precision, torch.device("cuda")
+    ran, faults = random_runs(mode, PROBLEMS_PER_MODE_OF_FEW_CHANNELS, device, "sliding")
+    print(f"{mode}: {ran.total()} problems, {len(faults)} wrong, by plan {dict(ran)}")
+    assert not faults, "\n".join([f"{len(faults)} of {ran.total()} wrong", *faults[:10]])
 
 
 @pytest.mark.parametrize("mode", ["ieee", "fp64"])
