@@ -467,7 +467,7 @@ FASTCONV1D_HD constexpr int64_t tap_of(const Phase& p, const Weave& w, int r, in
   const auto scaled = static_cast<uint32_t>(p.first_tap + j * p.tap_step + r),
              dilation = static_cast<uint32_t>(w.dilation);
   if (dilation == 1) return scaled;
-  return scaled % dilation == 0 ? scaled / dilation : INT64_MAX;
+  return scaled % dilation == 0 ? scaled / dilation : INT32_MAX;
 }
 struct Schedule {
   int classes, load_step, read_step, column_step;
@@ -1134,12 +1134,17 @@ __global__ void __launch_bounds__(128) hopper_pack_kernel(const HopperPackParams
       weights[i][v] = static_cast<const Element*>(p.weight) + weight_row(p, group, 0, in);
     }
   const int64_t to_next = (p.transposed ? 1 : p.channels_in) * p.kernel_size;
+  int64_t of_column[kPackedChannels];
+  bool has_weight[kPackedChannels];
 #pragma unroll
   for (int c = 0; c < kPackedChannels; ++c) {
     const Column column = column_of(p.weave, first_column + c * apart);
-    const int64_t of_column = tap_of(p.phase, p.weave, column.r, of_phase);
-    const bool has_weight = column.channel < p.channels_out && of_column < p.kernel_size;
-    const int64_t at = has_weight ? column.channel * to_next + of_column : 0;
+    const int64_t of_kernel = tap_of(p.phase, p.weave, column.r, of_phase);
+    has_weight[c] = column.channel < p.channels_out && of_kernel < p.kernel_size;
+    of_column[c] = column.channel * to_next + of_kernel;
+  }
+#pragma unroll
+  for (int c = 0; c < kPackedChannels; ++c) {
     float scale = 1;
     if constexpr (M::sets > 1)
       scale = Scale::power_of_two(
@@ -1151,7 +1156,7 @@ __global__ void __launch_bounds__(128) hopper_pack_kernel(const HopperPackParams
       Element value[values];
 #pragma unroll
       for (int v = 0; v < values; ++v)
-        value[v] = has_weight && exists[i][v] ? weights[i][v][at] : Element{0};
+        value[v] = has_weight[c] && exists[i][v] ? weights[i][v][of_column[c]] : Element{0};
       uint32_t of_plane[M::planes];
       if constexpr (M::sets > 1)
         M::split(value, of_plane, scale);
