@@ -104,6 +104,11 @@ __device__ __forceinline__ float bf16_to_float(uint16_t x) {
 __device__ __forceinline__ float fp16_to_float(uint16_t x) {
   return __half2float(__ushort_as_half(x));
 }
+__device__ __forceinline__ void store_16(void* to, const uint4& words) {
+  asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(words.x), "r"(words.y),
+               "r"(words.z), "r"(words.w)
+               : "memory");
+}
 __device__ __forceinline__ void copy_bulk(void* shared, const void* global, uint32_t bytes,
                                           uint64_t* barrier) {
   asm volatile(
@@ -336,6 +341,13 @@ __device__ __forceinline__ uint32_t halves_of(uint32_t first, uint32_t second, b
   return __byte_perm(first, second, high ? 0x7632 : 0x5410);
 #else
   return high ? first >> 16 | (second & 0xffff0000u) : (first & 0xffffu) | second << 16;
+#endif
+}
+__device__ __forceinline__ uint32_t shifted_right(uint32_t low, uint32_t high, int bits) {
+#if defined(__CUDACC__)
+  return __funnelshift_r(low, high, bits);
+#else
+  return static_cast<uint32_t>((static_cast<uint64_t>(high) << 32 | low) >> bits);
 #endif
 }
 __device__ __forceinline__ void keep_in_register(int& value) {
@@ -580,6 +592,12 @@ FASTCONV1D_HD constexpr int64_t runs_of(int64_t tiles, int64_t rows, int64_t at_
     best = runs;
   }
   return best;
+}
+constexpr int64_t kMostShares = 8, kLeastSteps = 192;
+FASTCONV1D_HD constexpr int64_t slices_of_share(int64_t blocks, int64_t slices, int64_t steps,
+                                                int64_t multiprocessors) {
+  if (2 * blocks > multiprocessors || slices * steps < kLeastSteps) return larger(1, slices);
+  return ceil_div(slices, smaller(smaller(multiprocessors / blocks, slices), kMostShares));
 }
 struct Pipeline {
   int parts, taps;
@@ -1041,7 +1059,7 @@ struct TileLibrary {
   static int64_t packed_bytes(const ConvArgs& a) {
     int64_t bytes = 0;
     for (int64_t r = 0; r < Cutter::phases(a); ++r)
-      bytes = larger(bytes, Cutter::packed_bytes(Cutter::cut(a, r)));
+      bytes = larger(bytes, Cutter::packed_bytes(a, Cutter::cut(a, r)));
     return bytes;
   }
   static int launch(int64_t variant, const ConvArgs& a, void* stream) {
@@ -1556,6 +1574,8 @@ struct HopperParams {
   int64_t channels_in, channels_out, groups;
   int64_t block_channels;
   int64_t channel_blocks, tiles, runs;
+  int slices_of_share;
+  float* shares;
   Place step;
   int64_t first_position;
   int64_t row_bytes;
@@ -1585,6 +1605,13 @@ struct HopperBlock {
     output_stages = bytes + kHopperSharedBytes + (M::sets > 1 ? 16 : 8) * T::channels;
     inputs = bytes + hopper_fixed_bytes<M, T>();
     weights = inputs + l.inputs * l.input_bytes;
+  }
+  __device__ __forceinline__ int slices() const {
+    const int left = l.slices - first_slice();
+    return left < p.slices_of_share ? left : p.slices_of_share;
+  }
+  __device__ __forceinline__ int first_slice() const {
+    return static_cast<int>(blockIdx.y) * p.slices_of_share;
   }
   template <class Visit>
   __device__ __forceinline__ void for_each_tile(Visit visit) const {
@@ -1700,14 +1727,15 @@ struct HopperBlock {
     Turn input;
     for_each_tile([&](const Place& place) {
 #pragma unroll 1
-      for (int slice = 0; slice < l.slices; ++slice)
+      for (int slice = 0; slice < slices(); ++slice)
 #pragma unroll 1
         for (int part = 0; part < l.parts; ++part) {
           char* const stage = inputs + input.stage * l.input_bytes;
           uint64_t* const full = shared->inputs.full + input.stage;
           barrier_wait(shared->inputs.empty + input.stage, input.parity ^ 1);
-          const uint32_t bytes = BOXES ? copy_boxes(warp, place, slice, part, stage, full)
-                                       : copy_rows(warp, place, slice, part, stage, full);
+          const int of_tile = first_slice() + slice;
+          const uint32_t bytes = BOXES ? copy_boxes(warp, place, of_tile, part, stage, full)
+                                       : copy_rows(warp, place, of_tile, part, stage, full);
           if (threadIdx.x % 32 == 0) barrier_arrive_expecting(full, bytes);
           input.advance(l.inputs);
         }
@@ -1729,8 +1757,8 @@ struct HopperBlock {
     }
     Turn weight;
     for_each_tile([&](const Place&) {
-      const char* of_part = from;
-      for (int slice = 0; slice < l.slices; ++slice)
+      const char* of_part = from + first_slice() * l.parts * l.taps * int64_t{l.weight_bytes};
+      for (int slice = 0; slice < slices(); ++slice)
         for (int part = 0; part < l.parts; ++part) {
           const int count = taps_of_part(l, p.phase, part);
 #pragma unroll 1
@@ -1755,17 +1783,37 @@ struct HopperBlock {
     for (int block = 0; block < l.blocks / 2; ++block) {
       const int first = first_of_block(block) - ahead(from, kind), begin = from.before - first,
                 end = exists ? from.left - first : 0;
-      auto* const to = reinterpret_cast<Element*>(
-          stage + ((warpgroup * l.blocks / 2 + block) * rows + row) * l.row_pitch);
-      for (int position = lane; position < begin && position < l.block_positions;
-           position += of_row)
-        to[position] = 0;
-      for (int position = (end < 0 ? 0 : end) + lane; position < l.block_positions;
-           position += of_row)
+      char* const of_stage =
+          stage + ((warpgroup * l.blocks / 2 + block) * rows + row) * l.row_pitch;
+      if (begin >= l.block_positions || end <= 0) {
+        for (int piece = lane; piece < l.row_pitch / 16; piece += of_row)
+          reinterpret_cast<uint4*>(of_stage)[piece] = make_uint4(0, 0, 0, 0);
+        continue;
+      }
+      auto* const to = reinterpret_cast<Element*>(of_stage);
+      for (int position = lane; position < begin; position += of_row) to[position] = 0;
+      for (int position = end + lane; position < l.block_positions; position += of_row)
         to[position] = 0;
     }
     fence_async_proxy();
     warpgroup_sync(warpgroup + 1);
+  }
+  __device__ __forceinline__ bool sees_nothing(const Source& from, int taps) const {
+    const int last = (T::positions - 1) * static_cast<int>(p.phase.in_step) +
+                     (taps - 1) * static_cast<int>(p.phase.shift_step);
+    return from.before > last || from.left <= 0;
+  }
+  __device__ __forceinline__ void pass_weights(Turn& weight, int taps) const {
+    if (l.resident) {
+      weight.stage += l.taps;
+      return;
+    }
+#pragma unroll 1
+    for (int j = 0; j < taps; ++j) {
+      barrier_wait(shared->weights.full + weight.stage, weight.parity);
+      give_back(shared->weights.empty, weight.stage);
+      weight.advance(l.weights);
+    }
   }
   __device__ __forceinline__ Range range_of(const char* stage, int warpgroup, int turn) const {
     const int pieces = l.input_bytes / 2 / 16, warp = threadIdx.x / 32 % 4;
@@ -1794,6 +1842,7 @@ struct HopperBlock {
   using Fragment = uint32_t[T::m_tiles][M::planes][4];
   static constexpr int at_once = steps_at_once<M, T>();
   using Fragments = Fragment[2][at_once];
+  static constexpr int sums_of_tile = 128 * T::m_tiles * T::channels / 2;
   using Sums = float[T::m_tiles][M::sets][T::channels / 2];
   using Writer = OutputWriter<M, T::m_tiles, T::channels>;
   static constexpr int kept = M::sets > 1 ? 1 : 2;
@@ -1970,18 +2019,29 @@ struct HopperBlock {
       int used_weight = -1;
       if (l.resident) weight.stage = 0;
 #pragma unroll 1
-      for (int slice = 0; slice < l.slices; ++slice)
+      for (int slice = 0; slice < slices(); ++slice)
 #pragma unroll 1
         for (int part = 0; part < l.parts; ++part) {
           const int taps = taps_of_part(l, p.phase, part);
           char* const stage = inputs + input.stage * l.input_bytes;
           const bool anew = l.parts > 1 || slice == 0;
-          from = anew || M::sets > 1 ? source(place, slice, part) : next_slice(from);
+          from =
+              anew || M::sets > 1 ? source(place, first_slice() + slice, part) : next_slice(from);
           if (anew) find_quads(from);
           Slice seen{stage, 1, 0, 0};
           int first = static_cast<int>(reinterpret_cast<uint64_t>(p.input) / 2 + p.first_position +
                                        part * l.taps * p.phase.shift_step);
           barrier_wait(shared->inputs.full + input.stage, input.parity);
+          if (sees_nothing(from, taps)) {
+            wgmma_settle();
+            give_back(shared->weights.empty, used_weight);
+            used_weight = -1;
+            pass_weights(weight, taps);
+            ready = false;
+            give_back(shared->inputs.empty, input.stage);
+            input.advance(l.inputs);
+            continue;
+          }
           if (!from.whole) clear(stage, from, warpgroup);
           uint32_t smallest = ~0u;
           if constexpr (M::sets > 1) {
@@ -2066,7 +2126,11 @@ struct HopperBlock {
           sums[m][0][i] = Scale::without(sum, scale + of_channels[i / 4 * 8 + i % 2]);
         });
       }
-      if (place.batch < p.batch) write(writer, sums, place, warpgroup);
+      if (place.batch >= p.batch) return;
+      if (p.shares == nullptr)
+        write(writer, sums, place, warpgroup);
+      else
+        keep(sums, place);
     });
   }
   static __device__ __forceinline__ void scale_sums(Sums& sums, int log2) {
@@ -2124,6 +2188,14 @@ struct HopperBlock {
     __syncwarp();
     if (threadIdx.x % 32 == 0) barrier_arrive(empty + stage);
   }
+  __device__ __forceinline__ void keep(const Sums& sums, const Place& place) const {
+    const int64_t tiles = p.batch * p.tiles,
+                  tile = (shared->group * p.channel_blocks + shared->channel_block) * tiles +
+                         place.batch * p.tiles + place.tile,
+                  all = p.groups * p.channel_blocks * tiles;
+    float* const to = p.shares + (blockIdx.y * all + tile) * sums_of_tile + threadIdx.x % 128;
+    for_each_sum([&](int m, int i) { to[(m * T::channels / 2 + i) * 128] = sums[m][0][i]; });
+  }
   __device__ __forceinline__ void write(const Writer& writer, Sums& sums, const Place& place,
                                         int warpgroup) const {
     const int64_t first_channel = static_cast<int64_t>(shared->channel_block) * p.block_channels;
@@ -2176,6 +2248,50 @@ __global__ void __launch_bounds__(kHopperThreads, 1)
       block.template multiply<2>();
   }
 }
+struct SharesParams {
+  const float* shares;
+  const void* bias;
+  OutputParams output;
+  int64_t batch, tiles, channels_out, groups, block_channels, channel_blocks;
+  int count;
+};
+template <class M, class T>
+__global__ void __launch_bounds__(128, 2) hopper_add_kernel(const SharesParams p) {
+  FASTCONV1D_SHARED(memory);
+  using Writer = OutputWriter<M, T::m_tiles, T::channels>;
+  constexpr int64_t sums_of_tile = HopperBlock<M, T>::sums_of_tile;
+  auto* const biases = reinterpret_cast<float*>(memory);
+  const int64_t rows = p.batch * p.tiles, tile = blockIdx.x, row = tile % rows, block = tile / rows,
+                group = block / p.channel_blocks, channel_block = block % p.channel_blocks,
+                channel = channel_block * p.block_channels;
+  const Place place{static_cast<int>(row / p.tiles), static_cast<int>(row % p.tiles)};
+  for (int i = static_cast<int>(threadIdx.x); i < T::channels; i += 128)
+    biases[i] = bias_of<M>(p.bias, group,
+                           column_of(p.output.weave, channel_block * T::channels + i).channel,
+                           p.channels_out);
+  typename Writer::Sums sums;
+  const float* from = p.shares + tile * sums_of_tile + threadIdx.x;
+#pragma unroll
+  for (int m = 0; m < T::m_tiles; ++m)
+#pragma unroll
+    for (int i = 0; i < T::channels / 2; ++i)
+      sums[m][0][i] = __ldg(from + (m * T::channels / 2 + i) * 128);
+#pragma unroll 1
+  for (int share = 1; share < p.count; ++share) {
+    from += p.groups * p.channel_blocks * rows * sums_of_tile;
+#pragma unroll
+    for (int m = 0; m < T::m_tiles; ++m)
+#pragma unroll
+      for (int i = 0; i < T::channels / 2; ++i)
+        sums[m][0][i] += __ldg(from + (m * T::channels / 2 + i) * 128);
+  }
+  warpgroup_sync(1);
+  const Writer writer{p.output, reinterpret_cast<char*>(biases + T::channels), 1};
+  writer.write(sums, biases,
+               {(place.batch * p.groups + group) * p.channels_out + channel,
+                static_cast<int>(smaller(p.block_channels, p.channels_out - channel)),
+                static_cast<int64_t>(place.tile) * T::positions});
+}
 template <class M, class T>
 struct Hopper {
   using Element = typename M::Element;
@@ -2185,7 +2301,7 @@ struct Hopper {
     Pipeline pipeline;
     int64_t groups, channels_in, channels_out;
     int64_t block_channels, channel_blocks;
-    int64_t tiles, runs;
+    int64_t tiles, runs, slices_of_share;
     int64_t packed_threads;
   };
   static int64_t phases(const ConvArgs& a) { return is_woven(a) ? 1 : phase_count(a); }
@@ -2210,12 +2326,23 @@ struct Hopper {
     Pipeline& l = c.pipeline;
     if (M::chain > 0 && !cuts_chains<M, T>() && l.slices * c.phase.taps * (l.words / 8) > M::chain)
       l.taps = 0;
+    c.slices_of_share = slices_of_share(a.groups * c.channel_blocks * c.runs, l.slices,
+                                        larger(c.phase.taps, 0) * (l.words / 8), a.multiprocessors);
     c.packed_threads = a.groups * c.channel_blocks * l.slices * l.parts * l.taps * (l.words / 4) *
                        (T::channels / kPackedChannels);
     return c;
   }
-  static int64_t packed_bytes(const Cut& c) {
+  static int64_t packed_bytes(const ConvArgs& a, const Cut& c) {
+    return before_shares(c) + (shares(c) > 1 ? 4 * shares(c) * all_sums(a, c) : 0);
+  }
+  static int64_t before_shares(const Cut& c) {
     return weight_bytes(c) + (M::sets > 1 ? 4 * scales(c) : 0);
+  }
+  static int64_t shares(const Cut& c) {
+    return larger(1, ceil_div(c.pipeline.slices, c.slices_of_share));
+  }
+  static int64_t all_sums(const ConvArgs& a, const Cut& c) {
+    return c.groups * c.channel_blocks * a.batch * c.tiles * HopperBlock<M, T>::sums_of_tile;
   }
   static int64_t weight_bytes(const Cut& c) {
     return c.packed_threads * kPackedChannels * 16 * M::planes;
@@ -2275,10 +2402,23 @@ struct Hopper {
     p.row_bytes = a.input_channel_stride * static_cast<int64_t>(sizeof(Element));
     p.tile_step = T::positions * c.phase.in_step;
     p.in_boxes = make_boxes(a, l, p);
-    const dim3 blocks(static_cast<unsigned>(a.groups * c.channel_blocks * c.runs));
-    if (c.packed_threads > 0 || M::sets > 1)
-      return fastconv1d::launch<true>(kernel, blocks, dim3(kHopperThreads), bytes, stream, p);
-    return fastconv1d::launch(kernel, blocks, dim3(kHopperThreads), bytes, stream, p);
+    p.slices_of_share = static_cast<int>(c.slices_of_share);
+    if (shares(c) > 1)
+      p.shares = reinterpret_cast<float*>(static_cast<char*>(a.workspace) + before_shares(c));
+    const dim3 blocks(static_cast<unsigned>(a.groups * c.channel_blocks * c.runs),
+                      static_cast<unsigned>(shares(c)));
+    error = c.packed_threads > 0 || M::sets > 1
+                ? fastconv1d::launch<true>(kernel, blocks, dim3(kHopperThreads), bytes, stream, p)
+                : fastconv1d::launch(kernel, blocks, dim3(kHopperThreads), bytes, stream, p);
+    return error != 0 || p.shares == nullptr ? error : add_shares(a, c, p, stream);
+  }
+  static int add_shares(const ConvArgs& a, const Cut& c, const HopperParams& p, void* stream) {
+    const int64_t tiles = a.groups * c.channel_blocks * a.batch * c.tiles;
+    return fastconv1d::launch(
+        hopper_add_kernel<M, T>, dim3(static_cast<unsigned>(tiles)), dim3(128),
+        4 * T::channels + OutputLayout<M, T::m_tiles>::bytes, stream,
+        SharesParams{p.shares, a.bias, p.output, a.batch, c.tiles, c.channels_out, a.groups,
+                     c.block_channels, c.channel_blocks, static_cast<int>(shares(c))});
   }
   static bool make_boxes(const ConvArgs& a, const Pipeline& l, HopperParams& p) {
     p.leads = 1;
