@@ -427,7 +427,10 @@ def _report(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps({"in_step": in_step}))
     elif stale:
-        print("README.md is out of step with benchmarks/results: run `fastconv1d report`")
+        print(
+            "README.md, docs/results.md or a picture is out of step with benchmarks/results: "
+            "run `fastconv1d report`"
+        )
     return 1 if stale else 0
 
 
@@ -586,7 +589,11 @@ def _parser() -> argparse.ArgumentParser:
 
     command("doctor", _doctor, "what is installed, what is built, what would fall back and why")
 
-    sub = command("report", _report, "bring the README in step with benchmarks/results")
+    sub = command(
+        "report",
+        _report,
+        "bring README, docs/results.md and pictures in step with benchmarks/results",
+    )
     sub.add_argument("--check", action="store_true", help="change nothing; status 1 if out of step")
     sub.add_argument("--root", type=Path, default=Path(), help="source tree (default: here)")
     return parser
