@@ -281,11 +281,11 @@ def bind(case: Problem, tensors: Tensors, algorithm: str | None = None) -> Call:
 def draw(case: Problem, device: torch.device) -> Tensors:
     """Random tensors of a problem, the rows of its input as far apart as it says."""
     # Parameters are small enough to be drawn on the host; inputs of 2^31 elements are not.
+    size = case.dtype.itemsize
     small = replace(case, batch=1, length=case.least_length)
     _, weight, bias = compare.draw(small, device, secrets.randbits(31))
-    apart = case.length
-    while gcd(16, apart * case.dtype.itemsize) != case.aligned:
-        apart += 1
+    gaps = (gap for gap in range(16) if gcd(16, (case.length + gap) * size) == case.aligned)
+    apart = case.length + next(gaps, 0)
     input = torch.randn(*case.input_shape[:2], apart, dtype=case.dtype, device=device)
     return input[..., : case.length], weight, bias
 

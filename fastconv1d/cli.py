@@ -204,7 +204,8 @@ def _tune(arguments: argparse.Namespace) -> int:
             if arguments.json:
                 print(json.dumps(result.row(), ensure_ascii=False), flush=True)
     if not arguments.json:
-        _show_tuned(results)
+        where = "stored nowhere" if arguments.dry_run or unstored else f"stored in {tuned.path()}"
+        _show_tuned(f"fastest plans, {where}", results)
     for result in results:
         what = f"{result.case.name}, {result.case.problem.mode}"
         notes = {f"WRONG: {what}, {name}": text for name, text in result.wrong.items()}
@@ -218,7 +219,7 @@ def _tune(arguments: argparse.Namespace) -> int:
     return 1 if unstored or any(result.wrong for result in results) else 0
 
 
-def _show_tuned(results: Sequence[tune.Result]) -> None:
+def _show_tuned(title: str, results: Sequence[tune.Result]) -> None:
     rows = [
         [
             result.case.name,
@@ -232,7 +233,7 @@ def _show_tuned(results: Sequence[tune.Result]) -> None:
         for result in results
     ]
     headers = ["layer", "mode", "the model's plan", "ms", "fastest plan", "ms", "gain"]
-    _show(f"tuned, {tuned.path()}", headers, rows)
+    _show(title, headers, rows)
 
 
 def _milliseconds(time: float | None) -> str:

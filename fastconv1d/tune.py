@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastconv1d import bench, compare, ops, plan, timing, tuned, verify
 from fastconv1d.layers import Layer
-from fastconv1d.problem import Gpu, Problem, row_alignment
+from fastconv1d.problem import MODE_DTYPES, Gpu, Problem, row_alignment
 from fastconv1d.timing import Timing
 
 FINALISTS = 3
@@ -111,7 +111,7 @@ def cases_of_model(path: Path, modes: Sequence[str], device: torch.device) -> li
     if not recorder.problems:
         raise ValueError(f"{path} runs no 1-D convolution, expected a Model that does")
     return _distinct(
-        Case(f"{path.stem} · {_described(problem)}", replace(problem, mode=mode))
+        Case(f"{path.stem} · {_described(problem)}", _in_mode(problem, mode))
         for problem in recorder.problems
         for mode in modes or [problem.mode]
     )
@@ -153,6 +153,13 @@ def _distinct(cases: Iterator[Case]) -> list[Case]:
         if case.problem.batch:
             first.setdefault(case.problem.bucketed(), case)
     return list(first.values())
+
+
+def _in_mode(problem: Problem, mode: str) -> Problem:
+    """The problem in another mode, with the layout that its input would have in that dtype."""
+    size, new_size = problem.dtype.itemsize, MODE_DTYPES[mode].itemsize
+    aligned = min(16, problem.row_alignment * new_size // size)
+    return replace(problem, mode=mode, row_alignment=aligned)
 
 
 def _described(problem: Problem) -> str:

@@ -70,8 +70,8 @@ def choices() -> Choices:
     """All that is stored, read once in a process; nothing, after one warning, from a bad file."""
     try:
         return _read()
-    except (OSError, ValueError) as error:
-        text = f"fastconv1d: {path()} is not used: {_reason(error)}"
+    except (OSError, ValueError, RuntimeError) as error:  # the last where there is no home folder
+        text = f"fastconv1d: tuned plans are not used: {error}"
         warnings.warn(text, RuntimeWarning, stacklevel=2)
         return {}
 
@@ -109,7 +109,7 @@ def status(gpu: Gpu | None, sources_hash: str) -> dict[str, Any]:
     try:
         stored = _read()
     except (OSError, ValueError) as error:
-        problem = _reason(error)
+        problem = str(error)
     here = len(stored.get(context(gpu, sources_hash), {}))
     return {
         "file": str(path()),
@@ -121,17 +121,16 @@ def status(gpu: Gpu | None, sources_hash: str) -> dict[str, Any]:
 
 def _read() -> Choices:
     """Raises: OSError; ValueError if the file is not what `store` writes."""
-    try:
-        content = path().read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return {}
+    file = path()
     try:
         return {
             place: {key: _choice(choice) for key, choice in stored.items()}
-            for place, stored in json.loads(content).items()
+            for place, stored in json.loads(file.read_text(encoding="utf-8")).items()
         }
-    except (AttributeError, TypeError, RecursionError) as error:
-        raise ValueError(f"it holds no choices of plans: {error}") from error
+    except FileNotFoundError:
+        return {}
+    except (AttributeError, TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"{file} holds no choices of plans: {error}") from error
 
 
 def _choice(values: dict[str, Any]) -> Choice:
@@ -154,7 +153,3 @@ def _replace(file: Path, content: str) -> None:
     except BaseException:
         Path(aside).unlink(missing_ok=True)
         raise
-
-
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error)
