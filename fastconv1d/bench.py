@@ -9,13 +9,14 @@ import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from math import gcd
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
-from fastconv1d import compare, layers, ops, plan, timing
+from fastconv1d import compare, config, layers, ops, plan, timing
 from fastconv1d.functional import conv1d, conv_transpose1d
 from fastconv1d.layers import Layer
 from fastconv1d.problem import Gpu, Problem
@@ -72,6 +73,7 @@ class Row:
     device: str
     forced: bool = False
     plan: str | None = None
+    tuned: bool = False
     op: str = "forward"
     scaled: str | None = None
     skipped: str | None = None
@@ -149,7 +151,7 @@ def run(
                 for algorithm in plans or _default_algorithms(case):
                     row = replace(blank, forced=algorithm in plans)
                     progress(f"{layer.name}, {mode}, {'bias' if with_bias else 'no bias'}")
-                    with _strict(), timing.precision(mode), torch.no_grad():
+                    with strict(), timing.precision(mode), torch.no_grad():
                         row = _measure(row, case, algorithm, device, ceilings, compile, seconds)
                     if device.type == "cuda":
                         torch.cuda.empty_cache()
@@ -197,7 +199,8 @@ def _blank(
 
 
 @contextlib.contextmanager
-def _strict() -> Iterator[None]:
+def strict() -> Iterator[None]:
+    """Makes falling back to another plan an error inside."""
     saved = os.environ.get("FASTCONV1D_STRICT")
     os.environ["FASTCONV1D_STRICT"] = "1"
     try:
@@ -209,7 +212,7 @@ def _strict() -> Iterator[None]:
             os.environ["FASTCONV1D_STRICT"] = saved
 
 
-class _WrongError(Exception):
+class WrongError(Exception):
     """An output failed the comparer."""
 
 
@@ -226,16 +229,17 @@ def _measure(
         chosen = plan.select(case, algorithm)
     except RuntimeError as error:
         return replace(row, skipped=str(error))
-    row = replace(row, plan=chosen.name)
+    by_model = bool(algorithm or config.forced_plan()) or chosen is plan.model_choice(case)
+    row = replace(row, plan=chosen.name, tuned=not by_model)
     rivals = {"ours": algorithm}
     if chosen.family != "im2col" and plan.explain(case, "im2col")[0][1] is None:
         rivals["im2col"] = "im2col"
     try:
         for rival in rivals.values():
-            _check_integers(case, plan.select(case, rival), device)
-        tensors = _tensors(case, device)
-        calls = {name: _bind(case, tensors, rival) for name, rival in rivals.items()}
-        calls["torch"] = _bind(case, tensors)
+            check_integers(case, plan.select(case, rival), device)
+        tensors = draw(case, device)
+        calls = {name: bind(case, tensors, rival) for name, rival in rivals.items()}
+        calls["torch"] = bind(case, tensors)
         checks = _check_elements(case, chosen, tensors, calls, device)
         if compile:
             calls["torch.compile"] = torch.compile(calls["torch"], dynamic=False)
@@ -254,11 +258,11 @@ def _measure(
             **times,
             **_costs(case, algorithm, calls, device),
         )
-    except (_WrongError, RuntimeError) as error:
+    except (WrongError, RuntimeError) as error:
         return replace(row, correct=False, failure=str(error))
 
 
-def _bind(case: Problem, tensors: Tensors, algorithm: str | None = None) -> Call:
+def bind(case: Problem, tensors: Tensors, algorithm: str | None = None) -> Call:
     """A call of our function, or of torch's where `algorithm` is None."""
     ours: Callable[..., torch.Tensor]
     theirs: Callable[..., torch.Tensor]
@@ -274,14 +278,19 @@ def _bind(case: Problem, tensors: Tensors, algorithm: str | None = None) -> Call
     return functools.partial(ours, *tensors, *geometry, algorithm=algorithm)
 
 
-def _tensors(case: Problem, device: torch.device) -> Tensors:
+def draw(case: Problem, device: torch.device) -> Tensors:
+    """Random tensors of a problem, the rows of its input as far apart as it says."""
     # Parameters are small enough to be drawn on the host; inputs of 2^31 elements are not.
+    size = case.dtype.itemsize
     small = replace(case, batch=1, length=case.least_length)
     _, weight, bias = compare.draw(small, device, secrets.randbits(31))
-    return torch.randn(case.input_shape, dtype=case.dtype, device=device), weight, bias
+    gaps = (gap for gap in range(16) if gcd(16, (case.length + gap) * size) == case.aligned)
+    apart = case.length + next(gaps, 0)
+    input = torch.randn(*case.input_shape[:2], apart, dtype=case.dtype, device=device)
+    return input[..., : case.length], weight, bias
 
 
-def _check_integers(case: Problem, chosen: plan.Plan, device: torch.device) -> None:
+def check_integers(case: Problem, chosen: plan.Plan, device: torch.device) -> None:
     """Small integers on a reduced shape must come out exactly: that finds index errors.
 
     Not asked of ATen's plan nor of 16-bit im2col, whose matrix products are torch's: those may
@@ -291,10 +300,10 @@ def _check_integers(case: Problem, chosen: plan.Plan, device: torch.device) -> N
         return
     small = layers.shrink(case, CHECK_FLOPS, CHECK_BYTES)
     tensors = compare.draw(small, device, secrets.randbits(31), integers=True)
-    output = _bind(small, tensors, chosen.name)()
+    output = bind(small, tensors, chosen.name)()
     verdict = compare.compare(output, *tensors, small, exact=True)
     if not verdict.ok:
-        raise _WrongError(f"{chosen.name}, small integers: {verdict.reason}")
+        raise WrongError(f"{chosen.name}, small integers: {verdict.reason}")
 
 
 def _check_elements(
@@ -310,7 +319,7 @@ def _check_elements(
     before = ops.calls()[chosen.name]
     outputs = {name: call() for name, call in calls.items()}
     if chosen.family != "aten" and ops.calls()[chosen.name] == before:
-        raise _WrongError(f"ours: plan {chosen.name} was selected and another one ran")
+        raise WrongError(f"ours: plan {chosen.name} was selected and another one ran")
     parts: dict[str, list[compare.Verdict]] = {name: [] for name in calls}
     for reference in compare.references(*tensors, case):
         rows = slice(reference.first, reference.first + len(reference.y64))
@@ -319,7 +328,7 @@ def _check_elements(
     verdicts = {name: compare.merge(verdict) for name, verdict in parts.items()}
     for name in calls.keys() - {"torch"}:
         if not verdicts[name].ok:
-            raise _WrongError(f"{name}: {verdicts[name].reason}")
+            raise WrongError(f"{name}: {verdicts[name].reason}")
     ours, theirs = verdicts["ours"], verdicts["torch"]
     return {
         "checked": case.output_elements,
@@ -352,11 +361,11 @@ def _costs(
     case: Problem, algorithm: str, calls: Mapping[str, Call], device: torch.device
 ) -> dict[str, Any]:
     tiny = replace(case, batch=1, length=case.least_length + 7 * case.stride)
-    tensors = _tensors(tiny, device)
+    tensors = draw(tiny, device)
     host = timing.host_microseconds(
         {
-            "ours": _bind(tiny, tensors, algorithm),
-            "torch": _bind(tiny, tensors),
+            "ours": bind(tiny, tensors, algorithm),
+            "torch": bind(tiny, tensors),
         },
         device,
     )

@@ -344,7 +344,7 @@ def _build_cached(library: _Library, compiler: Compiler, root: Path) -> ctypes.C
         entry.mkdir(mode=0o700, exist_ok=True)
         if why_not := _why_not_trusted(entry):
             raise PermissionError(f"{why_not}: {entry}")
-        with _lock(entry / "lock", library) as ours:
+        with lock(entry / "lock", f"compiles {library.name}") as ours:
             if opened := _open(library, entry):
                 return opened  # another process built it while this one waited
             if ours:
@@ -432,16 +432,19 @@ def _load_inline_finds(compiler: Compiler) -> Iterator[None]:
 
 
 @contextmanager
-def _lock(path: Path, library: _Library) -> Iterator[bool]:
-    """Hold a lock that dies with its holder; False where it was not had within the timeout."""
+def lock(path: Path, task: str) -> Iterator[bool]:
+    """Hold a lock that dies with its holder; False, with a warning, where it was not had in time.
+
+    `task` says what its holder does. Raises: OSError where the lock's file cannot be made.
+    """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        yield _acquire(descriptor, library)
+        yield _acquire(descriptor, task)
     finally:
         os.close(descriptor)
 
 
-def _acquire(descriptor: int, library: _Library) -> bool:
+def _acquire(descriptor: int, task: str) -> bool:
     start = time.monotonic()
     timeout = config.build_timeout()
     announced = False
@@ -456,12 +459,12 @@ def _acquire(descriptor: int, library: _Library) -> bool:
         waited = time.monotonic() - start
         if waited > timeout:
             _warn(
-                f"{library.name}: another process has been building it for {timeout:g} s "
-                "(FASTCONV1D_BUILD_TIMEOUT); building it for this process alone"
+                f"another process that {task} has held the lock for {timeout:g} s "
+                "(FASTCONV1D_BUILD_TIMEOUT); this one goes on without it"
             )
             return False
         if waited > _SLOW_SECONDS and not announced:
-            _say(f"waiting for another process that compiles {library.name} …")
+            _say(f"waiting for another process that {task} …")
             announced = True
         time.sleep(0.05)
 

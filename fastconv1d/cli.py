@@ -1,7 +1,8 @@
-"""The command line: bench, export, verify, plans, doctor, report."""
+"""The command line: bench, tune, export, verify, plans, doctor, report."""
 
 import argparse
 import contextlib
+import itertools
 import json
 import os
 import sys
@@ -12,7 +13,19 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from fastconv1d import bench, build, config, export, layers, ops, plan, report, verify
+from fastconv1d import (
+    bench,
+    build,
+    config,
+    export,
+    layers,
+    ops,
+    plan,
+    report,
+    tune,
+    tuned,
+    verify,
+)
 from fastconv1d.problem import Gpu, Problem
 
 if TYPE_CHECKING:
@@ -115,15 +128,24 @@ def _appended(path: Path | None) -> Iterator[Callable[[str], None]]:
 
 
 @contextlib.contextmanager
-def _progress() -> Iterator[Callable[[str], None]]:
-    """A status line on a terminal, plain lines elsewhere; on stderr, so that --json stays clean."""
+def _progress(total: int | None = None) -> Iterator[Callable[[str], None]]:
+    """A status line on a terminal, or a bar of `total` steps, each begun by a call; plain lines
+    elsewhere. On stderr, so that --json stays clean."""
     with contextlib.suppress(ModuleNotFoundError):
         from rich.console import Console
+        from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TimeElapsedColumn
 
         console = Console(stderr=True)
-        if console.is_terminal:
+        if console.is_terminal and total is None:
             with console.status("starting …") as status:
                 yield status.update
+            return
+        if console.is_terminal:
+            columns = (*Progress.get_default_columns(), MofNCompleteColumn(), TimeElapsedColumn())
+            with Progress(SpinnerColumn(), *columns, console=console) as bar:
+                task, steps = bar.add_task("starting …", total=total), itertools.count()
+                yield lambda text: bar.update(task, description=text, completed=next(steps))
+                bar.update(task, completed=total)
             return
     yield lambda text: print(f"fastconv1d: {text}", file=sys.stderr, flush=True)
 
@@ -149,6 +171,73 @@ def _show_results(rows: Sequence[Mapping[str, Any]]) -> None:
         print(report.LEGEND)
     for line in report.notes(rows):
         print(line)
+
+
+# --- tune -------------------------------------------------------------------------------------
+
+
+def _tune(arguments: argparse.Namespace) -> int:
+    device = torch.device(arguments.device)
+    modes = _modes(arguments.dtypes, device)
+    if device.type == "cpu" and "tf32" in modes:
+        raise ValueError("mode is 'tf32', expected one of ieee, bf16, fp16, fp64 on a CPU")
+    if arguments.model:
+        if arguments.layer or arguments.layers:
+            raise ValueError("both --model and layers are given, expected one of them")
+        cases = tune.cases_of_model(arguments.model, modes, device)
+    else:
+        if not (arguments.layer or arguments.layers):
+            raise ValueError("no layer is given, expected some, --layers FILE or --model FILE.py")
+        table = layers.find(arguments.layer or ["all"], layers.load(arguments.layers))
+        cases = tune.cases_of(table, modes, device, arguments.bias)
+    results = []
+    unstored = ""
+    with _progress(len(cases)) as progress:
+        options = {"seconds": arguments.seconds, "progress": progress}
+        for result in tune.run(cases, device, **options):
+            results.append(result)
+            if not (arguments.dry_run or unstored):
+                try:
+                    tune.store(result)
+                except OSError as error:
+                    unstored = str(error)
+            if arguments.json:
+                print(json.dumps(result.row(), ensure_ascii=False), flush=True)
+    if not arguments.json:
+        where = "stored nowhere" if arguments.dry_run or unstored else f"stored in {tuned.path()}"
+        _show_tuned(f"fastest plans, {where}", results)
+    for result in results:
+        what = f"{result.case.name}, {result.case.problem.mode}"
+        notes = {f"WRONG: {what}, {name}": text for name, text in result.wrong.items()}
+        notes |= {f"did not run: {what}, {name}": text for name, text in result.failed.items()}
+        if result.inaccurate:
+            notes[f"torch: {what}"] = result.inaccurate
+        for title, text in notes.items():
+            print(f"fastconv1d: {title}: {text}", file=sys.stderr)
+    if unstored:
+        print(f"fastconv1d: the plans are not stored: {unstored}", file=sys.stderr)
+    return 1 if unstored or any(result.wrong for result in results) else 0
+
+
+def _show_tuned(title: str, results: Sequence[tune.Result]) -> None:
+    rows = [
+        [
+            result.case.name,
+            result.case.problem.mode,
+            result.model_plan,
+            _milliseconds(result.model_ms),
+            result.best or "–",
+            _milliseconds(result.best_ms),
+            "–" if result.gain is None else f"{result.gain:.2f}×",
+        ]
+        for result in results
+    ]
+    headers = ["layer", "mode", "the model's plan", "ms", "fastest plan", "ms", "gain"]
+    _show(title, headers, rows)
+
+
+def _milliseconds(time: float | None) -> str:
+    return "–" if time is None else f"{time:.3g}"
 
 
 # --- export and verify ------------------------------------------------------------------------
@@ -247,6 +336,8 @@ def _explained(problem: Problem, algorithm: str) -> dict[str, Any]:
     rows = plan.explain(problem, algorithm)
     legal = any(why_not is None for _, why_not, _ in rows)
     chosen = plan.select(problem, algorithm) if legal else None
+    tuned_choice = None if algorithm or config.forced_plan() else plan.tuned_choice(problem)
+    taken = _tuned(tuned_choice) if tuned_choice else "taken"
     return {
         "mode": problem.mode,
         "input": problem.input_shape,
@@ -257,14 +348,24 @@ def _explained(problem: Problem, algorithm: str) -> dict[str, Any]:
             {
                 "plan": row.name,
                 "cost_us": None if why_not else round(cost, 1),
-                "why_not": "taken" if row is chosen else why_not or _outdone(row, problem),
+                "why_not": (
+                    taken if row is chosen else why_not or _outdone(row, problem, tuned_choice)
+                ),
             }
             for row, why_not, cost in rows
         ],
+        "tuned": tuned_choice and asdict(tuned_choice),
     }
 
 
-def _outdone(row: plan.Plan, problem: Problem) -> str:
+def _tuned(choice: tuned.Choice) -> str:
+    model = f"the model's {choice.model_plan} took {_milliseconds(choice.model_ms)} ms"
+    return f"taken: tuned on {choice.date[:10]}, {choice.ms:.3g} ms; {model}"
+
+
+def _outdone(row: plan.Plan, problem: Problem, choice: tuned.Choice | None) -> str:
+    if choice:
+        return f"{choice.plan} was tuned for it"
     if not row.automatic:
         return "runs only when asked for"
     return "slower by the model" if problem.gpu else "torch's own CPU kernels are faster"
@@ -304,6 +405,7 @@ def diagnosis() -> dict[str, Any]:
         **built,
         "libraries": {name: _built(name, arch, entries) for name in needed},
         "fallback": fallback,
+        "tuned": tuned.status(gpu, plan.sources_hash()),
         "environment": {name: os.environ.get(name) for name in config.ENVIRONMENT},
     }
 
@@ -326,7 +428,10 @@ def _report(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps({"in_step": in_step}))
     elif stale:
-        print("README.md is out of step with benchmarks/results: run `fastconv1d report`")
+        print(
+            "README.md, docs/results.md or a picture is out of step with benchmarks/results: "
+            "run `fastconv1d report`"
+        )
     return 1 if stale else 0
 
 
@@ -426,6 +531,31 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--commit", help="commit to record, instead of what git says")
     sub.add_argument("--device", choices=("cuda", "cpu"), default=default_device)
 
+    sub = command("tune", _tune, "time every plan that can run a layer, and store the fastest")
+    sub.add_argument("layer", nargs="*", help="KernelBench number, part of a layer's name, or all")
+    sub.add_argument("--layers", type=Path, metavar="FILE", help="another layer table (CSV)")
+    sub.add_argument(
+        "--model",
+        type=Path,
+        metavar="FILE.py",
+        help="the 1-D convolutions that this file's Model runs; as for verify, it has Model, "
+        "get_inputs and get_init_inputs",
+    )
+    sub.add_argument(
+        "--dtypes",
+        "--mode",
+        default="",
+        help="as bench's --mode (default: bench's; with --model, what the model runs in)",
+    )
+    sub.add_argument(
+        "--bias", choices=list(bench.BIASES), default="layer", help="default: as the layer has it"
+    )
+    sub.add_argument(
+        "--seconds", type=float, default=1.0, help="time to spend on timing a layer (default: 1)"
+    )
+    sub.add_argument("--dry-run", action="store_true", help="store nothing")
+    sub.add_argument("--device", choices=("cuda", "cpu"), default=default_device)
+
     sub = command("export", _export, "write one convolution as a self-contained ModelNew file")
     numbers = ", ".join(map(str, export.SIGNATURES))
     sub.add_argument(
@@ -460,7 +590,11 @@ def _parser() -> argparse.ArgumentParser:
 
     command("doctor", _doctor, "what is installed, what is built, what would fall back and why")
 
-    sub = command("report", _report, "bring the README in step with benchmarks/results")
+    sub = command(
+        "report",
+        _report,
+        "bring README, docs/results.md and pictures in step with benchmarks/results",
+    )
     sub.add_argument("--check", action="store_true", help="change nothing; status 1 if out of step")
     sub.add_argument("--root", type=Path, default=Path(), help="source tree (default: here)")
     return parser

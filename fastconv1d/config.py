@@ -14,7 +14,7 @@ MODES = ("tf32", "ieee", "bf16", "fp16", "fp64")
 ENVIRONMENT: dict[str, str] = {
     "FASTCONV1D_PLAN": "run this plan (or family of plans) wherever it is legal",
     "FASTCONV1D_STRICT": "1: raise an error that says why, instead of falling back to another plan",
-    "FASTCONV1D_CACHE_DIR": "folder of the compiled kernels (default: the user's cache folder)",
+    "FASTCONV1D_CACHE_DIR": "folder of kernels and tuned plans (default: the user's cache folder)",
     "FASTCONV1D_BUILD_TIMEOUT": "seconds to wait for a build by another process (default: 600)",
 }
 
@@ -30,7 +30,7 @@ def forced_plan() -> str:
 
 
 def cache_dir() -> Path:
-    """The folder that compiled kernels are cached in."""
+    """The folder of compiled kernels and tuned plans."""
     if explicit := os.environ.get("FASTCONV1D_CACHE_DIR"):
         return Path(explicit)
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"

@@ -508,6 +508,4 @@ def calls() -> dict[str, int]:
     return counts
 
 
-def sources_hash() -> str:
-    """A hash of all that our kernels' results depend on: sources and generated glue."""
-    return build.sources_hash(plan.libraries().values())
+sources_hash = plan.sources_hash

@@ -1,7 +1,8 @@
 """The table of plans: what each can run, what it would cost, and which one a problem gets.
 
-Selection looks at `Problem.bucketed()` alone, so it is a pure function of the geometry with batch
-and length rounded: new lengths cost no search, no compilation and no growing cache.
+Selection looks at `Problem.bucketed()` and at what was tuned for it, so it is a function of the
+geometry with batch and length rounded: new lengths cost no search, no compilation and no growing
+cache.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from functools import lru_cache
 from itertools import product
 from math import gcd
 
-from fastconv1d import config
+from fastconv1d import build, config, tuned
 from fastconv1d.problem import Gpu, Problem
 
 # The cost model's constants, measured on an H200. Only ratios matter to the choice between plans;
@@ -588,9 +589,11 @@ PLANS: tuple[Plan, ...] = (
     Plan("aten", "aten", _aten_why_not, _aten_cost),
 )
 
+_BY_NAME = {plan.name: plan for plan in PLANS}
+
 
 def select(problem: Problem, algorithm: str = "") -> Plan:
-    """The plan that runs a problem: the cheapest legal one, or the one asked for.
+    """The plan that runs a problem: the one asked for, the one tuned for it, or the cheapest legal.
 
     `algorithm` names a plan or a family of plans; FASTCONV1D_PLAN does where it is ''.
 
@@ -605,7 +608,7 @@ def candidates(problem: Problem, algorithm: str = "") -> tuple[Plan, ...]:
     bucketed = problem.bucketed()
     requested = algorithm or config.forced_plan()
     source = "algorithm" if algorithm else "FASTCONV1D_PLAN"
-    automatic = _cheapest_first(bucketed, "")
+    automatic = _tuned_first(bucketed)
     if not requested:
         return automatic
     rows = _named(requested, source)
@@ -629,6 +632,31 @@ def explain(problem: Problem, algorithm: str = "") -> list[tuple[Plan, str | Non
     return [
         (plan, plan.why_not(bucketed), plan.cost(bucketed)) for plan in _named(algorithm) or PLANS
     ]
+
+
+def tuned_choice(problem: Problem) -> tuned.Choice | None:
+    """What `fastconv1d tune` stored for a problem, if that plan can still run it."""
+    stored = tuned.choices()
+    if not stored:
+        return None
+    choice = stored.get(tuned.context(problem.gpu, sources_hash()), {}).get(tuned.geometry(problem))
+    row = choice and _BY_NAME.get(choice.plan)
+    return choice if row and row.why_not(problem.bucketed()) is None else None
+
+
+def model_choice(problem: Problem) -> Plan:
+    """The plan that the cost model alone would take."""
+    return _cheapest_first(problem.bucketed(), "")[0]
+
+
+@lru_cache(maxsize=1024)
+def _tuned_first(bucketed: Problem) -> tuple[Plan, ...]:
+    order = _cheapest_first(bucketed, "")
+    choice = tuned_choice(bucketed)
+    if choice is None:
+        return order
+    fastest = _BY_NAME[choice.plan]
+    return (fastest, *(plan for plan in order if plan is not fastest))
 
 
 @lru_cache(maxsize=1024)
@@ -684,6 +712,12 @@ def libraries() -> dict[str, str]:
     glue["binding_cuda"] = '#define FASTCONV1D_CUDA 1\n#include "binding.cpp"\n'
     glue["binding_cpu"] = '#include "binding.cpp"\n'
     return glue
+
+
+@lru_cache(maxsize=1)
+def sources_hash() -> str:
+    """A hash of all that our kernels' results depend on: sources and generated glue."""
+    return build.sources_hash(libraries().values())
 
 
 def libraries_for(arch: str) -> dict[str, str]:

@@ -1,15 +1,38 @@
-"""Tables and pictures from benchmark rows: the terminal's, the README's and docs/images/."""
+"""Tables and pictures from benchmark rows: the terminal's, the README's and those of docs/."""
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from statistics import geometric_mean
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 Row = Mapping[str, Any]
 
 START, END = "<!-- results:start -->", "<!-- results:end -->"
 RESULTS = Path("benchmarks/results")
-PICTURE = Path("docs/images/speedup.png")
+DETAILS = Path("docs/results.md")
+
+PICTURES = {
+    "ratio": (Path("docs/images/speedup.png"), "speed-up over torch (torch's time ÷ ours)"),
+    "roofline_share": (Path("docs/images/roofline.png"), "share of the roofline (floor ÷ ours)"),
+}
+"""The field that each picture shows, its file and its caption."""
+
+FEW_CHANNELS = 4
+"""Channels on one side, at most, of what is called a first or last layer."""
+
+KINDS = (
+    "dense",
+    "pointwise or strided",
+    "transposed",
+    "grouped",
+    "depthwise",
+    "first or last layer",
+)
+"""What `kind` answers with, in the order of tables and pictures."""
 
 EMPTY = "No results are committed yet: `fastconv1d bench` measures, `fastconv1d report` fills this."
 
@@ -41,6 +64,24 @@ def _beside_torch(
     return lambda row: "–" if row[name] is None else f"{ours(row)} / {theirs(row)}"
 
 
+def _median(name: str) -> Callable[[Row], str]:
+    def cell(row: Row) -> str:
+        if row["correct"] is False:
+            return "wrong" if name == "ours" else "–"
+        return "–" if row[f"{name}_ms"] is None else f"{row[f'{name}_ms']:.3g}"
+
+    return cell
+
+
+def _ratio(row: Row) -> str:
+    text = _number("ratio", "{:.2f}×")(row)
+    return f"**{text}**" if _loses(row) else text
+
+
+def _loses(row: Row) -> bool:
+    return row["ratio"] is not None and row["ratio"] < 1
+
+
 COLUMNS: dict[str, Callable[[Row], str]] = {
     "layer": _layer,
     "mode": lambda row: str(row["mode"]),
@@ -55,7 +96,18 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
     "host µs, ours / torch": _beside_torch("host_us", "torch_host_us", "{:.1f}"),
     "peak MB, ours / torch": _beside_torch("peak_bytes", "torch_peak_bytes", "{:.0f}", 1e-6),
 }
-"""The columns of every table of results: header, and the cell of a row."""
+"""The columns of the terminal's table and of docs/results.md: header, and the cell of a row."""
+
+SHORT_COLUMNS: dict[str, Callable[[Row], str]] = {
+    "layer": _layer,
+    "mode": COLUMNS["mode"],
+    "plan": COLUMNS["plan"],
+    "ours, ms": _median("ours"),
+    "torch, ms": _median("torch"),
+    "torch ÷ ours": _ratio,
+    "roofline": COLUMNS["roofline"],
+}
+"""The columns of the README's table; ratios below 1 are bold."""
 
 LEGEND = (
     "Times are medians (10th–90th percentile) of interleaved runs; torch runs cuDNN in benchmark "
@@ -108,22 +160,140 @@ def read(folder: Path) -> list[dict[str, Any]]:
 
 
 def newest(rows: Iterable[Row]) -> list[Row]:
-    """The latest row of each case, in the order of the cases' first appearance.
+    """The latest row of each case on each GPU, in the order of the cases' first appearance.
 
-    Rows of plans that were forced are left out: they speak of a plan, not of what users get.
+    Rows of plans that were forced or tuned are left out: they speak of a plan, not of what users
+    get.
     """
     latest: dict[tuple[Any, ...], Row] = {}
     for row in rows:
-        if row["forced"]:
+        if row["forced"] or row.get("tuned"):
             continue
-        case = (machine(row), row["layer"], row["scaled"], row["op"], row["mode"], row["bias"])
+        case = (_device(row), row["layer"], row["scaled"], row["op"], row["mode"], row["bias"])
         if case not in latest or row["date"] >= latest[case]["date"]:
             latest[case] = row
     return list(latest.values())
 
 
+def kind(row: Row) -> str:
+    """Which of `KINDS` a row's layer is of."""
+    shape = row["shape"]
+    groups, channels = shape["groups"], (shape["channels_in"], shape["channels_out"])
+    if groups > 1:
+        return "depthwise" if groups == channels[0] else "grouped"
+    if min(channels) <= FEW_CHANNELS:
+        return "first or last layer"
+    if row["transposed"]:
+        return "transposed"
+    simple = shape["kernel_size"] > 1 and shape["stride"] == 1
+    return "dense" if simple else "pointwise or strided"
+
+
+def _device(row: Row) -> str:
+    return str(row["gpu"] or row["cpu"])
+
+
+def _by_device(rows: Sequence[Row]) -> Iterator[tuple[str, list[Row]]]:
+    for device in dict.fromkeys(map(_device, rows)):
+        yield device, [row for row in rows if _device(row) == device]
+
+
+def _measured(rows: Sequence[Row]) -> str:
+    """On what and when, in bold and plain words."""
+    dates = sorted({row["date"][:10] for row in rows})
+    machines = "; ".join(dict.fromkeys(map(machine, rows)))
+    return f"**{machines}**, measured {' to '.join(dict.fromkeys((dates[0], dates[-1])))}"
+
+
+def _table(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    body = [header, ["---"] * len(header), *lines]
+    return "\n".join(f"| {' | '.join(line)} |" for line in body)
+
+
+def _rows_table(
+    columns: Mapping[str, Callable[[Row], str]],
+    rows: Sequence[Row],
+    sources_hash: str,
+    name: Callable[[Row], str],
+) -> str:
+    def cells(row: Row) -> list[str]:
+        stale = "" if row["sources_hash"] == sources_hash else " †"
+        return [name(row) + stale, *(cell(row) for cell in list(columns.values())[1:])]
+
+    return _table(list(columns), map(cells, rows))
+
+
+def _namer(rows: Sequence[Row], most: int | None = None) -> Callable[[Row], str]:
+    """Names layers, telling their bias where rows hold both, in `most` characters if need be."""
+    biases: dict[str, set[bool]] = {}
+    for row in rows:
+        biases.setdefault(_layer(row), set()).add(row["bias"])
+
+    def name(row: Row) -> str:
+        layer, end = _layer(row), ""
+        if len(biases[layer]) > 1:
+            end = ", bias" if row["bias"] else ", no bias"
+        if most and len(layer) + len(end) > most:
+            layer = layer[: most - len(end) - 1].rstrip() + "…"
+        return layer + end
+
+    return name
+
+
+def _sorted_by_kind(rows: Iterable[Row]) -> list[Row]:
+    return sorted(rows, key=lambda row: KINDS.index(kind(row)))
+
+
+def _means(rows: Sequence[Row], sources_hash: str) -> str:
+    """The geometric mean of the ratio, by kind and mode, between the least and the greatest."""
+    timed = [row for row in rows if row["ratio"] is not None]
+    modes = list(dict.fromkeys(row["mode"] for row in timed))
+
+    def cell(some: Sequence[Row]) -> str:
+        ratios = [row["ratio"] for row in some]
+        if not ratios:
+            return "–"
+        return f"{geometric_mean(ratios):.2f}× ({min(ratios):.2f}–{max(ratios):.2f})"
+
+    def line(name: str, some: Sequence[Row]) -> list[str]:
+        stale = "" if all(row["sources_hash"] == sources_hash for row in some) else " †"
+        by_mode = [cell([row for row in some if row["mode"] == mode]) for mode in modes]
+        return [name + stale, str(len({row["layer"] for row in some})), *by_mode]
+
+    lines = [line(one, some) for one in KINDS if (some := [r for r in timed if kind(r) == one])]
+    return _table(["torch ÷ ours", "layers", *modes], [*lines, line("all", timed)])
+
+
+def _findings(rows: Sequence[Row]) -> list[str]:
+    """What a reader should know of rows before their table: how bad it gets, and how often."""
+    timed = [row for row in rows if row["ratio"] is not None]
+    lines = []
+    if timed:
+        slowest, name = min(timed, key=lambda row: row["ratio"]), _namer(timed)
+        losing = [row for row in timed if _loses(row)]
+        of_aten = sum(row["plan"] == "aten" for row in timed)
+        losing_aten = sum(row["plan"] == "aten" for row in losing)
+        lines = [
+            f"slowest against torch: {name(slowest)}, {slowest['mode']}, on plan "
+            f"`{slowest['plan']}`: {slowest['ratio']:.2f}×",
+            f"rows slower than torch: {len(losing)} of {len(timed)}, {losing_aten} run by ATen",
+            f"rows that ATen runs: {of_aten} of {len(timed)}",
+        ]
+    outside = sum(row["torch_correct"] is False for row in rows)
+    if outside:
+        lines.append(f"rows where torch's own output is outside of the error bound: {outside}")
+    return lines + [line for line in notes(rows) if not line.startswith("torch: ")]
+
+
+def _lines(texts: Iterable[str]) -> str:
+    return "\n".join(f"- {text}" for text in texts)
+
+
+DAGGER = "† measured on other kernels than those in this tree."
+
+
 def markdown(rows: Sequence[Row], sources_hash: str) -> str:
-    """The README's results section: a table for each machine, losing shapes included.
+    """The README's results section: means, findings and a short table for each GPU.
 
     Rows measured on other kernels than those of `sources_hash` carry a †.
     """
@@ -131,26 +301,52 @@ def markdown(rows: Sequence[Row], sources_hash: str) -> str:
     if not chosen:
         return EMPTY
     parts = []
-    for where in dict.fromkeys(machine(row) for row in chosen):
-        here = [row for row in chosen if machine(row) == where]
-        ran = [row for row in here if not row["skipped"]]
-        dates = sorted({row["date"][:10] for row in ran or here})
-        parts.append(f"**{where}**, measured {' to '.join(dict.fromkeys((dates[0], dates[-1])))}")
+    tables = []
+    for device, here in _by_device(chosen):
+        ran = _sorted_by_kind(row for row in here if not row["skipped"])
+        parts.append(_measured(ran or here))
+        if any(row["ratio"] is not None for row in ran):
+            parts.append(_means(ran, sources_hash))
+        if findings := _findings(here):
+            parts.append(_lines(findings))
         if ran:
-            lines = [" | ".join(COLUMNS), " | ".join("---" for _ in COLUMNS)]
-            for row in ran:
-                cells = [cell(row) for cell in COLUMNS.values()]
-                cells[0] += "" if row["sources_hash"] == sources_hash else " †"
-                lines.append(" | ".join(cells))
-            parts.append("\n".join(f"| {line} |" for line in lines))
-        if remarks := notes(here):
-            parts.append("\n".join(f"- {line}" for line in remarks))
-    parts.append(LEGEND)
-    if any(row["sources_hash"] != sources_hash for row in chosen):
-        parts.append("† measured on other kernels than those in this tree.")
+            table = _rows_table(SHORT_COLUMNS, ran, sources_hash, _namer(ran))
+            summary = f"<details><summary>Layer by layer on {device}</summary>"
+            tables.append(f"{summary}\n\n{table}\n\n</details>")
     if any(row["ratio"] is not None for row in chosen):
-        parts.append(f"![Speed-up over torch, layer by layer]({PICTURE.as_posix()})")
+        parts += [
+            f"![{caption}, layer by layer]({file.as_posix()})"
+            for file, caption in PICTURES.values()
+        ]
+    parts += tables
+    parts.append(
+        "Means are geometric, over layers, with the least and the greatest in brackets. Times are "
+        "medians of interleaved runs; roofline is floor ÷ ours. "
+        f"[{DETAILS.as_posix()}]({DETAILS.as_posix()}) has every row in full: spread, im2col's "
+        "times, errors, host time, memory."
+    )
+    if any(row["sources_hash"] != sources_hash for row in chosen):
+        parts.append(DAGGER)
     return "\n\n".join(parts)
+
+
+def details(rows: Sequence[Row], sources_hash: str) -> str:
+    """docs/results.md: every column of every row that counts, and all remarks."""
+    parts = ["# Results", "Made by `fastconv1d report` from the rows in benchmarks/results."]
+    chosen = newest(rows)
+    for _, here in _by_device(chosen):
+        ran = _sorted_by_kind(row for row in here if not row["skipped"])
+        parts.append(_measured(ran or here))
+        for one in KINDS:
+            if some := [row for row in ran if kind(row) == one]:
+                parts.append(f"{one.capitalize()}:")
+                parts.append(_rows_table(COLUMNS, some, sources_hash, _layer))
+        if remarks := notes(here):
+            parts.append(_lines(remarks))
+    parts.append(LEGEND if chosen else EMPTY)
+    if any(row["sources_hash"] != sources_hash for row in chosen):
+        parts.append(DAGGER)
+    return "\n\n".join(parts) + "\n"
 
 
 def inserted(readme: str, section: str) -> str:
@@ -166,62 +362,143 @@ def inserted(readme: str, section: str) -> str:
     return f"{before}{START}\n\n{section}\n\n{END}{after}"
 
 
-def plot(rows: Sequence[Row], path: Path) -> None:
-    """Draws each row's speed-up over torch, im2col's beside it and the roofline's limit above.
+# --- pictures -----------------------------------------------------------------------------------
+
+MARKERS = {
+    "tf32": ("o", "#0072b2"),
+    "ieee": ("s", "#d55e00"),
+    "bf16": ("^", "#009e73"),
+    "fp16": ("v", "#cc79a7"),
+    "fp64": ("D", "#555555"),
+}
+"""A mode's shape and colour; the colours are told apart by the colour-blind too."""
+
+LABEL = 46
+"""Characters of a layer's name that pictures have room for."""
+
+
+def plot(
+    rows: Sequence[Row], path: Path, quantity: str = "ratio", sources_hash: str | None = None
+) -> None:
+    """Draws a field of `PICTURES`, a line of marks for each layer, a panel for each GPU.
+
+    Panels that hold rows of other kernels than those of `sources_hash` carry a †.
 
     Raises:
         ValueError: no row holds a time.
     """
     from matplotlib.figure import Figure
 
-    timed = [row for row in rows if row["ratio"] is not None]
+    timed = _sorted_by_kind(row for row in rows if row[quantity] is not None)
     if not timed:
         raise ValueError("rows hold no times, expected at least one timed row to plot")
-    figure = Figure(figsize=(9, 1.2 + 0.32 * len(timed)), layout="constrained")
-    axes = figure.add_subplot()
-    places = range(len(timed))
-    axes.barh(places, [row["ratio"] for row in timed], height=0.6, color="#3b76af", label="ours")
-    limits = [row["torch_ms"] / row["floor_ms"] for row in timed]
-    axes.plot(limits, places, "|", color="black", markersize=11, label="roofline")
-    columns = [
-        (row["torch_ms"] / row["im2col_ms"], at)
-        for at, row in zip(places, timed, strict=True)
-        if row["im2col_ms"] is not None
-    ]
-    if columns:
-        axes.plot(*zip(*columns, strict=True), "o", color="#d1605e", markersize=4, label="im2col")
-    axes.axvline(1, color="gray", linewidth=0.8)
-    axes.set_yticks(
-        places,
-        [f"{row['layer']}, {row['mode']}{', bias' if row['bias'] else ''}" for row in timed],
-        fontsize=7,
-    )
-    axes.margins(y=0.01)
-    axes.invert_yaxis()
-    axes.set_xlim(left=0)
-    axes.xaxis.set_major_formatter("{x:g}×")
-    axes.tick_params(axis="x", labelsize=7)
-    axes.set_xlabel("speed-up over torch (torch's time ÷ ours)", fontsize=8)
-    axes.set_title("; ".join(dict.fromkeys(machine(row) for row in timed)), fontsize=8)
-    axes.legend(loc="lower right", fontsize=7)
+    name, shortened = _namer(timed), _namer(timed, LABEL)
+    labels: dict[str, str] = {}  # of layers, by their names
+    places: dict[str, float] = {}  # likewise, from the top down
+    headings: dict[str, float] = {}  # of kinds
+    line = 0.0
+    for row in timed:
+        if kind(row) not in headings:
+            line += 0.6 if headings else 0
+            headings[kind(row)] = line
+            line += 1
+        if name(row) not in places:
+            labels[name(row)], places[name(row)] = shortened(row), line
+            line += 1
+    panels = list(_by_device(timed))
+    figure = Figure(figsize=(2.8 + 3.4 * max(len(panels), 1.5), 1.5 + 0.165 * line))
+    figure.set_layout_engine("constrained")
+    ticks = [*headings.values(), *places.values()]
+    for number, (device, here) in enumerate(panels, start=1):
+        axes = figure.add_subplot(1, len(panels), number)
+        _set_scale(axes, quantity, [row[quantity] for row in timed])
+        _draw(axes, here, quantity, [places[name(row)] for row in here])
+        axes.set_ylim(line - 0.3, -0.7)
+        axes.set_yticks(ticks, [*headings, *labels.values()] if number == 1 else [""] * len(ticks))
+        for label in axes.get_yticklabels()[: len(headings)]:
+            label.set_fontweight("bold")
+        axes.tick_params(labelsize=7, labeltop=True)
+        axes.tick_params(axis="y", length=0)
+        stale = sources_hash and any(row["sources_hash"] != sources_hash for row in here)
+        axes.set_title(device + (" †" if stale else ""), fontsize=8, fontweight="bold")
+    modes = [mode for mode in MARKERS if any(row["mode"] == mode for row in timed)]
+    handles = [_mark(mode, False) for mode in modes] + [_mark("", True)]
+    caption = PICTURES[quantity][1]
+    figure.legend(
+        handles, [*modes, "hollow: ATen runs it"], loc="outside upper center",
+        ncols=len(handles), fontsize=7.5, title=caption, title_fontsize=9, frameon=False,
+    )  # fmt: skip
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
 
 
-def update(root: Path, sources_hash: str, *, write: bool) -> bool:
-    """Brings the README's table and the picture of a source tree in step with its results.
+def _set_scale(axes: "Axes", quantity: str, values: Sequence[float]) -> None:
+    """The horizontal axis, the same in every panel; torch or the roofline is a line at 1."""
+    least, most = min(values), max(values)
+    if quantity == "ratio":
+        axes.set_xscale("log")
+        low, high = min(0.8, least / 1.1), max(2.0, most * 1.1)
+        ticks = [t for t in (0.1, 0.2, 0.5, 1, 1.5, 2, 3, 4, 6, 8, 12, 20, 50) if low <= t <= high]
+        axes.set_xticks(ticks, [f"{tick:g}×" for tick in ticks])
+        axes.set_xticks([], minor=True)
+        axes.axvspan(low, 1, color="#f6dede", linewidth=0, zorder=0)
+    else:
+        low, high = 0, max(1.05, most * 1.05)
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    axes.set_xlim(low, high)
+    axes.axvline(1, color="black", linewidth=0.8, zorder=1)
+    axes.grid(axis="x", color="#dddddd", linewidth=0.5)
+    axes.set_axisbelow(True)
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
 
-    Returns whether they were already; with `write` false nothing is changed. The picture counts as
+
+def _draw(axes: "Axes", rows: Sequence[Row], quantity: str, places: Sequence[float]) -> None:
+    """One GPU's marks, each at its layer's place, those of a layer on one line."""
+    values = [row[quantity] for row in rows]
+    for place in set(places):
+        there = [value for value, at in zip(values, places, strict=True) if at == place]
+        axes.plot([min(there), max(there)], [place] * 2, color="#bbbbbb", linewidth=1, zorder=2)
+    for row, value, place in zip(rows, values, places, strict=True):
+        mark = _mark(row["mode"], row["plan"] == "aten")
+        mark.set_data([value], [place])
+        axes.add_line(mark)
+
+
+def _mark(mode: str, hollow: bool) -> Any:
+    from matplotlib.lines import Line2D
+
+    shape, color = MARKERS.get(mode, ("o", "#555555"))
+    face = "white" if hollow else color
+    return Line2D(
+        [], [], linestyle="", marker=shape, markersize=4.5, color=color, markerfacecolor=face,
+        zorder=3,
+    )  # fmt: skip
+
+
+def update(root: Path, sources_hash: str, *, write: bool) -> bool:
+    """Brings a source tree's README, docs/results.md and pictures in step with its results.
+
+    Returns whether they were already; with `write` false nothing is changed. A picture counts as
     in step if it exists, since its bytes depend on the plotting library.
     """
     rows = read(root / RESULTS)
-    readme = root / "README.md"
+    readme, full = root / "README.md", root / DETAILS
     text = readme.read_text(encoding="utf-8")
-    wanted = inserted(text, markdown(rows, sources_hash))
-    drawable = any(row["ratio"] is not None for row in newest(rows))
-    in_step = text == wanted and (not drawable or (root / PICTURE).exists())
+    wanted = {
+        readme: inserted(text, markdown(rows, sources_hash)),
+        full: details(rows, sources_hash),
+    }
+    present = {file: file.read_text(encoding="utf-8") if file.exists() else None for file in wanted}
+    chosen = newest(rows)
+    drawable = any(row["ratio"] is not None for row in chosen)
+    drawn = all((root / file).exists() for file, _ in PICTURES.values())
+    in_step = present == wanted and (drawn or not drawable)
     if write:
-        readme.write_text(wanted, encoding="utf-8")
+        full.parent.mkdir(parents=True, exist_ok=True)
+        for file, content in wanted.items():
+            file.write_text(content, encoding="utf-8")
         if drawable:
-            plot(newest(rows), root / PICTURE)
+            for quantity, (file, _) in PICTURES.items():
+                plot(chosen, root / file, quantity, sources_hash)
     return in_step

@@ -8,7 +8,7 @@ files run in this process.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,10 +132,7 @@ class _Examination:
         self, reference: Path, device: torch.device, dtype: torch.dtype, seed: int
     ) -> None:
         self.device, self.dtype, self.seed = device, dtype, seed
-        self.names = _execute(_compile(reference), {})
-        for name in ("Model", "get_inputs", "get_init_inputs"):
-            if name not in self.names:
-                raise ValueError(f"{reference} has no {name}, expected a KernelBench reference")
+        self.names = load_reference(reference)
         self.get_inputs: Callable[[], list[Any]] = self.names["get_inputs"]
         self.model = self._build(self.names["Model"])
         self.inputs = self._draw(-1)
@@ -205,10 +202,7 @@ class _Examination:
             torch.backends.cudnn.benchmark = benchmark
 
     def _build(self, model: Callable[..., nn.Module]) -> nn.Module:
-        torch.manual_seed(_WEIGHT_SEED)
-        arguments = self.names["get_init_inputs"]()
-        torch.manual_seed(_WEIGHT_SEED)
-        return model(*arguments).to(device=self.device, dtype=self.dtype)
+        return build_model(model, self.names).to(device=self.device, dtype=self.dtype)
 
     def _draw(self, number: int) -> Tensors:
         """The inputs of a trial: of trial 0 as KernelBench makes them, on the host; of others on
@@ -339,6 +333,26 @@ def _verdict(doing: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise RejectedError(f"{doing} raised {type(error).__name__}: {error}") from error
+
+
+def load_reference(path: Path) -> dict[str, Any]:
+    """The names that a KernelBench file defines: Model, get_inputs and get_init_inputs at least.
+
+    Raises: ValueError if one of these is missing.
+    """
+    names = _execute(_compile(path), {})
+    for name in ("Model", "get_inputs", "get_init_inputs"):
+        if name not in names:
+            raise ValueError(f"{path} has no {name}, expected a KernelBench reference")
+    return names
+
+
+def build_model(model: Callable[..., nn.Module], names: Mapping[str, Any]) -> nn.Module:
+    """A model of the file's get_init_inputs, its weights always the same."""
+    torch.manual_seed(_WEIGHT_SEED)
+    arguments = names["get_init_inputs"]()
+    torch.manual_seed(_WEIGHT_SEED)
+    return model(*arguments)
 
 
 def _compile(path: Path) -> CodeType:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
 
 # Before torch runs a convolution: a test must never pass on a plan that it did not ask for.
 os.environ["FASTCONV1D_STRICT"] = "1"
@@ -10,6 +13,8 @@ os.environ.pop("FASTCONV1D_PLAN", None)
 
 import pytest
 import torch
+
+from fastconv1d import plan, tuned
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
@@ -29,6 +34,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
+
+
+def forget_tuned() -> None:
+    """Have the next selection read the stored choices again, as a process that starts does."""
+    tuned.choices.cache_clear()
+    plan._tuned_first.cache_clear()
+
+
+@pytest.fixture(autouse=True)
+def tuned_file(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The file of tuned plans, which is the test's own and missing: users' choices are not seen."""
+    file = tmp_path_factory.getbasetemp() / f"tuned-{os.getpid()}" / "tuned.json"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tuned, "path", lambda: file)
+        forget_tuned()
+        yield file
+    forget_tuned()
+    shutil.rmtree(file.parent, ignore_errors=True)
 
 
 @pytest.fixture(params=DEVICES)
