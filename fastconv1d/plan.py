@@ -29,14 +29,14 @@ DIRECT_RATE = 3e6  # FLOP per µs
 DIRECT_MEMORY = 0.12e6  # elements per µs that the direct kernel reads and writes
 SLIDING_OUTPUT = 1.9e-6  # µs that the sliding kernel takes for an output and a channel that it sees
 SLIDING_TAP = 0.17e-6  # likewise for each tap
-SLIDING_WIDE = (1.2e-6, 0.09e-6)  # the same where rows share what is read: an output, a tap
+SLIDING_WIDE = (1.0e-6, 0.08e-6)  # the same where rows share what is read: an output, a tap
 SLIDING_APART_TAP = 1e-6  # for each where values are read one by one
 SLIDING_16_BIT = 0.7  # share of these that 16-bit types take
 SLIDING_BANDWIDTH = 3.4e6  # bytes per µs that it reads and writes
 ATEN_RATE = {"tf32": 300e6, "ieee": 46e6, "bf16": 700e6, "fp16": 700e6, "fp64": 15e6}  # FLOP per µs
 ATEN_START = 30.0  # µs: the kernels of a dense convolution, beside what grows with its size
 ATEN_GROUPED = 0.12  # share of that rate when groups > 1
-ATEN_TRANSPOSED = 0.25  # share of it when transposed
+ATEN_TRANSPOSED = {2: 0.33, 4: 0.28, 8: 0.3}  # share of it when transposed, by size
 ATEN_LAYOUT = {2: 0.7e6, 4: 0.55e6, 8: 0.55e6}  # elements per µs from NCL to NHWC or back, by size
 ATEN_FEW_CHANNELS = 4  # of fp32 below which half of that is saved
 ATEN_TILE = 128  # positions and channels of cuDNN's tiles
@@ -48,6 +48,7 @@ CPU_RATE = 50e3  # FLOP per µs of the plain loops and of ATen alike
 HOPPER_SHARED = 227 << 10  # bytes of shared memory that a block of the Hopper kernel may take
 HOPPER_BANDWIDTH = 3.8e6  # bytes per µs that the Hopper kernel reads and writes
 WEAVE = 16  # columns of the Hopper kernel that a transposed convolution's outputs share
+PACK_BANDWIDTH = {2: 1.3e6, 4: 1.9e6}  # bytes per µs in which weights are packed, by size
 SHARE_START, SHARE_BANDWIDTH = 3.0, 2.5e6  # µs, and bytes per µs, that adding up shares takes
 HOPPER_CHAIN = 18  # steps after which fp32-accurate products are added up apart
 MOST_SHARES, LEAST_STEPS = 8, 192  # of tiles that blocks share: kMostShares, kLeastSteps there
@@ -124,7 +125,7 @@ class HopperCosts:
     conflict: float  # more, for each lane that waits for another one's bank
     slice: float  # one slice of the input handed over between warps
     tap: float  # one tap's weights handed over
-    ragged: float  # clearing the channels of a slice that do not exist
+    ragged: float  # clearing a slice whose channels do not exist
     output: float  # one output written
     byte: float  # one byte copied to shared memory
     start: float  # µs: of both kernels
@@ -134,11 +135,11 @@ class HopperCosts:
 
 
 HOPPER_16_BIT = HopperCosts(
-    0.632, 74.7, 63.1, 25.6, 199, 15, 1774, 0.092, 0.0123, 11.0, 41.3, 0.27, 0.57
+    0.632, 74.7, 63.1, 25.6, 199, 15, 1800, 0.092, 0.0123, 11.0, 41.3, 0.27, 0.57
 )
 HOPPER = {
-    "tf32": HopperCosts(0.525, 71.2, 73.4, 6.4, 239, 18, 482, 0.096, 0.0166, 8.9, 0, 0.60, 0.07),
-    "ieee": HopperCosts(0.708, 201, 142, 32.2, 987, 6, 1242, 0.108, 0.0285, 17.3, 0, 0.29, 0.28),
+    "tf32": HopperCosts(0.525, 71.2, 73.4, 6.4, 239, 18, 600, 0.096, 0.0166, 8.9, 0, 0.60, 0.07),
+    "ieee": HopperCosts(0.708, 201, 142, 32.2, 987, 6, 1600, 0.108, 0.0285, 17.3, 0, 0.29, 0.28),
     "bf16": HOPPER_16_BIT,
     "fp16": HOPPER_16_BIT,
 }
@@ -399,6 +400,7 @@ def _hopper_cost(plan: Plan, problem: Problem) -> float:
     if problem.gpu is None or not isinstance(tile, HopperTile):
         return float("inf")
     phases, traffic = hopper_phases(problem), problem.bytes / (HOPPER_BANDWIDTH * _scale(problem))
+    weights = problem.channels_in * problem.channels_out // problem.groups * problem.kernel_size
     problem = hopper_phase(problem)
     assert problem.gpu is not None
     waves, costs = _waves(tile, problem, problem.gpu), HOPPER[problem.mode]
@@ -421,11 +423,9 @@ def _hopper_cost(plan: Plan, problem: Problem) -> float:
     )
     time = taps * walk.words / 8 * step + slices * costs.slice
     time += tile.channels * tile.positions * costs.output
-    time += (
-        walk.parts
-        * costs.ragged
-        * (problem.channels_in // problem.groups % (walk.words * values) > 0)
-    )
+    channels = problem.channels_in // problem.groups
+    missing = 1 - channels / (walk.slices * walk.words * values)
+    time += walk.parts * costs.ragged * missing
     copied = slices * walk.copied * walk.words * values * size
     if not walk.resident:
         time += taps * costs.tap
@@ -436,6 +436,7 @@ def _hopper_cost(plan: Plan, problem: Problem) -> float:
     if shares > 1:
         sums = shares * blocks * tile.channels * tile.positions * 4
         time += SHARE_START + 2 * sums / SHARE_BANDWIDTH
+    time += 2 * weights * size / PACK_BANDWIDTH[size]
     # Phases that are not woven write parts of the same sectors.
     time = _larger(time, traffic * (1 + costs.narrow * (tile.m_tiles == 1)))
     return phases * (costs.start + time)
@@ -540,7 +541,7 @@ def _aten_cost(plan: Plan, problem: Problem) -> float:
         arithmetic = problem.flops / ATEN_DEPTHWISE_RATE
         return LAUNCH + max(elements / ATEN_DEPTHWISE, arithmetic) / _scale(problem)
     rate = ATEN_RATE[problem.mode] * (ATEN_GROUPED if problem.groups > 1 else 1.0)
-    rate *= ATEN_TRANSPOSED if problem.transposed else 1.0
+    rate *= ATEN_TRANSPOSED[problem.dtype.itemsize] if problem.transposed else 1.0
     # Few positions leave multiprocessors idle, however deep the reduction is.
     tiles = _ceil_div(problem.batch * problem.length_out, ATEN_TILE)
     tiles *= _ceil_div(problem.channels_out, ATEN_TILE)

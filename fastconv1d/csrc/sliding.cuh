@@ -331,10 +331,11 @@ __device__ __forceinline__ void write_outputs(const SlidingParams& p, const floa
 }
 
 template <class S>
-__global__ void __launch_bounds__(kSlidingThreads,
-                                  (S::rows * S::outputs * (S::chains ? 2 : 1) > 32 ? 2
-                                   : S::chains ? 4
-                                               : 5)) sliding_kernel(const SlidingParams p) {
+__global__ void __launch_bounds__(kSlidingThreads, (S::rows * S::outputs * (S::chains ? 2 : 1) > 32
+                                                        ? (S::span > 20 ? 2 : 3)
+                                                    : S::chains ? 4
+                                                                : 5))
+    sliding_kernel(const SlidingParams p) {
   using M = typename S::M;
   using Element = typename M::Element;
   FASTCONV1D_SHARED(memory);
@@ -360,11 +361,10 @@ __global__ void __launch_bounds__(kSlidingThreads,
       shared + row_of_block * S::rows * p.channels_at_once * p.weights + p.weight_shift;
   const auto* const input = static_cast<const Element*>(p.input) +
                             int64_t{group} * p.channels_in * p.input_channel_stride;
-  float biases[S::rows];
-#pragma unroll
-  for (int r = 0; r < S::rows; ++r)
-    biases[r] =
-        has_row ? bias_of<M>(p.bias, group, row_of_group + r * p.row_step, p.channels_out) : 0;
+  const auto bias_of_row = [&](int row) {
+    return has_row ? bias_of<M>(p.bias, group, row, p.channels_out) : 0;
+  };
+  const float first_bias = bias_of_row(row_of_group);
   const bool one_chunk = p.channels_at_once >= p.channels_in;
 
   // A thread's window of a row.
@@ -416,8 +416,9 @@ __global__ void __launch_bounds__(kSlidingThreads,
 #pragma unroll
     for (int r = 0; r < S::rows; ++r)
       if (r == 0 || row_of_group + r * p.row_step < p.channels_out)
-        write_outputs<S>(p, sums[r], biases[r], item.out + r * p.row_step * p.length_out,
-                         item.first);
+        write_outputs<S>(p, sums[r],
+                         r == 0 ? first_bias : bias_of_row(row_of_group + r * p.row_step),
+                         item.out + r * p.row_step * p.length_out, item.first);
   };
   Item item = item_of(batch_block * p.batches_of_block);
   const int items = p.batches_of_block * p.windows_of_thread;
@@ -476,7 +477,8 @@ __global__ void __launch_bounds__(kSlidingThreads,
           end_chain();
           chained = 0;
         };
-        if constexpr (S::sliding) {
+        if constexpr (S::sliding && S::chains) {
+          // What is read next is on its way while this is multiplied.
           if (chunk + part >= end) continue;
           auto values = seen.read(channel(chunk + part));
 #pragma unroll 1
@@ -485,6 +487,9 @@ __global__ void __launch_bounds__(kSlidingThreads,
             add(values);
             values = next_values;
           }
+        } else if constexpr (S::sliding) {
+#pragma unroll 1
+          for (int in = chunk + part; in < end; in += p.parts) add(seen.read(channel(in)));
         } else {
 #pragma unroll 1
           for (int in = chunk + part; in < end; in += p.parts) add(channel(in));
