@@ -267,6 +267,8 @@ NARROW = {
     "depthwise, stride 3": Problem(1, 6, 6, 400, 5, stride=3, padding=2, groups=6),
     "several rows of a group": Problem(2, 4, 20, 133, 9, padding=4, groups=4, bias=True),
     "to one channel": Problem(2, 40, 1, 333, 7, padding=3, bias=True),
+    "batches in turns": Problem(70, 20, 1, 40, 3, padding=1),
+    "weights in turns": Problem(1, 700, 1, 70, 12, padding=5),
     "to few channels": Problem(1, 33, 5, 270, 5, padding=2, bias=True),
     "to few channels of groups": Problem(2, 24, 9, 140, 3, padding=1, groups=3),
     "to one channel, stride 2": Problem(1, 9, 1, 300, 6, stride=2, padding=1),

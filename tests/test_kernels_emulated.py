@@ -169,6 +169,7 @@ WAITS = [
         ("hopper", "hopper_pack"),
         ("hopper", "output"),
         ("dense", "dense"),
+        ("sliding", "sliding"),
     )
     for number, _ in enumerate(WAIT.finditer((CSRC / f"{header}.cuh").read_text()))
 ]
@@ -186,6 +187,10 @@ def test_each_wait_is_needed(
     (csrc / f"{header}.cuh").write_text(before + "(void)0" + after)
     few = [CORNERS["several tiles and slices"], CORNERS["runs of whole tiles"]]
     runs = {"bf16": corner_runs(few, "bf16", 1)}
+    if family == "sliding":
+        names = ("causal depthwise", "to one channel", "weights in turns", "batches in turns")
+        few = [NARROW[name] for name in names]
+        runs["bf16"] = corner_runs(few, "bf16", 0)
     if family == "hopper":
         few.append(CORNERS["travelling weights"])
         runs["bf16"] += corner_runs([CORNERS["aligned rows"]], "bf16", 1)
