@@ -2032,7 +2032,7 @@ struct HopperBlock {
           int first = static_cast<int>(reinterpret_cast<uint64_t>(p.input) / 2 + p.first_position +
                                        part * l.taps * p.phase.shift_step);
           barrier_wait(shared->inputs.full + input.stage, input.parity);
-          if (sees_nothing(from, taps)) {
+          if (M::sets == 1 && sees_nothing(from, taps)) {
             wgmma_settle();
             give_back(shared->weights.empty, used_weight);
             used_weight = -1;
