@@ -36,7 +36,8 @@ SLIDING_BANDWIDTH = 3.4e6  # bytes per µs that it reads and writes
 ATEN_RATE = {"tf32": 300e6, "ieee": 46e6, "bf16": 700e6, "fp16": 700e6, "fp64": 15e6}  # FLOP per µs
 ATEN_START = 30.0  # µs: the kernels of a dense convolution, beside what grows with its size
 ATEN_GROUPED = 0.12  # share of that rate when groups > 1
-ATEN_TRANSPOSED = {2: 0.33, 4: 0.28, 8: 0.3}  # share of it when transposed, by size
+# Share of it when transposed.
+ATEN_TRANSPOSED = {"tf32": 0.28, "ieee": 0.75, "bf16": 0.33, "fp16": 0.33, "fp64": 0.75}
 ATEN_LAYOUT = {2: 0.7e6, 4: 0.55e6, 8: 0.55e6}  # elements per µs from NCL to NHWC or back, by size
 ATEN_FEW_CHANNELS = 4  # of fp32 below which half of that is saved
 ATEN_TILE = 128  # positions and channels of cuDNN's tiles
@@ -363,6 +364,15 @@ def hopper_slices_of_share(blocks: int, slices: int, steps: int, multiprocessors
     return _ceil_div(slices, min(multiprocessors // blocks, slices, MOST_SHARES))
 
 
+def hopper_shares(tile: HopperTile, problem: Problem, walk: HopperWalk) -> int:
+    """How many blocks share a tile of an ordinary convolution: each has some of its slices."""
+    assert problem.gpu is not None
+    steps = problem.kernel_size * walk.words // 8
+    blocks = _blocks(tile, problem)
+    of_share = hopper_slices_of_share(blocks, walk.slices, steps, problem.gpu.multiprocessors)
+    return _ceil_div(walk.slices, of_share)
+
+
 def _lanes_of_bank(problem: Problem) -> int:
     """How many lanes that read a step's values meet in one bank of shared memory."""
     even = min(problem.stride & -problem.stride, 8)
@@ -401,6 +411,7 @@ def _hopper_cost(plan: Plan, problem: Problem) -> float:
         return float("inf")
     phases, traffic = hopper_phases(problem), problem.bytes / (HOPPER_BANDWIDTH * _scale(problem))
     weights = problem.channels_in * problem.channels_out // problem.groups * problem.kernel_size
+    woven = _is_woven(problem) and problem.stride > 1
     problem = hopper_phase(problem)
     assert problem.gpu is not None
     waves, costs = _waves(tile, problem, problem.gpu), HOPPER[problem.mode]
@@ -410,9 +421,8 @@ def _hopper_cost(plan: Plan, problem: Problem) -> float:
     size, values = problem.dtype.itemsize, HOPPER_VALUES[problem.mode]
     products = tile.m_tiles * tile.n * HOPPER_PRODUCTS[problem.mode]
     conflicts = _lanes_of_bank(problem) - 1
-    blocks, of_slice = _blocks(tile, problem), problem.kernel_size * walk.words // 8
-    of_share = hopper_slices_of_share(blocks, walk.slices, of_slice, problem.gpu.multiprocessors)
-    shares = _ceil_div(walk.slices, of_share)
+    shares = hopper_shares(tile, problem, walk)
+    of_share = _ceil_div(walk.slices, shares)
     taps, slices = of_share * problem.kernel_size, of_share * walk.parts
     step = _larger(
         products * costs.column,
@@ -422,7 +432,8 @@ def _hopper_cost(plan: Plan, problem: Problem) -> float:
         + costs.apart * (problem.stride > 1 or problem.aligned < 4),
     )
     time = taps * walk.words / 8 * step + slices * costs.slice
-    time += tile.channels * tile.positions * costs.output
+    # The way of woven outputs takes twice as many instructions.
+    time += tile.channels * tile.positions * costs.output * (1 + woven)
     channels = problem.channels_in // problem.groups
     missing = 1 - channels / (walk.slices * walk.words * values)
     time += walk.parts * costs.ragged * missing
@@ -434,7 +445,7 @@ def _hopper_cost(plan: Plan, problem: Problem) -> float:
         time *= 1 + costs.alternating
     time = waves * _larger(time, copied * costs.byte) / 1e3
     if shares > 1:
-        sums = shares * blocks * tile.channels * tile.positions * 4
+        sums = shares * _blocks(tile, problem) * tile.channels * tile.positions * 4
         time += SHARE_START + 2 * sums / SHARE_BANDWIDTH
     time += 2 * weights * size / PACK_BANDWIDTH[size]
     # Phases that are not woven write parts of the same sectors.
@@ -541,7 +552,7 @@ def _aten_cost(plan: Plan, problem: Problem) -> float:
         arithmetic = problem.flops / ATEN_DEPTHWISE_RATE
         return LAUNCH + max(elements / ATEN_DEPTHWISE, arithmetic) / _scale(problem)
     rate = ATEN_RATE[problem.mode] * (ATEN_GROUPED if problem.groups > 1 else 1.0)
-    rate *= ATEN_TRANSPOSED[problem.dtype.itemsize] if problem.transposed else 1.0
+    rate *= ATEN_TRANSPOSED[problem.mode] if problem.transposed else 1.0
     # Few positions leave multiprocessors idle, however deep the reduction is.
     tiles = _ceil_div(problem.batch * problem.length_out, ATEN_TILE)
     tiles *= _ceil_div(problem.channels_out, ATEN_TILE)

@@ -87,8 +87,8 @@ def shared_runs(mode: str, variant: int) -> list[Run]:
     """Reductions so long, and outputs so few, that blocks of the Hopper kernel share tiles."""
     problems = (
         Problem(1, 1024, 9, 40, 7, padding=3, bias=True),
-        Problem(3, 420, 70, 21, 5, stride=2, groups=2),
-        Problem(2, 700, 5, 33, 8, stride=4, padding=2, transposed=True, bias=True),
+        Problem(2, 840, 70, 41, 10, stride=2, groups=2),
+        Problem(1, 900, 5, 33, 16, stride=4, padding=2, transposed=True, bias=True),
     )
     return [
         Run(replace(problem, mode=mode), variant, multiprocessors=132, seed=number)
@@ -210,6 +210,7 @@ CORNERS = {
     "stride 8": Problem(1, 3, 9, 400, 10, stride=8, dilation=3, padding=5, bias=True),
     "stride beyond the kernel": Problem(1, 17, 16, 700, 2, stride=7),
     "padding beyond the reach": Problem(2, 4, 6, 5, 3, padding=40, bias=True),
+    "travelling weights, far padding": Problem(1, 150, 17, 90, 3, padding=160, dilation=30),
     "kernel as long as the input": Problem(1, 6, 5, 31, 31, padding=0),
     "many taps": Problem(1, 10, 16, 150, 129, padding=64),
     "far taps": Problem(1, 8, 16, 700, 3, dilation=300, padding=11),
@@ -371,8 +372,11 @@ def columns_runs(mode: str, problems: Iterable[Problem]) -> list[Run]:
     ]
 
 
-def library_runs(library: str, problems: Iterable[Problem]) -> list[Run]:
-    """Each problem once on a library, its variants taken in turn; no guards beside the output."""
+def library_runs(library: str, problems: Iterable[Problem], *, shared: bool = True) -> list[Run]:
+    """Each problem once on a library, its variants taken in turn; no guards beside the output.
+
+    With `shared`, the Hopper kernel also gets reductions of many slices.
+    """
     problems = list(problems)
     if library == "im2col":
         runs = [run for mode in ("bf16", "ieee", "fp64") for run in columns_runs(mode, problems)]
@@ -394,5 +398,5 @@ def library_runs(library: str, problems: Iterable[Problem]) -> list[Run]:
             for number, run in enumerate(corner_runs(problems, mode, 0))
         ]
         if family == "hopper":
-            runs = on_hopper([*runs, *shared_runs(mode, 0)[1:]])
+            runs = on_hopper([*runs, *(shared_runs(mode, 0)[1:] if shared else ())])
     return [replace(run, guard=0) for run in runs]

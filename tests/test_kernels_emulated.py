@@ -20,6 +20,7 @@ from kernel_runs import (
     EMULATION,
     EVERYTHING,
     FEW,
+    HOPPER,
     NARROW,
     TRANSPOSED,
     UNFOLDED,
@@ -97,6 +98,17 @@ def test_tiles(build: Build, tmp_path: Path, family: str, mode: str, variant: in
         runs = on_hopper([*runs, *shared_runs(mode, variant)])
         assert len(runs) >= 20
     assert_right(build(harness(f"{family}_{mode}")), runs, tmp_path)
+
+
+@pytest.mark.parametrize("mode", plan.TENSOR_CORE_MODES)
+def test_blocks_share_what_is_said_to_be_shared(mode: str) -> None:
+    for variant, row in enumerate(plan.tile_rows("hopper", mode)):
+        tile = row.tiles[mode]
+        assert isinstance(tile, plan.HopperTile)
+        for run in on_hopper(shared_runs(mode, variant)):
+            problem = plan.hopper_phase(replace(run.problem, gpu=HOPPER))
+            walk = plan.hopper_walk(tile, problem)
+            assert walk is not None and plan.hopper_shares(tile, problem, walk) > 1
 
 
 SPREAD = [
@@ -201,6 +213,8 @@ def test_each_wait_is_needed(
         runs["bf16"] += corner_runs([without_taps], "bf16", 3)
         runs["ieee"] = corner_runs(few, "ieee", 1)  # adds up sums in between
         runs["ieee"] += SPREAD[:2]
+        runs["bf16"] += corner_runs([CORNERS["travelling weights, far padding"]], "bf16", 1)
+        runs["bf16"] += shared_runs("bf16", 3)[1:2]
     for mode in runs:
         for sanitizer in ("plain", "thread"):
             program = build(harness(f"{family}_{mode}"), sanitizer, csrc)

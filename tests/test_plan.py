@@ -139,11 +139,11 @@ def test_aten_runs_what_would_be_slower_here() -> None:
 
 
 def test_a_transposed_convolution_is_one_launch_or_many() -> None:
-    """Woven outputs cost what an ordinary convolution does; phases cost a launch each, and more."""
+    """Woven outputs cost little more than ordinary ones; phases cost a launch each, and more."""
     row, woven = BY_NAME["hopper_128x256"], plan.hopper_phase(UPSAMPLING)
     assert (woven.kernel_size, woven.channels_out, woven.length_out) == (2, 8 * 256, 1001)
     assert woven.output_elements >= UPSAMPLING.output_elements
-    assert row.cost(UPSAMPLING) == pytest.approx(row.cost(woven), rel=0.02)
+    assert 1 < row.cost(UPSAMPLING) / row.cost(woven) < 1.2
     phases = replace(UPSAMPLING, stride=32, kernel_size=32)
     assert row.cost(phases) > 32 * plan.HOPPER["tf32"].start
     assert plan.select(UPSAMPLING).family == "hopper"
