@@ -21,6 +21,7 @@ DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "gpu: needs a CUDA device; skipped without one")
+    config.addinivalue_line("markers", "xdist_group: those of a group run in one process")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

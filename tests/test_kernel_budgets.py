@@ -13,6 +13,8 @@ import pytest
 
 from fastconv1d import build, plan
 
+pytestmark = pytest.mark.xdist_group("budgets")  # every library is compiled once
+
 ARCHITECTURES = ("80", "90a", "100")
 LIBRARIES = {name: glue for name, glue in plan.libraries().items() if "binding" not in name}
 STATIC_SHARED_LIMIT = 48 << 10  # bytes, on every architecture

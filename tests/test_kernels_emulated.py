@@ -82,8 +82,8 @@ def assert_right(command: list[str | Path], runs: list[Run], folder: Path) -> No
     assert result.returncode == 0, result.log
 
 
-TILES = [
-    (family, mode, variant)
+TILES = [  # those of a library in one process, which compiles it once
+    pytest.param(family, mode, variant, marks=pytest.mark.xdist_group(f"{family}_{mode}"))
     for family in plan.TENSOR_CORE_FAMILIES
     for mode in plan.TENSOR_CORE_MODES
     for variant, _ in enumerate(plan.tile_rows(family, mode))
