@@ -15,7 +15,7 @@ from random import Random
 import torch
 
 from fastconv1d import plan
-from fastconv1d.compare import compare, draw, guards_intact, poison
+from fastconv1d.compare import compare, draw, expected, guards_intact, poison
 from fastconv1d.config import MODES
 from fastconv1d.problem import Gpu, Problem
 from random_problems import CONTIGUOUS_ROWS, laid_out, random_problem
@@ -53,6 +53,7 @@ class Run:
     spread: bool = False
     gap: float = float("nan")
     scales: tuple[float, float] = (1.0, 1.0)
+    infinite: bool = False
 
 
 @dataclass(frozen=True)
@@ -123,6 +124,8 @@ def execute(
             input *= 2.0 ** -(torch.arange(input.shape[2]) // 20 * 37 % 100)
             input[:, ::3, ::7] = 0
         input, weight = input * run.scales[0], weight * run.scales[1]
+        if run.infinite:
+            input[..., input.shape[2] // 2] = float("inf")
         if run.columns and run.problem.transposed and input.element_size() == 2:
             input = input.float() * (1 if run.integers else 1 + 2**-12)
         input = laid_out(input, run.layout, run.gap)
@@ -183,6 +186,15 @@ def _fault(
     if not guards_intact(output):
         return "written beside the output"
     problem = run.problem
+    if run.infinite:
+        reached = input.isinf()
+        finite = input.masked_fill(reached, 0)
+        ones = torch.ones_like(weight)
+        sees = expected(reached.double(), ones, None, problem).y64 > 0
+        if output[sees].isfinite().any():
+            return "an output that sees infinity is finite"
+        without = expected(finite, weight, bias, problem).y64.to(output.dtype)
+        output, input = torch.where(sees, without, output), finite
     if run.rounded:
         input, weight, problem = _to_tf32(input), _to_tf32(weight), replace(problem, mode="ieee")
     return compare(output, input, weight, bias, problem, exact=run.integers).reason

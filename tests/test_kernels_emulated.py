@@ -152,6 +152,15 @@ def test_sliding(build: Build, tmp_path: Path, mode: str) -> None:
     assert_right(build(harness(library)), runs, tmp_path)
 
 
+@pytest.mark.parametrize("mode", ["ieee", "bf16"])
+def test_infinity_reaches_what_sees_it_alone(build: Build, tmp_path: Path, mode: str) -> None:
+    """No weight that is not there meets it as a zero."""
+    problems = [*NARROW.values(), *UNFOLDED.values()]
+    runs = [replace(run, infinite=True) for run in on_sliding(corner_runs(problems, mode, 0))]
+    library = "sliding_fp32" if mode == "ieee" else f"sliding_{mode}"
+    assert_right(build(harness(library)), runs, tmp_path)
+
+
 @pytest.mark.parametrize("mode", ["bf16", "fp16", "ieee", "fp64"])
 def test_im2col_and_col2im(build: Build, tmp_path: Path, mode: str) -> None:
     assert_right(build(harness("im2col")), columns_runs(mode, EVERYTHING), tmp_path)

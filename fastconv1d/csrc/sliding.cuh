@@ -241,39 +241,61 @@ struct Sliding {
   }
 
  private:
-  // Taps n + TAP, n + TAP + 1, ... as far as the window has them. Weights beyond the last are zeros.
+  // Taps n + TAP, n + TAP + 1, ... as far as the window has them. What no tap sees is not multiplied by a
+  // zero either: it may be infinite.
   template <int TAP>
   __device__ __forceinline__ void multiply_taps(Sums& sums, const float* window,
                                                 const float* weight, int n) const {
     if constexpr (TAP < at_once) {
       if (TAP > 0 && n + TAP >= end) return;
-      constexpr int taps = at_once < kTapsAtOnce ? at_once : kTapsAtOnce;
-      constexpr int in_step = READING == Reading::kOneByOne ? 1 : IN_STEP;
-#pragma unroll
-      for (int r = 0; r < ROWS; ++r) {
-        const float* const of_row = weight + r * p.channels_at_once * p.weights;
-        float weights[taps][OUT_STEP];
-        if constexpr (OUT_STEP == 1 && taps == 4) {
-          const auto four = *reinterpret_cast<const float4*>(of_row + n + TAP);
-          weights[0][0] = four.x;
-          weights[1][0] = four.y;
-          weights[2][0] = four.z;
-          weights[3][0] = four.w;
-        } else {
-#pragma unroll
-          for (int t = 0; t < taps; ++t)
-#pragma unroll
-            for (int o = 0; o < OUT_STEP; ++o)
-              weights[t][o] = of_row[(OUT_STEP == 1 ? n + TAP + t : -OUT_STEP * (n + TAP + t)) + o];
-        }
-#pragma unroll
-        for (int t = 0; t < taps; ++t)
-#pragma unroll
-          for (int i = 0; i < outputs; ++i)
-            sums[r][i] = fmaf(weights[t][i % OUT_STEP], window[i / OUT_STEP * in_step + TAP + t],
-                              sums[r][i]);
+      if constexpr (at_once == 1 || OUT_STEP > 1) {
+        multiply<TAP, at_once == 1 ? 1 : kTapsAtOnce>(sums, window, weight, n);
+      } else if (n + TAP + kTapsAtOnce <= p.taps) {
+        multiply<TAP, kTapsAtOnce>(sums, window, weight, n);
+      } else {
+        const int left = p.taps - n - TAP;
+        if (left > 0) multiply<TAP, 1>(sums, window, weight, n);
+        if (left > 1) multiply<TAP + 1, 1>(sums, window, weight, n);
+        if (left > 2) multiply<TAP + 2, 1>(sums, window, weight, n);
       }
-      multiply_taps<TAP + taps>(sums, window, weight, n);
+      multiply_taps<TAP + kTapsAtOnce>(sums, window, weight, n);
+    }
+  }
+
+  // So many taps from n + TAP on.
+  template <int TAP, int COUNT>
+  __device__ __forceinline__ void multiply(Sums& sums, const float* window, const float* weight,
+                                           int n) const {
+    constexpr int in_step = READING == Reading::kOneByOne ? 1 : IN_STEP;
+    // The weight of tap 0 and of output 0, counted in the kernel's.
+    const int first_tap = p.first_weight + p.weight_shift + phase;
+#pragma unroll
+    for (int r = 0; r < ROWS; ++r) {
+      const float* const of_row = weight + r * p.channels_at_once * p.weights;
+      float weights[COUNT][OUT_STEP];
+      if constexpr (OUT_STEP == 1 && COUNT == 4) {
+        const auto four = *reinterpret_cast<const float4*>(of_row + n + TAP);
+        weights[0][0] = four.x;
+        weights[1][0] = four.y;
+        weights[2][0] = four.z;
+        weights[3][0] = four.w;
+      } else {
+#pragma unroll
+        for (int t = 0; t < COUNT; ++t)
+#pragma unroll
+          for (int o = 0; o < OUT_STEP; ++o)
+            weights[t][o] = of_row[(OUT_STEP == 1 ? n + TAP + t : -OUT_STEP * (n + TAP + t)) + o];
+      }
+#pragma unroll
+      for (int t = 0; t < COUNT; ++t)
+#pragma unroll
+        for (int o = 0; o < OUT_STEP; ++o) {
+          const int tap = first_tap - OUT_STEP * (n + TAP + t) + o;
+          if (OUT_STEP > 1 && (tap < 0 || tap >= p.kernel_size)) continue;
+#pragma unroll
+          for (int i = o; i < outputs; i += OUT_STEP)
+            sums[r][i] = fmaf(weights[t][o], window[i / OUT_STEP * in_step + TAP + t], sums[r][i]);
+        }
     }
   }
 };
