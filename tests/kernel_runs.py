@@ -400,7 +400,7 @@ def library_runs(library: str, problems: Iterable[Problem], *, shared: bool = Tr
         ]
     elif library.startswith("sliding"):
         mode = "ieee" if library == "sliding_fp32" else library.split("_")[1]
-        few = [*NARROW.values(), *list(UNFOLDED.values())[::4]]
+        few = [*list(NARROW.values())[::2], *list(UNFOLDED.values())[::5]]
         runs = on_sliding(corner_runs([*problems, *few], mode, 0))
     else:
         family, mode = library.split("_")
