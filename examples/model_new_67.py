@@ -320,11 +320,6 @@ int launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, int64_t shared_
   config.numAttrs = EARLY;
   return cudaLaunchKernelEx(&config, kernel, arguments...);
 }
-template <class... Parameters>
-int set_shared_limit(void (*kernel)(Parameters...), int64_t bytes) {
-  return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                              static_cast<int>(bytes));
-}
 inline int64_t shared_budget(int blocks) {
   int device = 0, per_block = 0, per_processor = 0, reserved = 0;
   cudaGetDevice(&device);
@@ -333,6 +328,14 @@ inline int64_t shared_budget(int blocks) {
   cudaDeviceGetAttribute(&reserved, cudaDevAttrReservedSharedMemoryPerBlock, device);
   const int64_t share = per_processor / blocks - reserved;
   return share < per_block ? share : per_block;
+}
+template <class... Parameters>
+int set_shared_limit(void (*kernel)(Parameters...), int64_t bytes) {
+  if (bytes <= 48 << 10) return 0;
+  const int64_t most = shared_budget(1);
+  if (bytes > most) return cudaErrorInvalidValue;
+  return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                              static_cast<int>(most));
 }
 }
 namespace fastconv1d {

@@ -504,14 +504,19 @@ def status(arch: str = "80") -> dict[str, Any]:
             find_compiler(arch)
     except BuildError as error:
         report["problem"] = str(error)
-    root = config.cache_dir()
-    return report | {
+    report |= {
         "nvcc": str(toolkit.nvcc) if toolkit else None,
         "cuda_version": _dotted(toolkit.version) if toolkit else None,
         "searched": searched,
+        "sources_hash": sources_hash(),
+    }
+    try:
+        root = config.cache_dir()
+    except RuntimeError as error:  # there is no home folder
+        return report | {"cache_dir": "", "cache_problem": str(error), "entries": []}
+    return report | {
         "cache_dir": str(root),
         "cache_problem": _cache_problem(root),
-        "sources_hash": sources_hash(),
         "entries": [_describe(path) for path in sorted(root.glob("*-*-*/*.so"))],
     }
 

@@ -84,6 +84,11 @@ def _run(
         # Beyond us, or beyond everybody: then ATen raises torch's own error.
         if isinstance(error, UnsupportedError) and algorithm not in ("", "aten"):
             raise RuntimeError(f"algorithm {algorithm!r} cannot run this: {error}") from error
+        if bias is not None and bias.dtype != input.dtype:
+            # Not all that ATen would choose checks this.
+            raise RuntimeError(
+                f"bias is {bias.dtype}, expected input's dtype {input.dtype}"
+            ) from error
         return _aten(*arguments)
     # On a GPU the binding answers ATen's plan too: its host time is a fraction of this kernel's.
     chosen = plan.select(problem, algorithm)

@@ -56,7 +56,16 @@ MOST_SHARES, LEAST_STEPS = 8, 192  # of tiles that blocks share: kMostShares, kL
 MOST_STRIDE = 1 << 22  # that the dense kernel walks: kMostLoadStep of csrc/schedule.h
 MOST_LENGTH = 1 << 30  # of padded rows that the Hopper kernel walks, with 32 bits
 MOST_SLIDING = 1 << 29  # positions of padded rows, rows and steps that the sliding kernel counts
-SLIDING_STRIDES = (1, 2, 4, 8)  # of transposed convolutions that it has kernels for
+SLIDING_CHAIN, SLIDING_MANY = 16, 8  # kSlidingChain and kManyRows of csrc/sliding.cuh
+# Bytes of shared memory that its blocks may take, by the least compute capability.
+SLIDING_SHARED = (
+    ((12, 0), 99 << 10),
+    ((9, 0), 227 << 10),
+    ((8, 6), 99 << 10),
+    ((8, 0), 163 << 10),
+)
+SLIDING_PARTS = 12 << 10  # of which this for sums of parts
+SLIDING_STRIDES = (2, 4, 8)  # of transposed convolutions that it has kernels for
 MOST_BATCH = 1 << 31  # from here on its 32-bit counters would run over
 
 
@@ -467,7 +476,7 @@ def _sliding_why_not(plan: Plan, problem: Problem) -> str | None:
         return "has no fp64 arithmetic"
     if problem.transposed and problem.stride > 1:
         if problem.stride not in SLIDING_STRIDES:
-            return f"has transposed strides of {SLIDING_STRIDES}, not {problem.stride}"
+            return f"has transposed strides of 1 and {SLIDING_STRIDES}, not {problem.stride}"
         if problem.dilation > 1 and problem.kernel_size > 1:
             return f"has no transposed strides with a dilation, this one is {problem.dilation}"
     rows = problem.batch * problem.channels_out
@@ -476,17 +485,33 @@ def _sliding_why_not(plan: Plan, problem: Problem) -> str | None:
         return f"counts rows, steps and positions of padded rows below {MOST_SLIDING}"
     if rows * _ceil_div(problem.length_out, 256) >= MOST_BATCH:
         return f"has fewer than {MOST_BATCH} blocks"
+    shared = next(size for least, size in SLIDING_SHARED if problem.gpu.capability >= least)
+    kept = 4 * _sliding_rows(problem) * (problem.kernel_size + 8 * problem.stride + 8)
+    if kept + SLIDING_PARTS > shared:
+        return f"keeps a row's weights in shared memory, {kept} bytes of {shared}"
     return None
+
+
+def _sliding_rows(problem: Problem) -> int:
+    """Rows that a thread of the sliding kernel has, those of csrc/sliding.cuh or more."""
+    channels_in = problem.channels_in // problem.groups
+    channels_out = problem.channels_out // problem.groups
+    if channels_out == 1 or (problem.transposed and problem.stride > 1):
+        return 1
+    of_piece = 16 // problem.dtype.itemsize
+    if channels_in <= SLIDING_CHAIN:
+        return 64 // of_piece if channels_out >= SLIDING_MANY else 1
+    return 16 // of_piece
 
 
 def _sliding_cost(plan: Plan, problem: Problem) -> float:
     channels_in = problem.channels_in // problem.groups
-    channels_out = problem.channels_out // problem.groups
     # Taps that an output sees, most of which may see padding.
     taps = problem.kernel_size / (problem.stride if problem.transposed else 1)
     taps = min(taps, problem.length)
     neighbours = problem.dilation == 1 or problem.kernel_size == 1
-    wide = channels_in <= 16 and channels_out >= 8  # rows that share what is read
+    # Rows that share what is read.
+    wide = channels_in <= SLIDING_CHAIN and _sliding_rows(problem) > 1
     if not problem.transposed and problem.stride > (2 if neighbours else 1) and not wide:
         of_output = channels_in * taps * SLIDING_APART_TAP
     elif wide:
@@ -556,7 +581,7 @@ def _aten_cost(plan: Plan, problem: Problem) -> float:
     # Few positions leave multiprocessors idle, however deep the reduction is.
     tiles = _ceil_div(problem.batch * problem.length_out, ATEN_TILE)
     tiles *= _ceil_div(problem.channels_out, ATEN_TILE)
-    rate *= min(1.0, tiles / problem.gpu.multiprocessors)
+    rate *= min(1.0, max(1, tiles) / problem.gpu.multiprocessors)
     layout = elements / ATEN_LAYOUT[problem.dtype.itemsize]
     if problem.channels_in // problem.groups < ATEN_FEW_CHANNELS and problem.dtype.itemsize == 4:
         layout /= 2

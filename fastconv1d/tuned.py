@@ -105,14 +105,15 @@ def store(found: Choices) -> None:
 def status(gpu: Gpu | None, sources_hash: str) -> dict[str, Any]:
     """What `doctor` tells: the file, how many choices hold here, how many do not, what is wrong."""
     stored: Choices = {}
-    problem = None
+    file, problem = "", None
     try:
+        file = str(path())
         stored = _read()
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError) as error:  # the last as in `choices`
         problem = str(error)
     here = len(stored.get(context(gpu, sources_hash), {}))
     return {
-        "file": str(path()),
+        "file": file,
         "choices": here,
         "choices of other GPUs, kernels or versions": sum(map(len, stored.values())) - here,
         "problem": problem,

@@ -253,3 +253,15 @@ def test_the_readme_lists_the_environment_variables() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     listed = [line for line in readme.splitlines() if line.startswith("| `FASTCONV1D_")]
     assert listed == [f"| `{name}` | {meaning} |" for name, meaning in config.ENVIRONMENT.items()]
+
+
+def test_doctor_without_a_home_folder(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("no home folder")
+
+    monkeypatch.setattr("fastconv1d.config.cache_dir", homeless)
+    assert cli.main(["doctor", "--json"]) in (0, 1)
+    told = json.loads(capsys.readouterr().out)
+    assert "no home folder" in json.dumps(told)

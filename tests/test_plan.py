@@ -70,9 +70,25 @@ def test_names_are_distinct_and_no_family_takes_another_plans_name() -> None:
         ("sliding", on_cpu(LAYER_67), "needs a CUDA device"),
         ("sliding", replace(LAYER_67, gpu=V100), "needs compute capability 8.0"),
         ("sliding", replace(LAYER_67, mode="fp64"), "has no fp64 arithmetic"),
-        ("sliding", replace(LAYER_67, transposed=True, stride=3), "strides of (1, 2, 4, 8), not 3"),
+        (
+            "sliding",
+            replace(LAYER_67, transposed=True, stride=3),
+            "strides of 1 and (2, 4, 8), not 3",
+        ),
         ("sliding", replace(LAYER_67, transposed=True, stride=2, dilation=3), "with a dilation"),
         ("sliding", replace(LAYER_67, length=1 << 29), "counts rows, steps and positions"),
+        (
+            "sliding",
+            Problem(1, 1, 8, 9000, 4000, mode="tf32", gpu=H200),
+            "weights in shared memory",
+        ),
+        ("sliding", Problem(1, 1, 8, 9000, 4000, mode="bf16", gpu=H200), None),
+        ("sliding", Problem(1, 2, 2, 90000, 30000, groups=2, mode="tf32", gpu=A100), None),
+        (
+            "sliding",
+            Problem(1, 2, 2, 90000, 30000, groups=2, mode="tf32", gpu=Gpu("RTX 3090", (8, 6), 82)),
+            "weights in shared memory",
+        ),
         ("direct", replace(LAYER_67, mode="fp64"), None),
         ("direct", replace(LAYER_67, gpu=V100), None),
         ("direct", replace(LAYER_67, transposed=True, stride=3, output_padding=2), None),
@@ -129,6 +145,20 @@ def test_groups_of_few_channels_slide(mode: str) -> None:
         Problem(64, 32, 1, 24006, 7, mode=mode, gpu=H200),
     ):
         assert plan.select(problem).name == "sliding"
+
+
+def test_transposed_strides_share_no_rows() -> None:
+    problem = Problem(8, 16, 16, 20000, 4, stride=2, padding=1, transposed=True, gpu=H200)
+    for mode in ("tf32", "bf16"):
+        assert plan.select(replace(problem, mode=mode)).family == "hopper"
+        assert plan.select(replace(problem, mode=mode, gpu=A100)).name != "sliding"
+
+
+@pytest.mark.parametrize("mode", ["tf32", "bf16", "fp64"])
+def test_an_empty_batch_costs_something(mode: str) -> None:
+    for transposed in (False, True):
+        problem = replace(TINY, batch=0, mode=mode, transposed=transposed)
+        assert plan.select(problem).cost(problem) > 0
 
 
 def test_aten_runs_what_would_be_slower_here() -> None:

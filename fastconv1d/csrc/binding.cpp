@@ -237,6 +237,7 @@ Tensor with_contiguous_positions(const Tensor& input) {
 
 #ifdef FASTCONV1D_CUDA
 void check_launch(int error, const char* what) {
+  if (error != 0) (void)cudaGetLastError();  // or the next launch that anybody checks tells of it
   TORCH_CHECK(error == 0, "fastconv1d: ", what,
               " failed to launch: ", cudaGetErrorString(static_cast<cudaError_t>(error)));
 }
@@ -400,6 +401,9 @@ Tensor contiguous_convolution(const Tensor& input, const Tensor& weight, const M
                               IntArrayRef stride, IntArrayRef padding, IntArrayRef dilation,
                               bool transposed, IntArrayRef output_padding, int64_t groups,
                               c10::string_view algorithm) {
+  // Not all that ATen would choose checks this.
+  TORCH_CHECK(!bias || !bias->defined() || bias->scalar_type() == input.scalar_type(), "bias is ",
+              bias->scalar_type(), ", expected input's dtype ", input.scalar_type());
   return convolution(input, weight, bias, stride, padding, dilation, transposed, output_padding,
                      groups, algorithm)
       .contiguous();

@@ -356,12 +356,6 @@ int launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, int64_t shared_
   return cudaLaunchKernelEx(&config, kernel, arguments...);
 }
 
-template <class... Parameters>
-int set_shared_limit(void (*kernel)(Parameters...), int64_t bytes) {
-  return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                              static_cast<int>(bytes));
-}
-
 // Bytes of shared memory that one block may take where `blocks` of them share a multiprocessor.
 inline int64_t shared_budget(int blocks) {
   int device = 0, per_block = 0, per_processor = 0, reserved = 0;
@@ -371,6 +365,16 @@ inline int64_t shared_budget(int blocks) {
   cudaDeviceGetAttribute(&reserved, cudaDevAttrReservedSharedMemoryPerBlock, device);
   const int64_t share = per_processor / blocks - reserved;
   return share < per_block ? share : per_block;
+}
+
+// Lets a kernel take that much. Its limit never goes down, so that threads of the host do not lower each other's.
+template <class... Parameters>
+int set_shared_limit(void (*kernel)(Parameters...), int64_t bytes) {
+  if (bytes <= 48 << 10) return 0;
+  const int64_t most = shared_budget(1);
+  if (bytes > most) return cudaErrorInvalidValue;
+  return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                              static_cast<int>(most));
 }
 
 }  // namespace fastconv1d
