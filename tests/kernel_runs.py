@@ -103,9 +103,33 @@ def on_sliding(runs: Iterable[Run]) -> list[Run]:
     return [r for r in runs if sliding.why_not(replace(r.problem, gpu=HOPPER)) is None]
 
 
-def harness(library: str) -> str:
-    """The C++ source of a program that runs convolutions of a kernel library."""
-    return plan.libraries()[library] + '#include "harness.cpp"\n'
+def harness(library: str, variants: Sequence[int] = ()) -> str:
+    """The C++ source of a program that runs convolutions of a kernel library.
+
+    With `variants`, of a library of tiles, it has these alone, which take a part of the time to
+    compile.
+    """
+    glue = plan.libraries()[library]
+    if variants:
+        family, mode = library.split("_")
+        rows = plan.tile_rows(family, mode)
+        tiles = ", ".join(rows[variant].tiles[mode].glue for variant in variants)
+        type_name = f"fastconv1d::{plan.arithmetic(family, mode)}"
+        glue = f'#include "{family}.cuh"\n'
+        glue += f"FASTCONV1D_{family.upper()}_LIBRARY({type_name}, {tiles})\n"
+    return glue + '#include "harness.cpp"\n'
+
+
+def with_few_tiles(library: str, runs: Iterable[Run], every: int = 1) -> tuple[str, list[Run]]:
+    """The harness with the tiles of some runs alone, or with each `every`-th, and those runs."""
+    if library.split("_")[0] not in plan.TENSOR_CORE_FAMILIES:
+        return harness(library), list(runs)
+    runs = [replace(run, variant=run.variant - run.variant % every) for run in runs]
+    if library.startswith("hopper"):
+        runs = on_hopper(runs)
+    variants = sorted({run.variant for run in runs})
+    moved = [replace(run, variant=variants.index(run.variant)) for run in runs]
+    return harness(library, variants), moved
 
 
 def execute(

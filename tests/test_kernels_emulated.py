@@ -35,6 +35,7 @@ from kernel_runs import (
     on_sliding,
     random_runs,
     shared_runs,
+    with_few_tiles,
 )
 
 COMPILE = ("g++", "-std=c++20", "-DFASTCONV1D_EMULATE", "-Wno-attributes", f"-I{EMULATION}")
@@ -182,7 +183,9 @@ SANITIZED = [name for name in plan.libraries() if not re.search("binding|fp16", 
 @pytest.mark.parametrize("sanitizer", ["address", "thread"])
 @pytest.mark.parametrize("library", SANITIZED)
 def test_sanitized(build: Build, tmp_path: Path, library: str, sanitizer: str) -> None:
-    assert_right(build(harness(library), sanitizer), library_runs(library, FEW), tmp_path)
+    source, runs = with_few_tiles(library, library_runs(library, FEW), every=3)
+    assert len(runs) >= 5
+    assert_right(build(source, sanitizer), runs, tmp_path)
 
 
 WAIT = re.compile(
@@ -231,8 +234,8 @@ def test_each_wait_is_needed(
         runs["bf16"] += shared_runs("bf16", 3)[1:2]
     for mode in runs:
         for sanitizer in ("plain", "thread"):
-            program = build(harness(f"{family}_{mode}"), sanitizer, csrc)
-            chosen = on_hopper(runs[mode]) if family == "hopper" else runs[mode]
+            source, chosen = with_few_tiles(f"{family}_{mode}", runs[mode])
+            program = build(source, sanitizer, csrc)
             result = outcome(program, chosen, tmp_path)
             if result.complaints or "data race" in result.log or result.returncode != 0:
                 return
