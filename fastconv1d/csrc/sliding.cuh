@@ -352,11 +352,20 @@ __device__ __forceinline__ void write_outputs(const SlidingParams& p, const floa
     if (first + i >= 0 && first + i < p.length_out) out[i] = M::to(sums[i] + bias);
 }
 
+// Blocks that share a multiprocessor at least, so that no registers are spilled.
 template <class S>
-__global__ void __launch_bounds__(kSlidingThreads, (S::rows * S::outputs * (S::chains ? 2 : 1) > 32
-                                                        ? (S::span > 20 ? 2 : 3)
-                                                    : S::chains ? 4
-                                                                : 5))
+FASTCONV1D_HD constexpr int sliding_blocks() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
+  constexpr int most = 4;
+#else
+  constexpr int most = 5;
+#endif
+  if (S::rows * S::outputs * (S::chains ? 2 : 1) > 32) return S::span > 20 ? 2 : 3;
+  return S::chains ? 4 : most;
+}
+
+template <class S>
+__global__ void __launch_bounds__(kSlidingThreads, (sliding_blocks<S>()))
     sliding_kernel(const SlidingParams p) {
   using M = typename S::M;
   using Element = typename M::Element;
