@@ -186,7 +186,7 @@ def _encode(
         run.variant, run.reverse, run.shared_bytes, p.dtype.itemsize, input.element_size(),
         storage.numel(), input.storage_offset(), weight.numel(),
         0 if bias is None else bias.numel(), run.guard,
-        0, 0, 0, 0, 0,  # the pointers of ConvArgs
+        0, 0, 0, 0, 0, 0, 0,  # the pointers of ConvArgs
         p.batch, p.channels_in, p.channels_out, p.length, p.length_out,
         p.kernel_size, p.stride, p.padding, p.dilation, p.groups, p.transposed,
         input.stride(0), input.stride(1), MODES.index(p.mode), run.multiprocessors,

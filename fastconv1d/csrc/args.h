@@ -11,12 +11,21 @@ enum Mode : int64_t { kTf32 = 0, kIeee = 1, kBf16 = 2, kFp16 = 3, kFp64 = 4 };
 // length_out) tensor and the weight a contiguous (channels_out, channels_in/groups, kernel_size)
 // one, or (channels_in, channels_out/groups, kernel_size) when `transposed`. The output and the
 // workspace begin at a multiple of 32 bytes.
+//
+// A library of gradients takes an ordinary convolution, its input and `grad_output`, which has the shape
+// of an output and is contiguous. It writes the gradient of the weight to `output`, in the weight's
+// shape, and that of the bias, (channels_out,), to `grad_bias` unless that is null:
+//
+//   output[o, c, k] = sum over n, q of grad_output[n, o, q] * input[n, c, q * stride + k * dilation - padding]
+//   grad_bias[o]    = sum over n, q of grad_output[n, o, q]
 struct ConvArgs {
   const void* input;
   const void* weight;
   const void* bias;  // null: none
   void* output;
   void* workspace;
+  const void* grad_output;
+  void* grad_bias;
   int64_t batch, channels_in, channels_out, length, length_out;
   int64_t kernel_size, stride, padding, dilation, groups, transposed;
   int64_t input_batch_stride, input_channel_stride;
