@@ -1,4 +1,4 @@
-"""The comparer: is this output a correct convolution?
+"""The comparer: is this output a correct convolution, and are these its gradients?
 
 One judge for every test and benchmark. An output y is held against the convolution y64 of the same
 tensors in fp64 and against the magnitude M = conv(|input|, |weight|) + |bias|:
@@ -8,12 +8,16 @@ tensors in fp64 and against the magnitude M = conv(|input|, |weight|) + |bias|:
 with u the unit roundoff of the output's dtype and n the number of products in one output. The
 bound holds for every order of summation (Higham, Accuracy and Stability of Numerical Algorithms,
 section 3.1). Where inputs are small integers, no tolerance is needed: `exact=True`.
+
+Gradients are such sums too, of grad_output and the weight or the input. Those of the weight and the
+bias are long: the bound then allows much more than errors that cancel by chance add up to, so that
+random tensors are also held against `imprecise`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -61,14 +65,36 @@ _POISON = 0xFF  # four of these bytes, or two, or eight, are a NaN in every floa
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """What an output is held against: y64 and the magnitude, both fp64, shaped like the output.
+    """What a tensor is held against: y64 and the magnitude, both fp64, shaped like the tensor.
 
-    `first` is the batch row that they start at.
+    `products` are added up in one element, numbers that no mode rounds beforehand where they are
+    not `multiplied`. `first` is the batch row that y64 starts at, `name` what complaints call it.
     """
 
     y64: torch.Tensor
     magnitude: torch.Tensor
+    products: int
+    multiplied: bool = True
     first: int = 0
+    name: str = "output"
+
+    def __add__(self, other: Reference) -> Reference:
+        """That of a sum over batch rows from those of its parts."""
+        return replace(
+            self,
+            y64=self.y64 + other.y64,
+            magnitude=self.magnitude + other.magnitude,
+            products=self.products + other.products,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Gradients:
+    """What the gradients of input, weight and bias are held against."""
+
+    input: Reference
+    weight: Reference
+    bias: Reference
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,30 +137,34 @@ def expected(
     also while `fastconv1d.enable()` is in force.
     """
 
-    def convolution(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None) -> torch.Tensor:
-        result: torch.Tensor = torch.ops.aten._convolution.default(
-            x,
-            w,
-            b,
-            [problem.stride],
-            [problem.padding],
-            [problem.dilation],
-            problem.transposed,
-            [problem.output_padding],
-            problem.groups,
-            False,  # benchmark
-            False,  # deterministic
-            True,  # cudnn_enabled
-            False,  # allow_tf32
-        )
-        return result
-
     with torch.no_grad():
         x, w = input.double(), weight.double()
         b = None if bias is None else bias.double()
-        y64 = convolution(x, w, b)
-        magnitude = convolution(x.abs(), w.abs(), None if b is None else b.abs())
-    return Reference(y64, magnitude)
+        y64 = _convolution(x, w, b, problem)
+        magnitude = _convolution(x.abs(), w.abs(), None if b is None else b.abs(), problem)
+    products = problem.channels_in // problem.groups * problem.kernel_size + problem.bias
+    return Reference(y64, magnitude, products)
+
+
+def _convolution(
+    input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, problem: Problem
+) -> torch.Tensor:
+    result: torch.Tensor = torch.ops.aten._convolution.default(
+        input,
+        weight,
+        bias,
+        [problem.stride],
+        [problem.padding],
+        [problem.dilation],
+        problem.transposed,
+        [problem.output_padding],
+        problem.groups,
+        False,  # benchmark
+        False,  # deterministic
+        True,  # cudnn_enabled
+        False,  # allow_tf32
+    )
+    return result
 
 
 def references(
@@ -153,10 +183,81 @@ def references(
         yield replace(reference, first=first)
 
 
+def gradients(
+    grad_output: torch.Tensor, input: torch.Tensor, weight: torch.Tensor, problem: Problem
+) -> Gradients:
+    """The gradients of input, weight and bias in fp64, and their magnitudes.
+
+    grad_output is shaped like `problem`'s output; where `problem` is the `ordinary` of a transposed
+    one, it may have fewer positions. No operator that `fastconv1d.enable()` stands in for is used.
+    """
+    return Gradients(
+        _grad_input(grad_output, weight, problem),
+        _grad_weight(grad_output, input, problem),
+        _grad_bias(grad_output),
+    )
+
+
+def _grad_input(grad_output: torch.Tensor, weight: torch.Tensor, problem: Problem) -> Reference:
+    """A convolution with the same weight, transposed where the problem is ordinary."""
+    adjoint = replace(problem, transposed=not problem.transposed, output_padding=0)
+    first = 0
+    if adjoint.transposed:
+        # Without padding, which may leave nothing of an output that strides see a little of.
+        adjoint, first = replace(adjoint, padding=0), problem.padding
+    stop = first + problem.length
+
+    def gradient(g: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        seen = _convolution(g, w, None, adjoint)
+        missing = max(0, stop - seen.shape[2])
+        return torch.nn.functional.pad(seen, (0, missing))[:, :, first:stop]
+
+    with torch.no_grad():
+        g, w = grad_output.double(), weight.double()
+        y64, magnitude = gradient(g, w), gradient(g.abs(), w.abs())
+    products = problem.channels_out // problem.groups * problem.kernel_size
+    return Reference(y64, magnitude, products, name="grad_input")
+
+
+def _grad_weight(grad_output: torch.Tensor, input: torch.Tensor, problem: Problem) -> Reference:
+    """Tap by tap, a product of matrices over batch and positions."""
+    if problem.transposed:
+        grad_output, input = input, grad_output
+    problem = problem.ordinary
+    positions = grad_output.shape[2]
+    groups, step = problem.groups, problem.stride
+    padded = torch.nn.functional.pad(input, (problem.padding, problem.padding))
+
+    def rows(tensor: torch.Tensor) -> torch.Tensor:  # (groups, channels, batch and positions)
+        by_group = tensor.double().unflatten(1, (groups, -1))
+        return torch.flatten(by_group.permute(1, 2, 0, 3), 2)
+
+    with torch.no_grad():
+        left = rows(grad_output)
+        taps: tuple[list[torch.Tensor], list[torch.Tensor]] = ([], [])
+        for tap in range(problem.kernel_size):
+            first = tap * problem.dilation
+            right = rows(padded[:, :, first : first + (positions - 1) * step + 1 : step]).mT
+            taps[0].append(torch.bmm(left, right).flatten(0, 1))
+            taps[1].append(torch.bmm(left.abs(), right.abs()).flatten(0, 1))
+        y64, magnitude = (torch.stack(parts, 2) for parts in taps)
+    products = len(grad_output) * positions
+    return Reference(y64, magnitude, products, name="grad_weight")
+
+
+def _grad_bias(grad_output: torch.Tensor) -> Reference:
+    with torch.no_grad():
+        g = grad_output.double()
+        y64, magnitude = g.sum((0, 2)), g.abs().sum((0, 2))
+    products = len(g) * g.shape[2]
+    return Reference(y64, magnitude, products, multiplied=False, name="grad_bias")
+
+
 def bound(reference: Reference, problem: Problem) -> torch.Tensor:
-    """The largest error that each output may have, fp64; see the head of this module."""
-    products = problem.channels_in // problem.groups * problem.kernel_size + problem.bias
-    relative = products * ACCUMULATION[problem.mode] + OPERANDS[problem.mode]
+    """The largest error that each element may have, fp64; see the head of this module."""
+    products = reference.products
+    operands = OPERANDS[problem.mode] if reference.multiplied else 0.0
+    relative = products * ACCUMULATION[problem.mode] + operands
     finfo = torch.finfo(problem.dtype)
     # Hardware may flush subnormal products to zero; fp16 results are themselves often subnormal.
     accumulator = torch.finfo(torch.float64 if problem.mode == "fp64" else torch.float32)
@@ -168,20 +269,17 @@ def bound(reference: Reference, problem: Problem) -> torch.Tensor:
 def check(
     output: torch.Tensor, reference: Reference, problem: Problem, *, exact: bool = False
 ) -> Verdict:
-    """Judge one output, or the batch rows of it that `reference` speaks of.
+    """Judge an output, a gradient, or the batch rows of it that `reference` speaks of.
 
     With `exact`, for small integer tensors, each element must be y64 rounded to the output's dtype.
     NaN and infinity are right only where rounding y64 gives the same.
     """
-    truth = reference.y64
+    truth, name = reference.y64, reference.name
     if output.shape != truth.shape:
-        return Verdict(
-            math.inf, None, output.numel(),
-            f"output has shape {tuple(output.shape)}, expected {tuple(truth.shape)}",
-        )  # fmt: skip
+        return _of_shape(output, tuple(truth.shape), name)
     if output.dtype != problem.dtype:
         return Verdict(
-            math.inf, None, output.numel(), f"output is {output.dtype}, expected {problem.dtype}"
+            math.inf, None, output.numel(), f"{name} is {output.dtype}, expected {problem.dtype}"
         )
     if output.numel() == 0:
         return Verdict()
@@ -200,14 +298,14 @@ def check(
     at = int(ratio.argmax())
     worst = float(ratio.view(-1)[at])
     wrong = int((ratio > 1).sum())
-    row, channel, position = (int(i) for i in torch.unravel_index(torch.tensor(at), truth.shape))
-    index = (reference.first + row, channel, position)
+    place = tuple(int(i) for i in torch.unravel_index(torch.tensor(at), truth.shape))
+    index = (reference.first + place[0], *place[1:])
     reason = ""
     if wrong:
-        actual, right = float(output[row, channel, position]), float(truth[row, channel, position])
-        allowed = 0.0 if exact else float(limit[row, channel, position])
+        actual, right = float(output[place]), float(truth[place])
+        allowed = 0.0 if exact else float(limit[place])
         reason = (
-            f"output{list(index)} is {actual:.9g}, expected {right:.9g} within {allowed:.3g} "
+            f"{name}{list(index)} is {actual:.9g}, expected {right:.9g} within {allowed:.3g} "
             f"({problem.mode}); {wrong} of {output.numel()} elements are wrong"
         )
     least = torch.finfo(torch.float64).tiny
@@ -221,6 +319,11 @@ def check(
         truth_squares=float(truth.masked_fill(agreed, 0.0).square_().sum()),
         peak=float(relative.nan_to_num_(nan=math.inf, posinf=math.inf).max()),
     )
+
+
+def _of_shape(tensor: torch.Tensor, shape: tuple[int, ...], name: str) -> Verdict:
+    reason = f"{name} has shape {tuple(tensor.shape)}, expected {shape}"
+    return Verdict(math.inf, None, tensor.numel(), reason)
 
 
 def merge(verdicts: Iterable[Verdict]) -> Verdict:
@@ -255,14 +358,74 @@ def compare(
     input, weight, bias: `problem`'s tensors. output: (batch, channels_out, length_out).
     """
     if tuple(output.shape) != problem.output_shape:
-        return Verdict(
-            math.inf, None, output.numel(),
-            f"output has shape {tuple(output.shape)}, expected {problem.output_shape}",
-        )  # fmt: skip
+        return _of_shape(output, problem.output_shape, "output")
     return merge(
         check(output[r.first : r.first + len(r.y64)], r, problem, exact=exact)
         for r in references(input, weight, bias, problem, chunk_bytes)
     )
+
+
+def compare_gradients(
+    actual: Sequence[torch.Tensor | None],
+    grad_output: torch.Tensor,
+    input: torch.Tensor,
+    weight: torch.Tensor,
+    problem: Problem,
+    *,
+    exact: bool = False,
+    chunk_bytes: int = CHUNK_BYTES,
+) -> dict[str, Verdict]:
+    """Judge (grad_input, grad_weight, grad_bias), those that are not None, by their names.
+
+    grad_output, input and weight: as for `gradients`. fp64 goes some batch rows at a time.
+    """
+    grad_input, grad_weight, grad_bias = actual
+    verdicts: dict[str, Verdict] = {}
+    if grad_input is not None and tuple(grad_input.shape) != problem.input_shape:
+        verdicts["grad_input"] = _of_shape(grad_input, problem.input_shape, "grad_input")
+        grad_input = None
+    judged: list[Verdict] = []
+    sums: dict[str, Reference] = {}
+
+    def add(part: Reference) -> None:
+        sums[part.name] = sums[part.name] + part if part.name in sums else part
+
+    # Four copies of each tensor: in fp64, padded or put in another order, and their magnitudes.
+    row = input[:1].numel() + grad_output[:1].numel()
+    rows = max(1, chunk_bytes // (4 * 8 * max(row, 1)))
+    for first in range(0, max(1, problem.batch), rows):
+        chunk = slice(first, first + rows)
+        if grad_input is not None:
+            reference = replace(_grad_input(grad_output[chunk], weight, problem), first=first)
+            judged.append(check(grad_input[chunk], reference, problem, exact=exact))
+        if grad_weight is not None:
+            add(_grad_weight(grad_output[chunk], input[chunk], problem))
+        if grad_bias is not None:
+            add(_grad_bias(grad_output[chunk]))
+    if grad_input is not None:
+        verdicts["grad_input"] = merge(judged)
+    if grad_weight is not None:
+        verdicts["grad_weight"] = check(grad_weight, sums["grad_weight"], problem, exact=exact)
+    if grad_bias is not None:
+        verdicts["grad_bias"] = check(grad_bias, sums["grad_bias"], problem, exact=exact)
+    return verdicts
+
+
+def imprecise(verdict: Verdict, products: int, elements: int, problem: Problem) -> str:
+    """Why a tensor of normal tensors' products errs more than rounding does, or ''.
+
+    Errors of `products` random numbers cancel: what is lost in a sum grows with the square root of
+    the additions, also where each is cut off. So this sees one number left out of a sum whose bound
+    hides it. It speaks of all elements together, and not of fewer than 32, whose mean is chance.
+    """
+    if elements < 32:
+        return ""
+    rounding = UNIT_ROUNDOFF[problem.dtype]
+    drift = math.sqrt(products) * ACCUMULATION[problem.mode]
+    allowed = rounding + drift + OPERANDS[problem.mode]
+    if verdict.relative_l2 <= allowed:
+        return ""
+    return f"relative L2 error is {verdict.relative_l2:.3g}, expected at most {allowed:.3g}"
 
 
 def less_accurate(ours: Verdict, theirs: Verdict, problem: Problem, factor: float = 2.0) -> str:
@@ -297,11 +460,7 @@ def draw(
     generator = torch.Generator().manual_seed(seed)
 
     def tensor(shape: tuple[int, ...], scale: float) -> torch.Tensor:
-        if integers:
-            values = torch.randint(-3, 4, shape, generator=generator)
-        else:
-            values = torch.randn(shape, generator=generator) * scale
-        return values.to(problem.dtype).to(device)
+        return _draw(shape, scale, generator, integers).to(problem.dtype).to(device)
 
     products = problem.channels_in // problem.groups * problem.kernel_size
     return (
@@ -309,6 +468,26 @@ def draw(
         tensor(problem.weight_shape, products**-0.5),
         tensor((problem.channels_out,), 1.0) if problem.bias else None,
     )
+
+
+def draw_grad_output(
+    problem: Problem, device: torch.device | str, seed: int, *, integers: bool = False
+) -> torch.Tensor:
+    """A random gradient of a problem's output, unlike the tensors that `draw` gives for the seed.
+
+    Integers keep gradients exact as long as 9 batch length_out is below 2^24.
+    """
+    generator = torch.Generator().manual_seed(seed ^ 0x5EED_0000)
+    values = _draw(problem.output_shape, 1.0, generator, integers)
+    return values.to(problem.dtype).to(device)
+
+
+def _draw(
+    shape: tuple[int, ...], scale: float, generator: torch.Generator, integers: bool
+) -> torch.Tensor:
+    if integers:
+        return torch.randint(-3, 4, shape, generator=generator)
+    return torch.randn(shape, generator=generator) * scale
 
 
 def poison(

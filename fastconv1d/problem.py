@@ -272,6 +272,28 @@ class Problem:
         """`row_alignment`, that of a contiguous input worked out."""
         return self.row_alignment or gcd(16, self.length * self.dtype.itemsize)
 
+    @property
+    def ordinary(self) -> Problem:
+        """The ordinary convolution that has this one's gradient of the weight; often itself.
+
+        A transposed convolution's is that of an ordinary one with the same weight, whose input is
+        the gradient of the output and whose gradient of the output is the input. With
+        output_padding >= stride, `length_out` of the result is more than the input has positions:
+        `length` of this problem is the true number. `bias` stays as it is, although the gradient of
+        a transposed convolution's bias sums up other positions: those of its own output.
+        """
+        if not self.transposed:
+            return self
+        return replace(
+            self,
+            channels_in=self.channels_out,
+            channels_out=self.channels_in,
+            length=self.length_out,
+            transposed=False,
+            output_padding=0,
+            row_alignment=0,  # of a tensor that is grad_output here
+        )
+
     def bucketed(self) -> Problem:
         """This problem with batch and length rounded up to four significant bits.
 

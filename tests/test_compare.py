@@ -12,9 +12,13 @@ from fastconv1d.compare import (
     UNIT_ROUNDOFF,
     check,
     compare,
+    compare_gradients,
     draw,
+    draw_grad_output,
     expected,
+    gradients,
     guards_intact,
+    imprecise,
     less_accurate,
     poison,
     poison_allocator,
@@ -254,3 +258,190 @@ def test_the_allocator_hands_out_nan() -> None:
     device = torch.device("cuda")
     poison_allocator(4 << 20, device)
     assert torch.empty(1 << 20, device=device).isnan().all()
+
+
+GRADIENTS = ("grad_input", "grad_weight", "grad_bias")
+GRADIENT_PROBLEMS = {
+    **PROBLEMS,
+    "out of reach": Problem(2, 6, 4, 23, 2, stride=9, padding=7, bias=True),
+    "a stride beyond everything": Problem(3, 2, 2, 3, 1, stride=11, padding=4, bias=True),
+    "transposed, much output padding": Problem(
+        2, 6, 4, 15, 3, stride=2, dilation=5, output_padding=4, transposed=True, bias=True
+    ),
+    "transposed, grouped": Problem(
+        3, 6, 9, 17, 4, stride=3, padding=2, groups=3, transposed=True, bias=True
+    ),
+}
+
+
+@pytest.fixture(params=GRADIENT_PROBLEMS)
+def differentiated(request: pytest.FixtureRequest, mode: str) -> Problem:
+    return replace(GRADIENT_PROBLEMS[request.param], mode=mode)
+
+
+def drawn(problem: Problem, seed: int, *, integers: bool = False) -> list[torch.Tensor]:
+    """grad_output, input and weight."""
+    input, weight, _ = draw(problem, "cpu", seed, integers=integers)
+    return [draw_grad_output(problem, "cpu", seed, integers=integers), input, weight]
+
+
+def torch_gradients(
+    problem: Problem, grad_output: torch.Tensor, input: torch.Tensor, weight: torch.Tensor
+) -> list[torch.Tensor]:
+    """What torch computes at the mode's precision, 16-bit types accumulated in fp32."""
+    bias_source = grad_output
+    if problem.mode == "tf32":
+        grad_output, input, weight = map(round_tf32, (grad_output, input, weight))
+    if problem.dtype.itemsize == 2:
+        grad_output, input, weight = grad_output.float(), input.float(), weight.float()
+        bias_source = grad_output
+    grad_input, grad_weight, _ = torch.ops.aten.convolution_backward(
+        grad_output, input, weight, [problem.channels_out], [problem.stride], [problem.padding],
+        [problem.dilation], problem.transposed, [problem.output_padding], problem.groups,
+        [True, True, False],
+    )  # fmt: skip
+    return [t.to(problem.dtype) for t in (grad_input, grad_weight, bias_source.sum((0, 2)))]
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_torchs_gradients_are_right(differentiated: Problem, exact: bool) -> None:
+    problem = differentiated
+    tensors = drawn(problem, 0, integers=exact)
+    actual = torch_gradients(problem, *tensors)
+    verdicts = compare_gradients(actual, *tensors, problem, exact=exact)
+    references = gradients(*tensors, problem)
+    assert tuple(verdicts) == GRADIENTS
+    parts = (references.input, references.weight, references.bias)
+    for reference, tensor in zip(parts, actual, strict=True):
+        verdict = verdicts[reference.name]
+        assert verdict.ok, verdict.reason
+        assert verdict.worst <= (0 if exact else 1)
+        assert check(tensor, reference, problem, exact=exact).ok
+        assert exact or not imprecise(verdict, reference.products, tensor.numel(), problem)
+
+
+def test_fp64_gradients_are_torchs(differentiated: Problem) -> None:
+    problem = replace(differentiated, mode="fp64")
+    grad_output, *leaves = drawn(problem, 1)
+    bias = torch.zeros(problem.channels_out, dtype=torch.float64)
+    leaves = [tensor.requires_grad_() for tensor in (*leaves, bias)]
+    output = torch_convolution(problem, *leaves)
+    truth = torch.autograd.grad(output, leaves, grad_output)
+    ours = gradients(grad_output, *leaves[:2], problem)
+    absolute = [tensor.detach().abs() for tensor in (grad_output, *leaves[:2])]
+    magnitudes = gradients(*absolute, problem)
+    for name, right in zip(("input", "weight", "bias"), truth, strict=True):
+        reference = getattr(ours, name)
+        torch.testing.assert_close(reference.y64, right, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(reference.magnitude, getattr(magnitudes, name).y64)
+
+
+GRADIENT_FAULTS = {
+    "element": GRADIENTS,
+    "nan": GRADIENTS,
+    "taps": ("grad_weight",),
+    "batch row": ("grad_weight", "grad_bias"),
+    "a row of zeros": ("grad_input",),
+    "zero": GRADIENTS,
+    "groups": ("grad_weight",),
+}
+
+
+def second(tensor: torch.Tensor) -> tuple[int, ...]:
+    """The index of its second element along each dimension that has two."""
+    return tuple(min(1, size - 1) for size in tensor.shape)
+
+
+@pytest.mark.parametrize("fault", GRADIENT_FAULTS)
+@pytest.mark.parametrize("exact", [False, True])
+def test_wrong_gradients_are_rejected(problem: Problem, fault: str, exact: bool) -> None:
+    if fault == "groups" and problem.groups == 1:
+        pytest.skip("has one group")
+    tensors = drawn(problem, 1, integers=exact)
+    actual = torch_gradients(problem, *tensors)
+    if fault == "batch row":
+        without = [tensors[0][1:], tensors[1][1:], tensors[2]]
+        actual[1:] = torch_gradients(problem, *without)[1:]
+    for gradient in actual:
+        if fault == "element":
+            gradient[second(gradient)] += 1
+        if fault == "nan":
+            gradient[second(gradient)] = math.nan
+        if fault == "zero":
+            gradient.zero_()
+    if fault == "taps":
+        actual[1] = actual[1].flip(2)
+    if fault == "a row of zeros":
+        actual[0][-1, -1] = 0
+    if fault == "groups":
+        actual[1] = actual[1].roll(len(actual[1]) // problem.groups, 0)
+    verdicts = compare_gradients(actual, *tensors, problem, exact=exact)
+    for name, gradient in zip(GRADIENTS, actual, strict=True):
+        verdict = verdicts[name]
+        assert verdict.ok == (name not in GRADIENT_FAULTS[fault])
+        if fault in ("element", "nan"):
+            index = second(gradient)
+            assert (verdict.index, verdict.wrong) == (index, 1)
+            assert f"{name}{list(index)}" in verdict.reason
+
+
+def test_gradients_chunk_by_chunk(differentiated: Problem) -> None:
+    problem = differentiated
+    tensors = drawn(problem, 2)
+    actual = torch_gradients(problem, *tensors)
+    whole = compare_gradients(actual, *tensors, problem)
+    rows = compare_gradients(actual, *tensors, problem, chunk_bytes=1)
+    for name in GRADIENTS if problem.mode != "fp64" else ():
+        assert rows[name].index == whole[name].index
+        assert rows[name].relative_l2 == pytest.approx(whole[name].relative_l2, rel=1e-6)
+    actual[0][-1, 0, 0] = math.nan
+    rows = compare_gradients(actual, *tensors, problem, chunk_bytes=1)
+    assert rows["grad_input"].index == (problem.batch - 1, 0, 0)
+    assert rows["grad_weight"].ok and rows["grad_bias"].ok
+
+
+def test_gradients_that_are_not_there_are_not_judged() -> None:
+    problem = PROBLEMS["dense"]
+    tensors = drawn(problem, 3)
+    grad_input, grad_weight, grad_bias = torch_gradients(problem, *tensors)
+    assert list(compare_gradients((None, grad_weight, None), *tensors, problem)) == ["grad_weight"]
+    verdicts = compare_gradients(
+        (grad_input[:, 1:], grad_weight.double(), grad_bias[1:]), *tensors, problem
+    )
+    for name, words in zip(GRADIENTS, ("shape", "float64", "shape"), strict=True):
+        assert words in verdicts[name].reason and name in verdicts[name].reason
+
+
+def test_gradients_of_an_empty_batch_are_zero() -> None:
+    problem = replace(PROBLEMS["dense"], batch=0)
+    tensors = drawn(problem, 4)
+    zeros = [torch.zeros(shape) for shape in (problem.input_shape, problem.weight_shape, (32,))]
+    verdicts = compare_gradients(zeros, *tensors, problem)
+    assert all(verdict.ok for verdict in verdicts.values())
+    assert not compare_gradients([None, zeros[1] + 1, None], *tensors, problem)["grad_weight"].ok
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_position_left_out_of_a_long_sum_is_imprecise(mode: str) -> None:
+    """Its bound lets it pass: as much may be lost in so many additions, if all err alike."""
+    problem = Problem(2, 12, 8, 9000, 3, padding=1, mode=mode)
+    tensors = drawn(problem, 5)
+    right = torch_gradients(problem, *tensors)[1]
+    tensors[0][-1, :, -1] = 0
+    wrong = torch_gradients(problem, *tensors)[1]
+    tensors = drawn(problem, 5)
+    products = gradients(*tensors, problem).weight.products
+    assert products == 18000
+    for gradient, found in ((right, False), (wrong, True)):
+        verdict = compare_gradients((None, gradient, None), *tensors, problem)["grad_weight"]
+        assert bool(imprecise(verdict, products, gradient.numel(), problem)) == found
+
+
+def test_grad_output_differs_from_the_tensors_that_it_meets() -> None:
+    problem = Problem(2, 4, 4, 50, 1)
+    grad_output, input, _ = drawn(problem, 6)
+    assert grad_output.shape == input.shape
+    assert not torch.equal(grad_output, input)
+    assert torch.equal(grad_output, draw_grad_output(problem, "cpu", 6))
+    integers = draw_grad_output(problem, "cpu", 6, integers=True)
+    assert set(integers.unique().tolist()) == set(range(-3, 4))

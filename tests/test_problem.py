@@ -262,3 +262,47 @@ def test_the_least_length_has_outputs_and_a_shorter_one_has_none_or_misses_taps(
         shorter = replace(least, length=least.length - 1)
         assert shorter.length < least.reach or shorter.length_out < 1
     assert Problem(1, 1, 1, 1, 3, padding=2, dilation=4).least_length == 9
+
+
+ORDINARY_OR_NOT = [
+    Problem(2, 6, 4, 15, 3, stride=2, padding=1, dilation=2, groups=2, bias=True),
+    Problem(2, 6, 4, 15, 3, stride=2, padding=1, transposed=True, output_padding=1, bias=True),
+    Problem(1, 6, 9, 11, 4, stride=3, dilation=2, padding=5, groups=3, transposed=True),
+    Problem(3, 2, 3, 1, 5, stride=4, padding=1, transposed=True, output_padding=3),
+    Problem(2, 3, 4, 12, 3, stride=2, dilation=6, output_padding=5, padding=2, transposed=True),
+]
+
+
+@pytest.mark.parametrize("problem", ORDINARY_OR_NOT, ids=range(len(ORDINARY_OR_NOT)))
+def test_the_ordinary_problem_has_the_same_gradient_of_the_weight(problem: Problem) -> None:
+    x = torch.randn(problem.input_shape, dtype=torch.float64)
+    weight = torch.randn(problem.weight_shape, dtype=torch.float64, requires_grad=True)
+    grad_output = torch.randn(problem.output_shape, dtype=torch.float64)
+
+    def convolve(p: Problem, x: torch.Tensor) -> torch.Tensor:
+        return torch.convolution(
+            x, weight, None, [p.stride], [p.padding], [p.dilation], p.transposed,
+            [p.output_padding], p.groups,
+        )  # fmt: skip
+
+    (right,) = torch.autograd.grad(convolve(problem, x), weight, grad_output)
+    ordinary = problem.ordinary
+    ordinary.validate()
+    assert not ordinary.transposed
+    assert (ordinary.weight_shape, ordinary.bias) == (problem.weight_shape, problem.bias)
+    if problem.transposed:
+        x, grad_output = grad_output, x
+    assert ordinary.input_shape == x.shape
+    output = convolve(ordinary, x)
+    assert ordinary.output_shape == output.shape
+    positions = grad_output.shape[2]
+    assert (ordinary.length_out > positions) == (problem.output_padding >= problem.stride)
+    (gradient,) = torch.autograd.grad(output[:, :, :positions], weight, grad_output)
+    torch.testing.assert_close(gradient, right)
+
+
+def test_an_ordinary_problem_is_its_own() -> None:
+    assert LAYER_67.ordinary is LAYER_67
+    transposed = replace(LAYER_67, transposed=True, channels_out=64, row_alignment=2)
+    assert transposed.ordinary.row_alignment == 0
+    assert transposed.ordinary.flops == transposed.flops
