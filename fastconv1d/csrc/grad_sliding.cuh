@@ -22,6 +22,7 @@
 // Roofline: DRAM sees grad_output and the input once, since windows overlap in L1 only: 2 FMAs a byte of
 // fp32 with 16 taps. With more taps, reading and shifting take as many instructions as multiplying does.
 #pragma once
+#include "grad_long.cuh"
 #include "grad_sum.cuh"
 #include "modes.cuh"
 #include "stream.cuh"
@@ -30,10 +31,10 @@ namespace fastconv1d {
 
 constexpr int kGradThreads = 128, kGradWarps = kGradThreads / 32;
 
+template <class M>
 struct GradSlidingParams {
-  const void *input, *grad_output;
-  void *grad_weight, *grad_bias;     // null: no bias
-  float *weight_parts, *bias_parts;  // null: sums are rounded and go to the two above
+  const typename M::Element *input, *grad_output;
+  GradSums<M> sums;
   int64_t input_batch_stride, input_channel_stride, batch, channels_out;
   int64_t channels_in_of_group, channels_out_of_group;
   int64_t units, unit_blocks, pieces_of_split;
@@ -85,7 +86,7 @@ struct GradWindow {
   // Positions of a row that a worker takes at a time, and that may be missing at a row's begin; who a worker is.
   static constexpr int of_worker = positions, most_lead = of_piece - 1, worker_threads = 1;
 
-  const GradSlidingParams& p;
+  const GradSlidingParams<M>& p;
   const GradUnit<M>& unit;
 
   // What is read of a piece, some time before it is used.
@@ -172,7 +173,7 @@ struct GradApart {
   static constexpr bool ahead = false;
   static constexpr int of_worker = 32 * POSITIONS, most_lead = 0, worker_threads = 32;
 
-  const GradSlidingParams& p;
+  const GradSlidingParams<M>& p;
   const GradUnit<M>& unit;
 
   using Values = GradPlace;
@@ -212,7 +213,7 @@ struct GradApart {
 
 template <class S>
 __global__ void __launch_bounds__(kGradThreads, S::blocks)
-    grad_sliding_kernel(const GradSlidingParams p) {
+    grad_sliding_kernel(const GradSlidingParams<typename S::M> p) {
   using M = typename S::M;
   using Element = typename M::Element;
   FASTCONV1D_SHARED(memory);
@@ -226,12 +227,12 @@ __global__ void __launch_bounds__(kGradThreads, S::blocks)
                 in = out / p.channels_out_of_group * p.channels_in_of_group + in_of_group;
   const int chunk = static_cast<int>(number - pair * p.chunks);
   const GradUnit<M> unit{
-      static_cast<const Element*>(p.grad_output) + out * p.length_out,
-      static_cast<const Element*>(p.input) + in * p.input_channel_stride,
+      p.grad_output + out * p.length_out,
+      p.input + in * p.input_channel_stride,
       p.channels_out * p.length_out,
       p.input_batch_stride,
       chunk * S::taps,
-      chunk == 0 && in_of_group == 0 && p.grad_bias != nullptr,
+      chunk == 0 && in_of_group == 0 && p.sums.bias != nullptr,
   };
   float sums[S::taps]{}, bias = 0;
 
@@ -290,18 +291,11 @@ __global__ void __launch_bounds__(kGradThreads, S::blocks)
     float sum = 0;
     for (int other = 0; other < p.unit_warps; ++other)
       sum += shared[(warp / p.unit_warps * p.unit_warps + other) * of_warp + t];
-    const auto write = [&](void* to, float* parts, int64_t index, int64_t count) {
-      if (parts != nullptr)
-        parts[split * count + index] = sum;
-      else
-        static_cast<Element*>(to)[index] = M::to(sum);
-    };
     const int tap = unit.first_tap + t;
     if (t == S::taps) {
-      if (unit.has_bias) write(p.grad_bias, p.bias_parts, out, p.channels_out);
+      if (unit.has_bias) p.sums.store_bias(split, out, sum);
     } else if (tap < p.kernel_size) {
-      write(p.grad_weight, p.weight_parts, pair * p.kernel_size + tap,
-            p.channels_out * p.channels_in_of_group * p.kernel_size);
+      p.sums.store_weight(split, pair * p.kernel_size + tap, sum);
     }
   }
 }
@@ -310,20 +304,18 @@ __global__ void __launch_bounds__(kGradThreads, S::blocks)
 template <class M>
 struct GradSlidingKernels {
   static constexpr int of_piece = 16 / sizeof(typename M::Element);
-  static constexpr int64_t kMostWorkspace = 16 << 20, kMostSplits = 1024;
-  static constexpr int64_t kWarpsEnough = 64,  // of a multiprocessor, for units to take one each
-      kBlocksEnough = 16, kBlocksWanted = 32;  // likewise, for blocks to share none; where they do
+  static constexpr int64_t kWarpsEnough = 64;  // of a multiprocessor, for units to take one each
   static constexpr int64_t kLeastPieces = 4;   // of a worker in a block that shares a unit
+  static constexpr int64_t kLongKernel = 32;   // taps that `grad_long.cuh` has more of
   static constexpr int kEight = 8 / of_piece;  // pieces of 8 positions
 
   static int launch(const ConvArgs& a, void* stream) {
+    if (is_long(a)) return grad_long_launch<M>(a, stream);
     return with_kernel(a, [&](auto s) { return run(s, a, stream); });
   }
   static int64_t workspace(const ConvArgs& a) {
-    return with_kernel(a, [&](auto s) {
-      const int64_t splits = Work(a, s).splits;
-      return splits > 1 ? 4 * splits * (weights_of(a) + a.channels_out) : int64_t{0};
-    });
+    if (is_long(a)) return GradSums<M>::bytes(a, GradLongWork(a).splits);
+    return with_kernel(a, [&](auto s) { return GradSums<M>::bytes(a, Work(a, s).splits); });
   }
 
  private:
@@ -333,6 +325,10 @@ struct GradSlidingKernels {
   };
   template <int PIECES, int IN_STEP, int TAPS, int BLOCKS, bool AHEAD>
   using Window = Of<GradWindow<M, PIECES, IN_STEP, TAPS, BLOCKS, AHEAD>>;
+
+  static bool is_long(const ConvArgs& a) {
+    return a.stride == 1 && a.dilation == 1 && a.kernel_size > kLongKernel;
+  }
 
   template <class Function>
   static auto with_kernel(const ConvArgs& a, const Function& function) {
@@ -349,12 +345,8 @@ struct GradSlidingKernels {
       if (a.kernel_size <= 8) return function(Window<kEight, 2, 8, 4, true>{});
       return function(Window<kEight, 2, 16, 4, false>{});
     }
-    if (a.kernel_size <= 4) return function(Of<GradApart<M, 4, 4, 6>>{});
+    if (a.kernel_size <= 4) return function(Of<GradApart<M, 4, 4, 5>>{});
     return function(Of<GradApart<M, 4, 8, 5>>{});
-  }
-
-  static int64_t weights_of(const ConvArgs& a) {
-    return a.channels_out * (a.channels_in / a.groups) * a.kernel_size;
   }
 
   // Who does what, as the shape and the multiprocessors alone say.
@@ -368,13 +360,7 @@ struct GradSlidingKernels {
       const int64_t pieces = a.batch * pieces_of_row, of_warp = 32 / S::worker_threads;
       unit_warps = pieces <= of_warp || units >= a.multiprocessors * kWarpsEnough ? 1 : kGradWarps;
       unit_blocks = ceil_div(units, kGradWarps / unit_warps);
-      splits = 1;
-      if (unit_blocks < a.multiprocessors * kBlocksEnough) {
-        splits = ceil_div(a.multiprocessors * kBlocksWanted, unit_blocks);
-        splits = smaller(splits, pieces / (of_warp * unit_warps * kLeastPieces));
-        splits = smaller(splits, kMostWorkspace / (4 * (weights_of(a) + a.channels_out)));
-        splits = larger(1, smaller(splits, kMostSplits));
-      }
+      splits = splits_of(a, unit_blocks, pieces / (of_warp * unit_warps * kLeastPieces));
       pieces_of_split = larger(1, ceil_div(pieces, splits));
       splits = larger(1, ceil_div(pieces, pieces_of_split));
     }
@@ -384,45 +370,38 @@ struct GradSlidingKernels {
   static int run(Of<S> s, const ConvArgs& a, void* stream) {
     const Work work(a, s);
     const int64_t blocks = work.unit_blocks * work.splits,
-                  workers = 32 * work.unit_warps / S::worker_threads, weights = weights_of(a);
+                  workers = 32 * work.unit_warps / S::worker_threads;
     if (blocks > INT32_MAX) return 1;  // cudaErrorInvalidValue
-    const bool parts = work.splits > 1, neighbours = a.dilation == 1 || a.kernel_size == 1;
-    auto* const weight_parts = parts ? static_cast<float*>(a.workspace) : nullptr;
-    auto* const bias_parts = parts ? weight_parts + work.splits * weights : nullptr;
-    const GradSlidingParams p{a.input,
-                              a.grad_output,
-                              a.output,
-                              a.grad_bias,
-                              weight_parts,
-                              bias_parts,
-                              a.input_batch_stride,
-                              a.input_channel_stride,
-                              a.batch,
-                              a.channels_out,
-                              a.channels_in / a.groups,
-                              a.channels_out / a.groups,
-                              work.units,
-                              work.unit_blocks,
-                              work.pieces_of_split,
-                              static_cast<int>(workers / work.pieces_of_row),
-                              static_cast<int>(workers % work.pieces_of_row),
-                              static_cast<int>(work.pieces_of_row),
-                              static_cast<int>(work.unit_warps),
-                              static_cast<int>(work.chunks),
-                              static_cast<int>(a.length),
-                              static_cast<int>(a.length_out),
-                              static_cast<int>(a.kernel_size),
-                              static_cast<int>(a.stride),
-                              static_cast<int>(neighbours ? 1 : a.dilation),
-                              static_cast<int>(a.padding)};
+    const bool neighbours = a.dilation == 1 || a.kernel_size == 1;
+    using Element = typename M::Element;
+    const GradSlidingParams<M> p{static_cast<const Element*>(a.input),
+                                 static_cast<const Element*>(a.grad_output),
+                                 GradSums<M>(a, work.splits),
+                                 a.input_batch_stride,
+                                 a.input_channel_stride,
+                                 a.batch,
+                                 a.channels_out,
+                                 a.channels_in / a.groups,
+                                 a.channels_out / a.groups,
+                                 work.units,
+                                 work.unit_blocks,
+                                 work.pieces_of_split,
+                                 static_cast<int>(workers / work.pieces_of_row),
+                                 static_cast<int>(workers % work.pieces_of_row),
+                                 static_cast<int>(work.pieces_of_row),
+                                 static_cast<int>(work.unit_warps),
+                                 static_cast<int>(work.chunks),
+                                 static_cast<int>(a.length),
+                                 static_cast<int>(a.length_out),
+                                 static_cast<int>(a.kernel_size),
+                                 static_cast<int>(a.stride),
+                                 static_cast<int>(neighbours ? 1 : a.dilation),
+                                 static_cast<int>(a.padding)};
     if (const int error =
             fastconv1d::launch(grad_sliding_kernel<S>, dim3(static_cast<unsigned>(blocks)),
                                dim3(kGradThreads), kGradWarps * (S::taps + 1) * 4, stream, p))
       return error;
-    if (!parts) return 0;
-    return sum_partials<M>({weight_parts, weights, a.output},
-                           {bias_parts, a.grad_bias != nullptr ? a.channels_out : 0, a.grad_bias},
-                           work.splits, stream);
+    return sum_splits(p.sums, stream);
   }
 };
 

@@ -1,9 +1,11 @@
-// Adds up what blocks left of the gradients of a weight and a bias, and rounds once.
+// Where blocks leave their sums of the gradients of a weight and a bias, and the kernel that adds up those of
+// blocks that share an element.
 //
-// Partial sums are fp32 and lie [split][element]. A block has 32 neighbouring elements: each of its 8 warps
-// adds up every 8th split of these, in turn, and then one warp the sums of all, from shared memory:
-// [warp][element]. So the order is that of the splits alone. DRAM or L2 sees each partial sum once,
-// in whole lines.
+// With one split sums are rounded and go where they belong. With more they go to the workspace, as fp32:
+// [split][element of the weight], and then [split][channel] of the bias. A block of the kernel has 32
+// neighbouring elements: each of its 8 warps adds up every 8th split of these, in turn, and then one warp
+// the sums of all, from shared memory: [warp][element]. So the order is that of the splits alone. DRAM or
+// L2 sees each partial sum once, in whole lines.
 #pragma once
 #include "device.cuh"
 #include "schedule.h"
@@ -12,30 +14,75 @@ namespace fastconv1d {
 
 constexpr int kSumElements = 32, kSumWarps = 8;
 
-// The parts of `count` elements, and where their sums go.
-struct Partials {
-  const float* parts;
-  int64_t count;
-  void* to;
+template <class M>
+struct GradSums {
+  using Element = typename M::Element;
+  Element *weight, *bias;             // bias: null where it has no gradient
+  float *weight_parts, *bias_parts;   // null: one split
+  int64_t weights, channels, splits;  // weights: elements of one
+
+  GradSums(const ConvArgs& a, int64_t splits)
+      : weight(static_cast<Element*>(a.output)),
+        bias(static_cast<Element*>(a.grad_bias)),
+        weight_parts(nullptr),
+        bias_parts(nullptr),
+        weights(weights_of(a)),
+        channels(a.channels_out),
+        splits(splits) {
+    if (splits == 1) return;
+    weight_parts = static_cast<float*>(a.workspace);
+    bias_parts = weight_parts + splits * weights;
+  }
+
+  static int64_t weights_of(const ConvArgs& a) {
+    return a.channels_out * (a.channels_in / a.groups) * a.kernel_size;
+  }
+  // Bytes of the workspace.
+  static int64_t bytes(const ConvArgs& a, int64_t splits) {
+    return splits == 1 ? 0 : 4 * splits * (weights_of(a) + a.channels_out);
+  }
+
+  __device__ __forceinline__ void store_weight(int64_t split, int64_t element, float sum) const {
+    if (weight_parts != nullptr)
+      weight_parts[split * weights + element] = sum;
+    else
+      weight[element] = M::to(sum);
+  }
+  __device__ __forceinline__ void store_bias(int64_t split, int64_t channel, float sum) const {
+    if (bias_parts != nullptr)
+      bias_parts[split * channels + channel] = sum;
+    else
+      bias[channel] = M::to(sum);
+  }
 };
 
+// How many blocks share each unit of work where `units` of a kernel's blocks do all, in `items` steps, so that
+// the GPU is full; one where it is anyway. At most kMostParts partial sums, 16 MiB, if that is more than one split's.
+constexpr int64_t kMostParts = 4 << 20, kMostSplits = 1024;
+constexpr int64_t kBlocksEnough = 16, kBlocksWanted = 32;  // of a multiprocessor
+inline int64_t splits_of(const ConvArgs& a, int64_t units, int64_t items) {
+  if (units >= a.multiprocessors * kBlocksEnough) return 1;
+  const int64_t elements = a.channels_out * ((a.channels_in / a.groups) * a.kernel_size + 1),
+                wanted = ceil_div(a.multiprocessors * kBlocksWanted, units);
+  return larger(1, smaller(smaller(wanted, items), smaller(kMostParts / elements, kMostSplits)));
+}
+
 template <class M>
-__global__ void __launch_bounds__(kSumElements* kSumWarps)
-    grad_sum_kernel(const Partials weight, const Partials bias, int64_t splits) {
+__global__ void __launch_bounds__(kSumElements* kSumWarps) grad_sum_kernel(const GradSums<M> s) {
   FASTCONV1D_SHARED(memory);
   auto* const sums = reinterpret_cast<float*>(memory);
   const int lane = static_cast<int>(threadIdx.x) % kSumElements,
             warp = static_cast<int>(threadIdx.x) / kSumElements;
-  const int64_t weight_blocks = ceil_div(weight.count, kSumElements);
+  const int64_t weight_blocks = ceil_div(s.weights, kSumElements);
   const bool of_bias = blockIdx.x >= weight_blocks;
-  const int64_t count = of_bias ? bias.count : weight.count;
-  const int64_t element = (blockIdx.x - (of_bias ? weight_blocks : 0)) * kSumElements + lane,
+  const int64_t count = of_bias ? s.channels : s.weights,
+                element = (blockIdx.x - (of_bias ? weight_blocks : 0)) * kSumElements + lane,
                 step = kSumWarps * count;
   float sum = 0;
   if (element < count) {
     constexpr int at_once = 8;  // reads on their way together
-    const float* at = (of_bias ? bias.parts : weight.parts) + warp * count + element;
-    int64_t left = ceil_div(splits - warp, kSumWarps);
+    const float* at = (of_bias ? s.bias_parts : s.weight_parts) + warp * count + element;
+    int64_t left = ceil_div(s.splits - warp, kSumWarps);
     for (; left >= at_once; left -= at_once) {
       float part[at_once];
 #pragma unroll
@@ -51,17 +98,18 @@ __global__ void __launch_bounds__(kSumElements* kSumWarps)
   if (warp > 0 || element >= count) return;
 #pragma unroll
   for (int other = 1; other < kSumWarps; ++other) sum += sums[other * kSumElements + lane];
-  static_cast<typename M::Element*>(of_bias ? bias.to : weight.to)[element] = M::to(sum);
+  (of_bias ? s.bias : s.weight)[element] = M::to(sum);
 }
 
-// Either may have no elements.
+// Adds up what the splits have left, if there are several. Returns a cudaError_t.
 template <class M>
-int sum_partials(const Partials& weight, const Partials& bias, int64_t splits, void* stream) {
-  const int64_t blocks = ceil_div(weight.count, kSumElements) + ceil_div(bias.count, kSumElements);
+int sum_splits(const GradSums<M>& s, void* stream) {
+  if (s.splits == 1) return 0;
+  const int64_t blocks = ceil_div(s.weights, kSumElements) +
+                         (s.bias != nullptr ? ceil_div(s.channels, kSumElements) : 0);
   if (blocks > INT32_MAX) return 1;  // cudaErrorInvalidValue
   return launch(grad_sum_kernel<M>, dim3(static_cast<unsigned>(blocks)),
-                dim3(kSumElements * kSumWarps), kSumElements * kSumWarps * 4, stream, weight, bias,
-                splits);
+                dim3(kSumElements * kSumWarps), kSumElements * kSumWarps * 4, stream, s);
 }
 
 }  // namespace fastconv1d
