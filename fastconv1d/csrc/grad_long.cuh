@@ -27,7 +27,7 @@ template <class M>
 struct GradLongParams {
   using Element = typename M::Element;
   const Element *input, *grad_output;
-  GradSums<M> sums;
+  GradStore<M> sums;
   int64_t input_batch_stride, input_channel_stride, units;
   int64_t batch, channels_out, channels_in_of_group, channels_out_of_group;
   int64_t items_of_split;
@@ -209,7 +209,7 @@ struct GradLongWork {
     row_groups = ceil_div(a.batch, rows);
     units = a.channels_out * (a.channels_in / a.groups) * chunks;
     const int64_t items = row_groups * position_chunks;
-    splits = splits_of(a, units, items);
+    splits = grad_splits(a, units, items);
     items_of_split = larger(1, ceil_div(items, splits));
     splits = larger(1, ceil_div(items, items_of_split));
   }
@@ -226,7 +226,7 @@ int grad_long_launch(const ConvArgs& a, void* stream) {
   using Element = typename M::Element;
   const GradLongParams<M> p{static_cast<const Element*>(a.input),
                             static_cast<const Element*>(a.grad_output),
-                            GradSums<M>(a, work.splits),
+                            GradStore<M>(a, work.splits),
                             a.input_batch_stride,
                             a.input_channel_stride,
                             work.units,
@@ -249,7 +249,7 @@ int grad_long_launch(const ConvArgs& a, void* stream) {
   if (const int error = launch(grad_long_kernel<M>, dim3(static_cast<unsigned>(blocks)),
                                dim3(kLongThreads), 4 * larger(copied, kept), stream, p))
     return error;
-  return sum_splits(p.sums, stream);
+  return add_parts(p.sums, stream);
 }
 
 }  // namespace fastconv1d

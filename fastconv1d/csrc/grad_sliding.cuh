@@ -34,7 +34,7 @@ constexpr int kGradThreads = 128, kGradWarps = kGradThreads / 32;
 template <class M>
 struct GradSlidingParams {
   const typename M::Element *input, *grad_output;
-  GradSums<M> sums;
+  GradStore<M> sums;
   int64_t input_batch_stride, input_channel_stride, batch, channels_out;
   int64_t channels_in_of_group, channels_out_of_group;
   int64_t units, unit_blocks, pieces_of_split;
@@ -314,8 +314,8 @@ struct GradSlidingKernels {
     return with_kernel(a, [&](auto s) { return run(s, a, stream); });
   }
   static int64_t workspace(const ConvArgs& a) {
-    if (is_long(a)) return GradSums<M>::bytes(a, GradLongWork(a).splits);
-    return with_kernel(a, [&](auto s) { return GradSums<M>::bytes(a, Work(a, s).splits); });
+    if (is_long(a)) return GradStore<M>::bytes(a, GradLongWork(a).splits);
+    return with_kernel(a, [&](auto s) { return GradStore<M>::bytes(a, Work(a, s).splits); });
   }
 
  private:
@@ -360,7 +360,7 @@ struct GradSlidingKernels {
       const int64_t pieces = a.batch * pieces_of_row, of_warp = 32 / S::worker_threads;
       unit_warps = pieces <= of_warp || units >= a.multiprocessors * kWarpsEnough ? 1 : kGradWarps;
       unit_blocks = ceil_div(units, kGradWarps / unit_warps);
-      splits = splits_of(a, unit_blocks, pieces / (of_warp * unit_warps * kLeastPieces));
+      splits = grad_splits(a, unit_blocks, pieces / (of_warp * unit_warps * kLeastPieces));
       pieces_of_split = larger(1, ceil_div(pieces, splits));
       splits = larger(1, ceil_div(pieces, pieces_of_split));
     }
@@ -376,7 +376,7 @@ struct GradSlidingKernels {
     using Element = typename M::Element;
     const GradSlidingParams<M> p{static_cast<const Element*>(a.input),
                                  static_cast<const Element*>(a.grad_output),
-                                 GradSums<M>(a, work.splits),
+                                 GradStore<M>(a, work.splits),
                                  a.input_batch_stride,
                                  a.input_channel_stride,
                                  a.batch,
@@ -401,7 +401,7 @@ struct GradSlidingKernels {
             fastconv1d::launch(grad_sliding_kernel<S>, dim3(static_cast<unsigned>(blocks)),
                                dim3(kGradThreads), kGradWarps * (S::taps + 1) * 4, stream, p))
       return error;
-    return sum_splits(p.sums, stream);
+    return add_parts(p.sums, stream);
   }
 };
 

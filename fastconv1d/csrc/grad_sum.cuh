@@ -15,13 +15,13 @@ namespace fastconv1d {
 constexpr int kSumElements = 32, kSumWarps = 8;
 
 template <class M>
-struct GradSums {
+struct GradStore {
   using Element = typename M::Element;
   Element *weight, *bias;             // bias: null where it has no gradient
   float *weight_parts, *bias_parts;   // null: one split
   int64_t weights, channels, splits;  // weights: elements of one
 
-  GradSums(const ConvArgs& a, int64_t splits)
+  GradStore(const ConvArgs& a, int64_t splits)
       : weight(static_cast<Element*>(a.output)),
         bias(static_cast<Element*>(a.grad_bias)),
         weight_parts(nullptr),
@@ -57,32 +57,41 @@ struct GradSums {
 };
 
 // How many blocks share each unit of work where `units` of a kernel's blocks do all, in `items` steps, so that
-// the GPU is full; one where it is anyway. At most kMostParts partial sums, 16 MiB, if that is more than one split's.
-constexpr int64_t kMostParts = 4 << 20, kMostSplits = 1024;
-constexpr int64_t kBlocksEnough = 16, kBlocksWanted = 32;  // of a multiprocessor
-inline int64_t splits_of(const ConvArgs& a, int64_t units, int64_t items) {
-  if (units >= a.multiprocessors * kBlocksEnough) return 1;
+// the GPU is full; one where it is anyway. At most kMostGradParts partial sums, 16 MiB, if that is more than one split's.
+constexpr int64_t kMostGradParts = 4 << 20, kMostGradSplits = 1024;
+constexpr int64_t kGradBlocksEnough = 16, kGradBlocksWanted = 32;  // of a multiprocessor
+inline int64_t grad_splits(const ConvArgs& a, int64_t units, int64_t items) {
+  if (units >= a.multiprocessors * kGradBlocksEnough) return 1;
   const int64_t elements = a.channels_out * ((a.channels_in / a.groups) * a.kernel_size + 1),
-                wanted = ceil_div(a.multiprocessors * kBlocksWanted, units);
-  return larger(1, smaller(smaller(wanted, items), smaller(kMostParts / elements, kMostSplits)));
+                wanted = ceil_div(a.multiprocessors * kGradBlocksWanted, units);
+  return larger(
+      1, smaller(smaller(wanted, items), smaller(kMostGradParts / elements, kMostGradSplits)));
 }
 
+// The parts of some elements, and where their sums go.
+struct GradParts {
+  const float* parts;
+  int64_t count;
+  void* output;
+};
+
 template <class M>
-__global__ void __launch_bounds__(kSumElements* kSumWarps) grad_sum_kernel(const GradSums<M> s) {
+__global__ void __launch_bounds__(kSumElements* kSumWarps)
+    grad_sum_kernel(const GradParts first, const GradParts second, int64_t splits) {
   FASTCONV1D_SHARED(memory);
   auto* const sums = reinterpret_cast<float*>(memory);
   const int lane = static_cast<int>(threadIdx.x) % kSumElements,
             warp = static_cast<int>(threadIdx.x) / kSumElements;
-  const int64_t weight_blocks = ceil_div(s.weights, kSumElements);
-  const bool of_bias = blockIdx.x >= weight_blocks;
-  const int64_t count = of_bias ? s.channels : s.weights,
-                element = (blockIdx.x - (of_bias ? weight_blocks : 0)) * kSumElements + lane,
+  const int64_t first_blocks = ceil_div(first.count, kSumElements);
+  const bool of_second = blockIdx.x >= first_blocks;
+  const int64_t count = of_second ? second.count : first.count,
+                element = (blockIdx.x - (of_second ? first_blocks : 0)) * kSumElements + lane,
                 step = kSumWarps * count;
   float sum = 0;
   if (element < count) {
     constexpr int at_once = 8;  // reads on their way together
-    const float* at = (of_bias ? s.bias_parts : s.weight_parts) + warp * count + element;
-    int64_t left = ceil_div(s.splits - warp, kSumWarps);
+    const float* at = (of_second ? second.parts : first.parts) + warp * count + element;
+    int64_t left = ceil_div(splits - warp, kSumWarps);
     for (; left >= at_once; left -= at_once) {
       float part[at_once];
 #pragma unroll
@@ -98,18 +107,28 @@ __global__ void __launch_bounds__(kSumElements* kSumWarps) grad_sum_kernel(const
   if (warp > 0 || element >= count) return;
 #pragma unroll
   for (int other = 1; other < kSumWarps; ++other) sum += sums[other * kSumElements + lane];
-  (of_bias ? s.bias : s.weight)[element] = M::to(sum);
+  static_cast<typename M::Element*>(of_second ? second.output : first.output)[element] = M::to(sum);
 }
 
-// Adds up what the splits have left, if there are several. Returns a cudaError_t.
+// Adds up the splits' parts of two sets of elements, either of which may be empty. Returns a cudaError_t.
 template <class M>
-int sum_splits(const GradSums<M>& s, void* stream) {
-  if (s.splits == 1) return 0;
-  const int64_t blocks = ceil_div(s.weights, kSumElements) +
-                         (s.bias != nullptr ? ceil_div(s.channels, kSumElements) : 0);
+int add_parts(const GradParts& first, const GradParts& second, int64_t splits, void* stream) {
+  const int64_t blocks = ceil_div(first.count, kSumElements) + ceil_div(second.count, kSumElements);
   if (blocks > INT32_MAX) return 1;  // cudaErrorInvalidValue
   return launch(grad_sum_kernel<M>, dim3(static_cast<unsigned>(blocks)),
-                dim3(kSumElements * kSumWarps), kSumElements * kSumWarps * 4, stream, s);
+                dim3(kSumElements * kSumWarps), kSumElements * kSumWarps * 4, stream, first, second,
+                splits);
+}
+template <class M>
+int add_parts(const float* parts, int64_t count, int64_t splits, void* output, void* stream) {
+  return add_parts<M>({parts, count, output}, {nullptr, 0, nullptr}, splits, stream);
+}
+// The same of what a kernel stored, if there are several splits.
+template <class M>
+int add_parts(const GradStore<M>& s, void* stream) {
+  if (s.splits == 1) return 0;
+  return add_parts<M>({s.weight_parts, s.weights, s.weight},
+                      {s.bias_parts, s.bias != nullptr ? s.channels : 0, s.bias}, s.splits, stream);
 }
 
 }  // namespace fastconv1d

@@ -1,0 +1,697 @@
+// The gradient of a convolution's weight on tensor cores, from sm_80 on.
+//
+//   tile of the gradient = sum over slices of  grad_output (rows x positions)  *  input (positions x columns)
+//
+// A row is an output channel of a group, a column a pair (input channel, tap); the product runs along
+// positions, which both tensors hold as neighbours: nothing is transposed. One block computes a tile for a
+// part of batch x positions, slice by slice, and adds it to its place in the workspace; `grad_sum_kernel`
+// adds up the parts. Splits, and so the order of all additions, follow from the shape alone.
+//
+// Shared memory: two buffers, of which one is multiplied while the next slice travels through registers.
+// Each has 32 words of positions of every row of grad_output, a pitch of 36 words keeping banks apart, and
+// rows of the input. A word is one fp32 value or two neighbouring positions of a 16-bit type. A tap is the
+// same row of the input read some positions further on. So that a pair of 16-bit values may begin at any
+// position, there is a second plane of rows, one position further on. With a stride, or taps so far apart
+// that a slice of one shares nothing with the next one's, a channel has several rows: each holds every
+// stride-th position, from some tap's first on, and serves the taps that fall on these.
+//
+//   buffer = [row of grad_output][36 words]  [plane][class of taps][channel][pitch words]
+//
+// Roofline: grad_output is read once for each block of columns, the input once for each block of rows (both
+// mostly from L2, as blocks of one part run at a time). Shared memory serves M_TILES * 4 + N_TILES * 2 words
+// for M_TILES * N_TILES products of a warp and keeps up with mma.sync where both are large.
+//
+// Workspace: at most kGradWorkspace bytes, or one fp32 gradient where that is larger.
+#pragma once
+#include "grad_sum.cuh"
+#include "modes.cuh"
+#include "schedule.h"
+
+namespace fastconv1d {
+
+constexpr int kGradSteps = 4, kGradWords = 8 * kGradSteps;  // of a slice
+constexpr int kGradPitch = kGradWords + 4;                  // of rows of grad_output
+constexpr int64_t kGradWorkspace = int64_t{64} << 20;
+// Positions after which sums are added up apart: tensor cores cut off what they add.
+constexpr int64_t kGradChain = 1 << 15;
+
+// WARPS_M x WARPS_N warps of M_TILES x N_TILES mma tiles of 16 rows by 8 columns each.
+template <int WARPS_M, int WARPS_N, int M_TILES, int N_TILES>
+struct GradTile {
+  static constexpr int warps_m = WARPS_M, warps_n = WARPS_N, m_tiles = M_TILES, n_tiles = N_TILES;
+  static constexpr int warps = WARPS_M * WARPS_N, threads = 32 * warps;
+  static constexpr int rows = 16 * WARPS_M * M_TILES, columns = 8 * WARPS_N * N_TILES;
+};
+
+// What follows from a mode and a tile together.
+template <class M, class T>
+struct GradLayout {
+  static constexpr int values = M::values_per_word;
+  static constexpr int positions = kGradWords * values;  // of a slice
+  static constexpr int vector = 4 * values;              // positions that a thread moves at a time
+  static constexpr int row_vectors = T::rows * kGradWords / 4;
+  static constexpr int row_items = static_cast<int>(ceil_div(row_vectors, T::threads));
+  // Enough for a slice of as many channels as there are columns, begun at any position.
+  static constexpr int items =
+      static_cast<int>(ceil_div(T::columns * (kGradWords / 4 + 1), T::threads));
+  static constexpr int sums = 4 * T::m_tiles * T::n_tiles * (M::chain ? 2 : 1);
+  static constexpr int blocks = static_cast<int>(
+      larger(1, smaller(3, 65536 / (T::threads * (sums + 6 * row_items + 4 * items + 90)))));
+};
+
+// How a tile's columns lie in the input.
+struct GradColumns {
+  int channels, taps;  // of a block
+  int classes;         // rows of a channel
+  int shift;           // of a row, from one of its taps to the next
+  int load_step;       // of the input, from one position of a row to the next
+  int lead;            // whether rows begin at a multiple of a vector, before what is read
+  int vectors;         // of a row
+  int planes;          // of rows
+  int64_t channel_blocks, tap_blocks;
+  FASTCONV1D_HD constexpr int pitch() const { return 4 * vectors + 4 * (vectors % 2 == 0); }
+  FASTCONV1D_HD constexpr int rows() const { return channels * classes; }
+};
+
+struct GradParams {
+  const void* input;
+  const void* grad_output;
+  void* output;      // parts of fp32 where `parts`, else the gradient
+  void* grad_bias;   // the same, or null
+  GradColumns columns;
+  int64_t batch, length, length_out, kernel_size, input_batch_stride, input_channel_stride;
+  int64_t channels_in, channels_out, groups;  // channels of one group
+  int64_t row_blocks, tiles, splits, slices;  // slices: of a row of grad_output
+  int64_t elements;                           // of the gradient
+  int stride, dilation;
+  int64_t padding;
+  int input_alignment, grad_alignment;  // bytes, by multiples of which rows lie apart
+  int parts;
+};
+
+// 16 bytes of a row that begin at a multiple of `alignment`.
+template <class Element>
+__device__ __forceinline__ uint4 load_words(const Element* from, int alignment) {
+  if (alignment >= 16) return __ldg(reinterpret_cast<const uint4*>(from));
+  if (alignment == 8) {
+    const uint2 low = __ldg(reinterpret_cast<const uint2*>(from)),
+                high = __ldg(reinterpret_cast<const uint2*>(from) + 1);
+    return make_uint4(low.x, low.y, high.x, high.y);
+  }
+  if (alignment == 4) {
+    const auto* const words = reinterpret_cast<const uint32_t*>(from);
+    return make_uint4(__ldg(words), __ldg(words + 1), __ldg(words + 2), __ldg(words + 3));
+  }
+  Element value[16 / sizeof(Element)];
+#pragma unroll
+  for (int e = 0; e < static_cast<int>(16 / sizeof(Element)); ++e) value[e] = __ldg(from + e);
+  uint4 words;
+  memcpy(&words, value, sizeof words);
+  return words;
+}
+
+// The same, `step` apart and zero outside of [0, length); `from` is at `position`.
+template <class Element>
+__device__ __forceinline__ uint4 load_inside(const Element* from, int64_t position, int step,
+                                             int64_t length) {
+  Element value[16 / sizeof(Element)];
+#pragma unroll
+  for (int e = 0; e < static_cast<int>(16 / sizeof(Element)); ++e) {
+    const int64_t at = position + static_cast<int64_t>(e) * step;
+    value[e] = at >= 0 && at < length ? __ldg(from + static_cast<int64_t>(e) * step) : Element{0};
+  }
+  uint4 words;
+  memcpy(&words, value, sizeof words);
+  return words;
+}
+
+// A sum whose rounding errors are added up beside it.
+struct CompensatedSum {
+  float sum = 0, error = 0;
+  __device__ __forceinline__ void add(float x) {
+    const float corrected = x - error, next = sum + corrected;
+    error = (next - sum) - corrected;
+    sum = next;
+  }
+};
+
+template <class M, class T>
+struct GradBlock {
+  using Element = typename M::Element;
+  using L = GradLayout<M, T>;
+
+  const GradParams& p;
+  const Element* grad_output;  // of the block's first row
+  const Element* input;        // of the block's first channel
+  int rows, channels;          // that exist
+  int64_t first_tap;
+  bool adds_bias;
+  int place;  // of the thread's first vector of the input: row << 16 | vector
+  // On their way; the rows of grad_output have arrived before those of the input set out.
+  uint4 row_words[L::row_items];
+  uint4 words[L::items];
+  uint16_t next[M::values_per_word == 2 ? L::items : 1];  // the value behind each of `words`
+  CompensatedSum bias[L::row_items];
+
+  // Calls visit(item, row, vector) for the thread's vectors of the input.
+  template <class Visit>
+  __device__ __forceinline__ void for_each(Visit visit) const {
+    const int vectors = p.columns.vectors, count = p.columns.rows();
+    int row = place >> 16, vector = place & 0xffff;
+    // Or the compiler would keep all that follows from it, item by item, over the whole loop.
+    keep_in_register(row);
+    keep_in_register(vector);
+    const int rows_on = T::threads / vectors, vectors_on = T::threads % vectors;
+#pragma unroll
+    for (int i = 0; i < L::items; ++i) {
+      if (row < count) visit(i, row, vector);
+      row += rows_on;
+      vector += vectors_on;
+      if (vector >= vectors) {
+        vector -= vectors;
+        ++row;
+      }
+    }
+  }
+
+  // How far behind a vector's boundary the row of a class of taps begins.
+  __device__ __forceinline__ int lead_of(int tap_class) const {
+    if (!p.columns.lead) return 0;
+    const int64_t first = (first_tap + tap_class) * p.dilation - p.padding;
+    return static_cast<int>(first & (L::vector - 1));
+  }
+
+  __device__ __forceinline__ void fetch_rows(int64_t batch, int64_t slice) {
+    const int64_t position = slice * L::positions;
+    const Element* const grads =
+        grad_output + batch * p.groups * p.channels_out * p.length_out + position;
+#pragma unroll
+    for (int i = 0; i < L::row_items; ++i) {
+      const int index = threadIdx.x + i * T::threads, row = index / (kGradWords / 4);
+      const int first = index % (kGradWords / 4) * L::vector;
+      const Element* const from = grads + row * p.length_out + first;
+      if (row >= rows)
+        row_words[i] = make_uint4(0, 0, 0, 0);
+      else if (position + first + L::vector <= p.length_out)
+        row_words[i] = load_words(from, p.grad_alignment);
+      else
+        row_words[i] = load_inside(from, position + first, 1, p.length_out);
+    }
+  }
+
+  __device__ __forceinline__ void fetch_input(int64_t batch, int64_t slice) {
+    const GradColumns& c = p.columns;
+    const int64_t position = slice * L::positions;
+    const Element* const values = input + batch * p.input_batch_stride;
+    const auto reciprocal = static_cast<uint32_t>((65535 + c.channels) / c.channels);
+    for_each([&](int i, int row, int vector) {
+      const int tap_class = c.classes == 1 ? 0 : static_cast<int>(row * reciprocal >> 16);
+      const int channel = row - tap_class * c.channels;
+      const int64_t at = position * p.stride + (first_tap + tap_class) * p.dilation - p.padding -
+                         lead_of(tap_class) +
+                         static_cast<int64_t>(vector * L::vector) * c.load_step;
+      const Element* const from = values + channel * p.input_channel_stride + at;
+      const int64_t last = at + static_cast<int64_t>(L::vector) * c.load_step;
+      const bool pairs = M::values_per_word == 2 && c.planes == 2;
+      if (channel >= channels) {
+        words[i] = make_uint4(0, 0, 0, 0);
+        if (pairs) next[i] = 0;
+        return;
+      }
+      if (c.load_step == 1 && at >= 0 && last <= p.length)
+        words[i] = load_words(from, p.input_alignment);
+      else
+        words[i] = load_inside(from, at, c.load_step, p.length);
+      if constexpr (M::values_per_word == 2)
+        if (pairs)
+          next[i] = last >= 0 && last < p.length
+                        ? __ldg(from + static_cast<int64_t>(L::vector) * c.load_step)
+                        : Element{0};
+    });
+  }
+
+  static __device__ __forceinline__ uint4 packed(const uint4& words) {
+    if constexpr (M::values_per_word == 2) return words;
+    const uint32_t word[4] = {words.x, words.y, words.z, words.w};
+    uint32_t result[4];
+#pragma unroll
+    for (int e = 0; e < 4; ++e) {
+      typename M::Element value[M::values_per_word];
+      memcpy(value, &word[e], 4);
+      result[e] = M::pack(value);
+    }
+    return make_uint4(result[0], result[1], result[2], result[3]);
+  }
+
+  static __device__ __forceinline__ float sum_of(const uint4& words) {
+    Element value[16 / sizeof(Element)];
+    memcpy(value, &words, sizeof value);
+    float sum = 0;
+#pragma unroll
+    for (int e = 0; e < static_cast<int>(16 / sizeof(Element)); ++e) sum += M::from(value[e]);
+    return sum;
+  }
+
+  __device__ __forceinline__ void store_rows(uint32_t* buffer) {
+#pragma unroll
+    for (int i = 0; i < L::row_items; ++i) {
+      const int index = threadIdx.x + i * T::threads;
+      if (L::row_vectors % T::threads != 0 && index >= L::row_vectors) break;
+      if (adds_bias) bias[i].add(sum_of(row_words[i]));
+      *reinterpret_cast<uint4*>(buffer + index / (kGradWords / 4) * kGradPitch +
+                                index % (kGradWords / 4) * 4) = packed(row_words[i]);
+    }
+  }
+
+  __device__ __forceinline__ void store_input(uint32_t* buffer) const {
+    uint32_t* const rows_of_input = buffer + T::rows * kGradPitch;
+    const int pitch = p.columns.pitch(), plane = p.columns.rows() * pitch;
+    for_each([&](int i, int row, int vector) {
+      uint32_t* const to = rows_of_input + row * pitch + 4 * vector;
+      *reinterpret_cast<uint4*>(to) = packed(words[i]);
+      if constexpr (M::values_per_word == 2)
+        if (p.columns.planes == 2)
+          *reinterpret_cast<uint4*>(to + plane) =
+              make_uint4(shifted_right(words[i].x, words[i].y, 16),
+                         shifted_right(words[i].y, words[i].z, 16),
+                         shifted_right(words[i].z, words[i].w, 16),
+                         shifted_right(words[i].w, next[i], 16));
+    });
+  }
+};
+
+// The sums of one thread: for each mma tile, rows lane/4 and lane/4 + 8 by columns 2 (lane % 4) and one on.
+template <class M, class T>
+struct GradSums {
+  int row;                  // the thread's first word of grad_output
+  int column[T::n_tiles];   // its first words of the input
+  float chain[T::m_tiles][T::n_tiles][4];
+  float total[M::chain ? T::m_tiles : 1][M::chain ? T::n_tiles : 1][4];
+  int steps = 0;
+
+  __device__ __forceinline__ void clear() {
+#pragma unroll
+    for (int m = 0; m < T::m_tiles; ++m)
+#pragma unroll
+      for (int n = 0; n < T::n_tiles; ++n)
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          chain[m][n][i] = 0;
+          if constexpr (M::chain > 0) total[m][n][i] = 0;
+        }
+    steps = 0;
+  }
+
+  __device__ __forceinline__ void end_chain() {
+#pragma unroll
+    for (int m = 0; m < T::m_tiles; ++m)
+#pragma unroll
+      for (int n = 0; n < T::n_tiles; ++n)
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          total[m][n][i] += chain[m][n][i];
+          chain[m][n][i] = 0;
+        }
+    steps = 0;
+  }
+
+  __device__ __forceinline__ float value(int m, int n, int i) const {
+    if constexpr (M::chain > 0) return total[m][n][i] + chain[m][n][i];
+    return chain[m][n][i];
+  }
+
+  // Adds 8 words of positions, of which `positions` exist: what the input has beyond them may be infinite.
+  template <bool WHOLE>
+  __device__ __forceinline__ void add(const uint32_t* buffer, int step, int positions) {
+    uint32_t a[T::m_tiles][M::planes][4], b[T::n_tiles][M::planes][2];
+    const uint32_t* const rows = buffer + row + step * 8;
+#pragma unroll
+    for (int m = 0; m < T::m_tiles; ++m)
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        uint32_t of_plane[M::planes];
+        M::unpack(rows[(m * 16 + i % 2 * 8) * kGradPitch + i / 2 * 4], of_plane);
+#pragma unroll
+        for (int plane = 0; plane < M::planes; ++plane) a[m][plane][i] = of_plane[plane];
+      }
+#pragma unroll
+    for (int n = 0; n < T::n_tiles; ++n)
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        uint32_t word = buffer[column[n] + step * 8 + half * 4];
+        if constexpr (!WHOLE) {
+          const int left =
+              positions - (threadIdx.x % 4 + half * 4) * M::values_per_word;
+          if (left <= 0) word = 0;
+          if (M::values_per_word == 2 && left == 1) word &= 0xffffu;
+        }
+        uint32_t of_plane[M::planes];
+        M::unpack(word, of_plane);
+#pragma unroll
+        for (int plane = 0; plane < M::planes; ++plane) b[n][plane][half] = of_plane[plane];
+      }
+#pragma unroll
+    for (int product = 0; product < M::products; ++product)
+#pragma unroll
+      for (int m = 0; m < T::m_tiles; ++m)
+#pragma unroll
+        for (int n = 0; n < T::n_tiles; ++n) M::multiply(product, chain[m][n], a[m], b[n]);
+    if constexpr (M::chain > 0)
+      if (++steps == M::chain) end_chain();
+  }
+};
+
+template <class M, class T>
+__global__ void __launch_bounds__(T::threads, (GradLayout<M, T>::blocks))
+    grad_dense_kernel(const GradParams p) {
+  using Element = typename M::Element;
+  using L = GradLayout<M, T>;
+  FASTCONV1D_SHARED(shared);
+  const GradColumns& c = p.columns;
+
+  // Blocks of one part of the positions run together.
+  const int64_t split = blockIdx.x / p.tiles;
+  int64_t rest = blockIdx.x % p.tiles;
+  const auto row_block = rest % p.row_blocks;
+  rest /= p.row_blocks;
+  const int64_t tap_block = rest % c.tap_blocks, channel_block = rest / c.tap_blocks % c.channel_blocks,
+                group = rest / c.tap_blocks / c.channel_blocks;
+  const int64_t first_row = row_block * T::rows, first_channel = channel_block * c.channels;
+
+  GradBlock<M, T> block{p};
+  block.first_tap = tap_block * c.taps;
+  block.rows = static_cast<int>(smaller(T::rows, p.channels_out - first_row));
+  block.channels = static_cast<int>(smaller(c.channels, p.channels_in - first_channel));
+  block.grad_output = static_cast<const Element*>(p.grad_output) +
+                      (group * p.channels_out + first_row) * p.length_out;
+  block.input = static_cast<const Element*>(p.input) +
+                (group * p.channels_in + first_channel) * p.input_channel_stride;
+  block.place = threadIdx.x / c.vectors << 16 | threadIdx.x % c.vectors;
+  block.adds_bias = p.grad_bias != nullptr && tap_block == 0 && channel_block == 0;
+
+  const int buffer_words = T::rows * kGradPitch + c.planes * c.rows() * c.pitch();
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const int warp_row = warp % T::warps_m * T::m_tiles * 16,
+            warp_column = warp / T::warps_m * T::n_tiles * 8;
+  const auto taps = static_cast<int>(smaller(c.taps, p.kernel_size - block.first_tap));
+  GradSums<M, T> sums;
+  sums.row = (warp_row + lane / 4) * kGradPitch + lane % 4;
+#pragma unroll
+  for (int n = 0; n < T::n_tiles; ++n) {
+    const int number = warp_column + n * 8 + lane / 4;
+    int tap = number / c.channels, channel = number % c.channels;
+    if (tap >= taps) tap = channel = 0;  // any word will do
+    const int tap_class = tap % c.classes;
+    const int first = block.lead_of(tap_class) + tap / c.classes * c.shift;
+    const int plane = M::values_per_word == 2 ? first % 2 : 0;
+    sums.column[n] = T::rows * kGradPitch + lane % 4 + first / M::values_per_word +
+                     ((plane * c.classes + tap_class) * c.channels + channel) * c.pitch();
+  }
+
+  // The block's slices, of all the batch has.
+  const int64_t all = p.batch * p.slices, each = ceil_div(all, p.splits);
+  const int64_t begin = split * each, end = smaller(all, begin + each);
+  int64_t batch = begin / p.slices, slice = begin % p.slices;
+  const auto advance = [&] {
+    if (++slice == p.slices) {
+      slice = 0;
+      ++batch;
+    }
+  };
+  auto* const parts = static_cast<float*>(p.output) + split * p.elements;
+  bool first_chain = true;
+  // Writes the sums, or adds them to what was written of this part before.
+  const auto write = [&] {
+#pragma unroll
+    for (int n = 0; n < T::n_tiles; ++n)
+#pragma unroll
+      for (int side = 0; side < 2; ++side) {
+        const int number = warp_column + n * 8 + lane % 4 * 2 + side;
+        const int tap = number / c.channels, channel = number % c.channels;
+        if (tap >= taps || channel >= block.channels) continue;
+#pragma unroll
+        for (int i = 0; i < 2 * T::m_tiles; ++i) {
+          const int row = warp_row + lane / 4 + i * 8;
+          if (row >= block.rows) continue;
+          const int64_t element = ((group * p.channels_out + first_row + row) * p.channels_in +
+                                   first_channel + channel) *
+                                      p.kernel_size +
+                                  block.first_tap + tap;
+          const float sum = sums.value(i / 2, n, i % 2 * 2 + side);
+          if (!p.parts)
+            static_cast<Element*>(p.output)[element] = M::to(sum);
+          else
+            parts[element] = first_chain ? sum : parts[element] + sum;
+        }
+      }
+    first_chain = false;
+  };
+
+  sums.clear();
+  if (begin < end) {
+    block.fetch_rows(batch, slice);
+    block.store_rows(shared);
+    block.fetch_input(batch, slice);
+    block.store_input(shared);
+  }
+  __syncthreads();
+  int64_t of_chain = 0;
+  for (int64_t number = begin; number < end; ++number) {
+    const auto turn = static_cast<int>((number - begin) % 2);
+    const uint32_t* const buffer = shared + turn * buffer_words;
+    uint32_t* const other = shared + (1 - turn) * buffer_words;
+    const int64_t left = p.length_out - slice * L::positions;
+    const auto multiply = [&](int half) {
+      const int first = half * kGradSteps / 2, last = (half + 1) * kGradSteps / 2;
+      if (left >= L::positions) {
+#pragma unroll
+        for (int step = 0; step < kGradSteps / 2; ++step)
+          sums.template add<true>(buffer, first + step, 0);
+      } else {
+#pragma unroll 1
+        for (int step = first; step < last && step * 8 * L::values < left; ++step)
+          sums.template add<false>(buffer, step, static_cast<int>(left) - step * 8 * L::values);
+      }
+    };
+    advance();
+    const bool more = number + 1 < end;
+    if (more) block.fetch_rows(batch, slice);
+    multiply(0);
+    if (more) {
+      block.store_rows(other);
+      block.fetch_input(batch, slice);
+    }
+    multiply(1);
+    if (more) block.store_input(other);
+    __syncthreads();
+    of_chain += L::positions;
+    if (of_chain >= kGradChain && more && p.parts) {
+      write();
+      sums.clear();
+      of_chain = 0;
+    }
+  }
+  write();
+
+  if (block.adds_bias) {
+    // Each row's vectors in turn; the buffers are done with.
+    auto* const of_vectors = reinterpret_cast<float*>(shared);
+#pragma unroll
+    for (int i = 0; i < L::row_items; ++i) {
+      const int index = threadIdx.x + i * T::threads;
+      if (index < L::row_vectors) of_vectors[index] = block.bias[i].sum;
+    }
+    __syncthreads();
+    for (int row = threadIdx.x; row < block.rows; row += T::threads) {
+      float sum = 0;
+      for (int i = 0; i < kGradWords / 4; ++i) sum += of_vectors[row * (kGradWords / 4) + i];
+      const int64_t channel = group * p.channels_out + first_row + row;
+      if (p.parts)
+        static_cast<float*>(p.grad_bias)[split * p.groups * p.channels_out + channel] = sum;
+      else
+        static_cast<Element*>(p.grad_bias)[channel] = M::to(sum);
+    }
+  }
+}
+
+template <class M, class T>
+struct GradDense {
+  using Element = typename M::Element;
+  using L = GradLayout<M, T>;
+
+  struct Cut {
+    GradColumns columns;
+    int64_t row_blocks, tiles, splits, slices, elements, bytes;  // bytes: of shared memory
+  };
+
+  static int64_t buffer_bytes(const GradColumns& c) {
+    return int64_t{8} * (T::rows * kGradPitch + c.planes * c.rows() * c.pitch());
+  }
+
+  // The columns of blocks with so many taps; no channels if they do not fit.
+  static GradColumns columns_of(const ConvArgs& a, int64_t taps, int64_t shared_bytes) {
+    const int64_t channels_in = a.channels_in / a.groups, common = gcd(a.stride, a.dilation);
+    GradColumns c{};
+    int64_t classes = a.stride / common, shift = a.dilation / common;
+    if (shift >= L::positions || classes >= taps) {  // no tap shares a row with another one
+      classes = taps;
+      shift = 0;
+    }
+    c.taps = static_cast<int>(taps);
+    c.classes = static_cast<int>(classes);
+    c.shift = static_cast<int>(shift);
+    c.load_step = static_cast<int>(a.stride);
+    c.lead = a.stride == 1;
+    const int64_t last = L::positions + (ceil_div(taps, classes) - 1) * shift +
+                         (c.lead ? L::vector - 1 : 0);
+    c.vectors = static_cast<int>(ceil_div(last, L::vector));
+    c.planes = L::values == 2 ? 2 : 1;
+    c.tap_blocks = ceil_div(a.kernel_size, taps);
+    const int64_t most_rows = L::items * T::threads / c.vectors;
+    int64_t channels = smaller(smaller(channels_in, T::columns / taps), most_rows / classes);
+    for (; channels > 0; channels = channels > 8 ? (channels - 1) / 8 * 8 : channels - 1) {
+      c.channels = static_cast<int>(channels);
+      if (buffer_bytes(c) <= shared_bytes) break;
+    }
+    c.channels = static_cast<int>(channels);
+    if (channels == 0) return c;
+    // As even as may be, in eights, which keep banks apart.
+    c.channel_blocks = ceil_div(channels_in, channels);
+    const int64_t even = ceil_div(channels_in, c.channel_blocks);
+    c.channels = static_cast<int>(smaller(channels, even > 8 ? ceil_div(even, 8) * 8 : even));
+    c.channel_blocks = ceil_div(channels_in, c.channels);
+    return c;
+  }
+
+  // What a slice takes for all columns: products, and moving both tensors to shared memory.
+  static int64_t cost_of(const GradColumns& c) {
+    const int64_t moved = T::rows * kGradWords / 4 + c.planes * c.rows() * c.vectors;
+    return c.channel_blocks * c.tap_blocks *
+           (int64_t{2} * T::rows * T::columns + 64 * moved);
+  }
+
+  static GradColumns best_columns(const ConvArgs& a) {
+    const int64_t shared_bytes = shared_budget(1);
+    GradColumns best{};
+    int64_t least = 0, tried = 0;
+    for (int64_t blocks = ceil_div(a.kernel_size, T::columns), taps = 0; taps != 1; ++blocks) {
+      const int64_t next = ceil_div(a.kernel_size, blocks);
+      if (next == taps) continue;
+      taps = ++tried > 40 ? 1 : next;
+      const GradColumns c = columns_of(a, taps, shared_bytes);
+      if (c.channels == 0) continue;
+      const int64_t cost = cost_of(c);
+      if (best.channels == 0 || cost < least) {
+        best = c;
+        least = cost;
+      }
+    }
+    return best;
+  }
+
+  static Cut cut(const ConvArgs& a) {
+    Cut c{};
+    c.columns = best_columns(a);
+    const int64_t channels_out = a.channels_out / a.groups;
+    c.row_blocks = ceil_div(channels_out, T::rows);
+    c.tiles = a.groups * c.row_blocks * c.columns.channel_blocks * c.columns.tap_blocks;
+    c.slices = ceil_div(a.length_out, L::positions);
+    c.elements = a.channels_out * (a.channels_in / a.groups) * a.kernel_size;
+    c.bytes = buffer_bytes(c.columns);
+    const int64_t all = a.batch * c.slices, at_once = a.multiprocessors * L::blocks;
+    const int64_t most = larger(
+        1, smaller(all / 4, kGradWorkspace / (4 * (c.elements + a.channels_out))));
+    // The number of parts with which the last wave of blocks is the fullest.
+    int64_t least = 0;
+    for (int waves = 1; waves <= 4 && c.tiles > 0; ++waves) {
+      const int64_t splits = smaller(most, larger(1, waves * at_once / c.tiles));
+      const int64_t time = ceil_div(c.tiles * splits, at_once) * (ceil_div(all, splits) + 12);
+      if (c.splits == 0 || time < least) {
+        c.splits = splits;
+        least = time;
+      }
+    }
+    return c;
+  }
+
+  static bool in_parts(const ConvArgs& a, const Cut& c) {
+    return c.splits > 1 || a.batch * c.slices * L::positions > kGradChain;
+  }
+
+  static int64_t workspace(const ConvArgs& a) {
+    const Cut c = cut(a);
+    return in_parts(a, c) ? 4 * c.splits * (c.elements + a.channels_out) : 0;
+  }
+
+  static int launch(const ConvArgs& a, void* stream) {
+    const Cut c = cut(a);
+    if (c.columns.channels == 0) return 1;  // cudaErrorInvalidValue: `why_not` should have said so
+    const bool parts = in_parts(a, c);
+    auto* const sums = static_cast<float*>(a.workspace);
+    const auto alignment = [](const void* first, int64_t row, int64_t batch) {
+      const int64_t bytes = gcd(16, gcd(row, batch) * static_cast<int64_t>(sizeof(Element)));
+      return static_cast<int>(gcd(bytes, static_cast<int64_t>(
+                                             reinterpret_cast<uintptr_t>(first) % 16 + 16)));
+    };
+    int error = set_shared_limit(grad_dense_kernel<M, T>, c.bytes);
+    if (error != 0) return error;
+    error = fastconv1d::launch(
+        grad_dense_kernel<M, T>, dim3(static_cast<unsigned>(c.tiles * c.splits)), dim3(T::threads),
+        c.bytes, stream,
+        GradParams{a.input,
+                   a.grad_output,
+                   parts ? sums : a.output,
+                   parts && a.grad_bias != nullptr ? sums + c.splits * c.elements : a.grad_bias,
+                   c.columns,
+                   a.batch,
+                   a.length,
+                   a.length_out,
+                   a.kernel_size,
+                   a.input_batch_stride,
+                   a.input_channel_stride,
+                   a.channels_in / a.groups,
+                   a.channels_out / a.groups,
+                   a.groups,
+                   c.row_blocks,
+                   c.tiles,
+                   c.splits,
+                   c.slices,
+                   c.elements,
+                   static_cast<int>(a.stride),
+                   static_cast<int>(a.dilation),
+                   a.padding,
+                   alignment(a.input, a.input_channel_stride, a.batch > 1 ? a.input_batch_stride : 0),
+                   alignment(a.grad_output, a.length_out, 0),
+                   parts});
+    if (error == 0 && parts) error = add_parts<M>(sums, c.elements, c.splits, a.output, stream);
+    if (error == 0 && parts && a.grad_bias != nullptr)
+      error = add_parts<M>(sums + c.splits * c.elements, a.channels_out, c.splits, a.grad_bias, stream);
+    return error;
+  }
+};
+
+// A mode's tiles, numbered from 0.
+template <class M, class... Tiles>
+struct GradLibrary {
+  static int launch(int64_t variant, const ConvArgs& a, void* stream) {
+    int result = 1;
+    int64_t index = 0;
+    (void)((index++ == variant && (result = GradDense<M, Tiles>::launch(a, stream), true)) || ...);
+    return result;
+  }
+  static int64_t workspace(int64_t variant, const ConvArgs& a) {
+    int64_t result = 0, index = 0;
+    (void)((index++ == variant && (result = GradDense<M, Tiles>::workspace(a), true)) || ...);
+    return result;
+  }
+};
+
+}  // namespace fastconv1d
+
+#define FASTCONV1D_GRAD_DENSE_LIBRARY(...)                                                 \
+  int fastconv1d_launch(int64_t variant, const fastconv1d::ConvArgs* args, void* stream) { \
+    return fastconv1d::GradLibrary<__VA_ARGS__>::launch(variant, *args, stream);           \
+  }                                                                                        \
+  int64_t fastconv1d_workspace(int64_t variant, const fastconv1d::ConvArgs* args) {        \
+    return fastconv1d::GradLibrary<__VA_ARGS__>::workspace(variant, *args);                \
+  }
