@@ -883,6 +883,11 @@ def libraries() -> dict[str, str]:
         glue[f"sliding_{mode_type.lower()}"] = (
             f'#include "sliding.cuh"\nFASTCONV1D_SLIDING_LIBRARY(fastconv1d::{mode_type})\n'
         )
+        glue[f"grad_sliding_{mode_type.lower()}"] = (
+            '#include "grad_sliding.cuh"\n'
+            f"FASTCONV1D_GRAD_SLIDING_LIBRARY(fastconv1d::{mode_type})\n"
+        )
+    glue["grad_direct"] = '#include "grad_direct.cuh"\nFASTCONV1D_GRAD_DIRECT_LIBRARY\n'
     glue["direct"] = '#include "direct.cuh"\nFASTCONV1D_DIRECT_LIBRARY\n'
     glue["im2col"] = '#include "im2col.cuh"\nFASTCONV1D_IM2COL_LIBRARY\n'
     glue["binding_cuda"] = '#define FASTCONV1D_CUDA 1\n#include "binding.cpp"\n'

@@ -59,3 +59,13 @@ def tuned_file(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def device(request: pytest.FixtureRequest) -> torch.device:
     """Each device to test on: the CPU, and CUDA where there is one."""
     return torch.device(request.param)
+
+
+@pytest.fixture
+def fp32_precision(request: pytest.FixtureRequest) -> Iterator[str]:
+    """torch's fp32 switch set to a mode; the modes of other dtypes do not look at it."""
+    convolutions = torch.backends.cudnn.conv  # type: ignore[attr-defined]
+    before = convolutions.fp32_precision
+    convolutions.fp32_precision = "tf32" if request.param == "tf32" else "ieee"
+    yield str(request.param)
+    convolutions.fp32_precision = before

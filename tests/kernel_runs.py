@@ -15,7 +15,16 @@ from random import Random
 import torch
 
 from fastconv1d import plan
-from fastconv1d.compare import compare, draw, expected, guards_intact, poison
+from fastconv1d.compare import (
+    compare,
+    compare_gradients,
+    draw,
+    draw_grad_output,
+    expected,
+    guards_intact,
+    imprecise,
+    poison,
+)
 from fastconv1d.config import MODES
 from fastconv1d.problem import Gpu, Problem
 from random_problems import CONTIGUOUS_ROWS, laid_out, random_problem
@@ -37,6 +46,10 @@ class Run:
     bits. With `rounded` the output is judged as a convolution of operands rounded to TF32, without
     tolerance for that rounding. With `spread` the input is large at some positions and tiny at
     others; `scales` are factors of input and weight, and `gap` lies between the input's rows.
+
+    With `gradient` the library is one of gradients, and the problem an ordinary one; the output is
+    the gradient of the weight, and that of the bias if the problem has one. grad_output stands in
+    the weight's place and has `cut_off` positions fewer than the problem's output.
     """
 
     problem: Problem
@@ -54,6 +67,8 @@ class Run:
     gap: float = float("nan")
     scales: tuple[float, float] = (1.0, 1.0)
     infinite: bool = False
+    gradient: bool = False
+    cut_off: int = 0
 
 
 @dataclass(frozen=True)
@@ -144,6 +159,10 @@ def execute(
     pending = []
     for number, run in enumerate(runs):
         input, weight, bias = draw(run.problem, "cpu", run.seed, integers=run.integers)
+        if run.gradient:
+            assert not (run.problem.transposed or run.columns or run.infinite)
+            weight = draw_grad_output(run.problem, "cpu", run.seed, integers=run.integers)
+            weight = weight[:, :, : run.problem.length_out - run.cut_off].contiguous()
         if run.spread:
             input *= 2.0 ** -(torch.arange(input.shape[2]) // 20 * 37 % 100)
             input[:, ::3, ::7] = 0
@@ -183,15 +202,18 @@ def _encode(
     p = run.problem
     storage = torch.empty(0, dtype=input.dtype).set_(input.untyped_storage())
     numbers = (
-        run.variant, run.reverse, run.shared_bytes, p.dtype.itemsize, input.element_size(),
+        run.variant, run.reverse, run.shared_bytes, run.gradient,
+        p.dtype.itemsize, input.element_size(),
         storage.numel(), input.storage_offset(), weight.numel(),
         0 if bias is None else bias.numel(), run.guard,
         0, 0, 0, 0, 0, 0, 0,  # the pointers of ConvArgs
-        p.batch, p.channels_in, p.channels_out, p.length, p.length_out,
+        p.batch, p.channels_in, p.channels_out, p.length, p.length_out - run.cut_off,
         p.kernel_size, p.stride, p.padding, p.dilation, p.groups, p.transposed,
         input.stride(0), input.stride(1), MODES.index(p.mode), run.multiprocessors,
     )  # fmt: skip
     header = torch.tensor(numbers, dtype=torch.int64)
+    if run.gradient:
+        bias = None  # only whether there is one counts
     return b"".join(_raw(t) for t in (header, storage, weight, bias) if t is not None)
 
 
@@ -199,17 +221,23 @@ def _fault(
     run: Run, input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, result: bytes
 ) -> str:
     """What is wrong with a RESULT file, or ''."""
-    output = poison(run.problem.output_shape, run.problem.dtype, guard=run.guard)
-    expected_bytes = 8 + (output.numel() + 2 * run.guard) * output.element_size()
+    problem = run.problem
+    shapes: list[tuple[int, ...]] = [problem.output_shape]
+    if run.gradient:
+        shapes = [problem.weight_shape, *([(problem.channels_out,)] if problem.bias else [])]
+    written = [poison(shape, problem.dtype, guard=run.guard) for shape in shapes]
+    wholes = [torch.empty(0, dtype=torch.uint8).set_(t.untyped_storage()) for t in written]
+    expected_bytes = 8 + sum(whole.numel() for whole in wholes)
     if len(result) != expected_bytes:
         return f"the result has {len(result)} bytes, expected {expected_bytes}"
     if error := int.from_bytes(result[:8], "little", signed=True):
         return f"the launch returned error {error}"
-    whole = torch.empty(0, dtype=torch.uint8).set_(output.untyped_storage())
-    whole.copy_(torch.frombuffer(bytearray(result[8:]), dtype=torch.uint8))
-    if not guards_intact(output):
+    bytes_written = torch.frombuffer(bytearray(result[8:]), dtype=torch.uint8)
+    for whole, part in zip(wholes, bytes_written.split([w.numel() for w in wholes]), strict=True):
+        whole.copy_(part)
+    if not all(map(guards_intact, written)):
         return "written beside the output"
-    problem = run.problem
+    output = written[0]
     if run.infinite:
         reached = input.isinf()
         finite = input.masked_fill(reached, 0)
@@ -219,6 +247,27 @@ def _fault(
             return "an output that sees infinity is finite"
         without = expected(finite, weight, bias, problem).y64.to(output.dtype)
         output, input = torch.where(sees, without, output), finite
+    if run.gradient:
+        # The weight matters to the gradient of the input alone.
+        grad_output, weight = weight, input.new_empty(problem.weight_shape)
+        if len(written) > 1:
+            unrounded = (None, None, written[1])
+            verdicts = compare_gradients(
+                unrounded, grad_output, input, weight, problem, exact=run.integers
+            )
+            if reason := verdicts["grad_bias"].reason:
+                return reason
+        if run.rounded:
+            input, grad_output = _to_tf32(input), _to_tf32(grad_output)
+            problem = replace(problem, mode="ieee")
+        verdict = compare_gradients(
+            (None, output, None), grad_output, input, weight, problem, exact=run.integers
+        )["grad_weight"]
+        ordinary_values = not (run.integers or run.spread) and run.scales == (1.0, 1.0)
+        terms = problem.batch * grad_output.shape[2]
+        if verdict.ok and ordinary_values:
+            return imprecise(verdict, terms, output.numel(), problem)
+        return verdict.reason
     if run.rounded:
         input, weight, problem = _to_tf32(input), _to_tf32(weight), replace(problem, mode="ieee")
     return compare(output, input, weight, bias, problem, exact=run.integers).reason
@@ -382,6 +431,21 @@ def random_runs(
             seed=number,
         )
         for number in range(count)
+    ]
+
+
+def gradient_runs(runs: Iterable[Run]) -> list[Run]:
+    """The same for a library of gradients, of the ordinary problem where one is transposed."""
+    return [
+        replace(
+            run,
+            problem=run.problem.ordinary,
+            gradient=True,
+            cut_off=run.problem.ordinary.length_out - run.problem.length
+            if run.problem.transposed
+            else 0,
+        )
+        for run in runs
     ]
 
 

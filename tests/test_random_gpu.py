@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
 from random import Random
 
@@ -28,16 +27,6 @@ PROBLEMS_PER_MODE_ON_HOPPER = 520
 PROBLEMS_PER_MODE_OF_FEW_CHANNELS = 400
 PROBLEMS_PER_MODE_ON_CPU = 20
 FLOPS = 1 << 27
-
-
-@pytest.fixture
-def fp32_precision(request: pytest.FixtureRequest) -> Iterator[str]:
-    """torch's fp32 switch set to a mode; the modes of other dtypes do not look at it."""
-    convolutions = torch.backends.cudnn.conv  # type: ignore[attr-defined]
-    before = convolutions.fp32_precision
-    convolutions.fp32_precision = "tf32" if request.param == "tf32" else "ieee"
-    yield str(request.param)
-    convolutions.fp32_precision = before
 
 
 def run(problem: Problem, plan: Plan, random: Random, device: torch.device) -> str:

@@ -1,28 +1,134 @@
-// The last step of gradients that blocks computed in parts.
+// Where blocks leave their sums of the gradients of a weight and a bias, and the kernel that adds up those of
+// blocks that share an element.
+//
+// With one split sums are rounded and go where they belong. With more they go to the workspace, as fp32:
+// [split][element of the weight], and then [split][channel] of the bias. A block of the kernel has 32
+// neighbouring elements: each of its 8 warps adds up every 8th split of these, in turn, and then one warp
+// the sums of all, from shared memory: [warp][element]. So the order is that of the splits alone. DRAM or
+// L2 sees each partial sum once, in whole lines.
 #pragma once
 #include "device.cuh"
 #include "schedule.h"
 
 namespace fastconv1d {
 
-// Adds up the parts of each element in turn, [part][element], and rounds once. In fp64, which costs nothing
-// here: there may be hundreds of parts.
+constexpr int kSumElements = 32, kSumWarps = 8;
+
 template <class M>
-__global__ void __launch_bounds__(128)
-    grad_sum_kernel(const float* parts, int64_t count, int64_t splits, void* output) {
-  const int64_t element = static_cast<int64_t>(blockIdx.x) * 128 + threadIdx.x;
-  if (element >= count) return;
-  double sum = 0;
-#pragma unroll 16
-  for (int64_t split = 0; split < splits; ++split) sum += parts[split * count + element];
-  static_cast<typename M::Element*>(output)[element] = M::to(static_cast<float>(sum));
+struct GradStore {
+  using Element = typename M::Element;
+  Element *weight, *bias;             // bias: null where it has no gradient
+  float *weight_parts, *bias_parts;   // null: one split
+  int64_t weights, channels, splits;  // weights: elements of one
+
+  GradStore(const ConvArgs& a, int64_t splits)
+      : weight(static_cast<Element*>(a.output)),
+        bias(static_cast<Element*>(a.grad_bias)),
+        weight_parts(nullptr),
+        bias_parts(nullptr),
+        weights(weights_of(a)),
+        channels(a.channels_out),
+        splits(splits) {
+    if (splits == 1) return;
+    weight_parts = static_cast<float*>(a.workspace);
+    bias_parts = weight_parts + splits * weights;
+  }
+
+  static int64_t weights_of(const ConvArgs& a) {
+    return a.channels_out * (a.channels_in / a.groups) * a.kernel_size;
+  }
+  // Bytes of the workspace.
+  static int64_t bytes(const ConvArgs& a, int64_t splits) {
+    return splits == 1 ? 0 : 4 * splits * (weights_of(a) + a.channels_out);
+  }
+
+  __device__ __forceinline__ void store_weight(int64_t split, int64_t element, float sum) const {
+    if (weight_parts != nullptr)
+      weight_parts[split * weights + element] = sum;
+    else
+      weight[element] = M::to(sum);
+  }
+  __device__ __forceinline__ void store_bias(int64_t split, int64_t channel, float sum) const {
+    if (bias_parts != nullptr)
+      bias_parts[split * channels + channel] = sum;
+    else
+      bias[channel] = M::to(sum);
+  }
+};
+
+// How many blocks share each unit of work where `units` of a kernel's blocks do all, in `items` steps, so that
+// the GPU is full; one where it is anyway. At most kMostGradParts partial sums, 16 MiB, if that is more than one split's.
+constexpr int64_t kMostGradParts = 4 << 20, kMostGradSplits = 1024;
+constexpr int64_t kGradBlocksEnough = 16, kGradBlocksWanted = 32;  // of a multiprocessor
+inline int64_t grad_splits(const ConvArgs& a, int64_t units, int64_t items) {
+  if (units >= a.multiprocessors * kGradBlocksEnough) return 1;
+  const int64_t elements = a.channels_out * ((a.channels_in / a.groups) * a.kernel_size + 1),
+                wanted = ceil_div(a.multiprocessors * kGradBlocksWanted, units);
+  return larger(
+      1, smaller(smaller(wanted, items), smaller(kMostGradParts / elements, kMostGradSplits)));
 }
 
-// Returns a cudaError_t.
+// The parts of some elements, and where their sums go.
+struct GradParts {
+  const float* parts;
+  int64_t count;
+  void* output;
+};
+
+template <class M>
+__global__ void __launch_bounds__(kSumElements* kSumWarps)
+    grad_sum_kernel(const GradParts first, const GradParts second, int64_t splits) {
+  FASTCONV1D_SHARED(memory);
+  auto* const sums = reinterpret_cast<float*>(memory);
+  const int lane = static_cast<int>(threadIdx.x) % kSumElements,
+            warp = static_cast<int>(threadIdx.x) / kSumElements;
+  const int64_t first_blocks = ceil_div(first.count, kSumElements);
+  const bool of_second = blockIdx.x >= first_blocks;
+  const int64_t count = of_second ? second.count : first.count,
+                element = (blockIdx.x - (of_second ? first_blocks : 0)) * kSumElements + lane,
+                step = kSumWarps * count;
+  float sum = 0;
+  if (element < count) {
+    constexpr int at_once = 8;  // reads on their way together
+    const float* at = (of_second ? second.parts : first.parts) + warp * count + element;
+    int64_t left = ceil_div(splits - warp, kSumWarps);
+    for (; left >= at_once; left -= at_once) {
+      float part[at_once];
+#pragma unroll
+      for (int i = 0; i < at_once; ++i) part[i] = at[i * step];
+#pragma unroll
+      for (int i = 0; i < at_once; ++i) sum += part[i];
+      at += at_once * step;
+    }
+    for (; left > 0; --left, at += step) sum += *at;
+  }
+  sums[threadIdx.x] = sum;
+  __syncthreads();
+  if (warp > 0 || element >= count) return;
+#pragma unroll
+  for (int other = 1; other < kSumWarps; ++other) sum += sums[other * kSumElements + lane];
+  static_cast<typename M::Element*>(of_second ? second.output : first.output)[element] = M::to(sum);
+}
+
+// Adds up the splits' parts of two sets of elements, either of which may be empty. Returns a cudaError_t.
+template <class M>
+int add_parts(const GradParts& first, const GradParts& second, int64_t splits, void* stream) {
+  const int64_t blocks = ceil_div(first.count, kSumElements) + ceil_div(second.count, kSumElements);
+  if (blocks > INT32_MAX) return 1;  // cudaErrorInvalidValue
+  return launch(grad_sum_kernel<M>, dim3(static_cast<unsigned>(blocks)),
+                dim3(kSumElements * kSumWarps), kSumElements * kSumWarps * 4, stream, first, second,
+                splits);
+}
 template <class M>
 int add_parts(const float* parts, int64_t count, int64_t splits, void* output, void* stream) {
-  return launch(grad_sum_kernel<M>, dim3(static_cast<unsigned>(ceil_div(count, 128))), dim3(128), 0,
-                stream, parts, count, splits, output);
+  return add_parts<M>({parts, count, output}, {nullptr, 0, nullptr}, splits, stream);
+}
+// The same of what a kernel stored, if there are several splits.
+template <class M>
+int add_parts(const GradStore<M>& s, void* stream) {
+  if (s.splits == 1) return 0;
+  return add_parts<M>({s.weight_parts, s.weights, s.weight},
+                      {s.bias_parts, s.bias != nullptr ? s.channels : 0, s.bias}, s.splits, stream);
 }
 
 }  // namespace fastconv1d

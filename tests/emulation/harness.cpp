@@ -2,8 +2,11 @@
 //
 // Compiled behind a library's glue, by g++ with the emulation or by nvcc. A PROBLEM file holds a
 // Header, then the input's storage, the weight and the bias; the RESULT file gets the launch's error
-// as int64, then the output with `guard` elements on either side, filled with NaN before. Every
-// tensor is an allocation of its own size, so that sanitizers see an access beyond it.
+// as int64, then the output with `guard` elements on either side, filled with NaN before. With
+// `gradient` the library is one of gradients: grad_output lies in the weight's place, no values in
+// the bias's, and the RESULT gets the weight's gradient and, where `bias` is not 0, the bias's, both
+// with guards. Every tensor is an allocation of its own size, so that sanitizers see an access
+// beyond it.
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -17,7 +20,7 @@
 namespace {
 
 struct Header {
-  int64_t variant, reverse, processor_shared_bytes;
+  int64_t variant, reverse, processor_shared_bytes, gradient;
   int64_t element_bytes, input_bytes;            // of an element, and of one of the input
   int64_t storage, offset, weight, bias, guard;  // elements
   fastconv1d::ConvArgs args;                     // its pointers are not used
@@ -72,6 +75,22 @@ struct File {
   std::FILE* file;
 };
 
+// A tensor to be written, between guards, all of it NaN.
+struct Output {
+  Output(int64_t elements, int64_t guard, int64_t size)
+      : bytes((elements + 2 * guard) * size, '\xff'), buffer(allocate(bytes.size())) {
+    copy(buffer.get(), bytes.data(), bytes.size());
+    data = buffer.get() + guard * size;
+  }
+  void save(File& file) {
+    copy(bytes.data(), buffer.get(), bytes.size());
+    file.write(bytes.data(), bytes.size());
+  }
+  std::vector<char> bytes;
+  Buffer buffer;
+  char* data;
+};
+
 void run(const char* problem_name, const char* result_name) {
   File problem(problem_name, "rb");
   Header header;
@@ -89,26 +108,33 @@ void run(const char* problem_name, const char* result_name) {
     return buffer;
   };
   const Buffer input = read(header.storage, header.input_bytes);
-  const Buffer weight = read(header.weight, size), bias = read(header.bias, size);
+  const bool gradient = header.gradient, with_bias = header.bias;
+  const Buffer weight = read(header.weight, size), bias = read(gradient ? 0 : header.bias, size);
 
   fastconv1d::ConvArgs args = header.args;
-  const int64_t elements = args.batch * args.channels_out * args.length_out + 2 * header.guard;
-  std::vector<char> bytes(elements * size, '\xff');
-  const Buffer output = allocate(elements * size);
-  copy(output.get(), bytes.data(), elements * size);
-  const Buffer workspace = allocate(fastconv1d_workspace(header.variant, &args));
+  const int64_t elements =
+      gradient ? args.channels_out * (args.channels_in / args.groups) * args.kernel_size
+               : args.batch * args.channels_out * args.length_out;
+  Output output(elements, header.guard, size);
+  Output grad_bias(gradient ? header.bias : 0, header.guard, size);
   args.input = input.get() + header.offset * header.input_bytes;
-  args.weight = weight.get();
-  args.bias = header.bias ? bias.get() : nullptr;
-  args.output = output.get() + header.guard * size;
+  args.output = output.data;
+  if (gradient) {
+    args.grad_output = weight.get();
+    args.grad_bias = with_bias ? grad_bias.data : nullptr;
+  } else {
+    args.weight = weight.get();
+    args.bias = with_bias ? bias.get() : nullptr;
+  }
+  const Buffer workspace = allocate(fastconv1d_workspace(header.variant, &args));
   args.workspace = workspace.get();
 
   int64_t error = fastconv1d_launch(header.variant, &args, nullptr);
   if (error == 0) error = finish();
-  copy(bytes.data(), output.get(), elements * size);
   File result(result_name, "wb");
   result.write(&error, sizeof error);
-  result.write(bytes.data(), bytes.size());
+  output.save(result);
+  if (gradient && with_bias) grad_bias.save(result);
 }
 
 }  // namespace
