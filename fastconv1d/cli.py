@@ -81,6 +81,7 @@ def _bench(arguments: argparse.Namespace) -> int:
     table = layers.load(arguments.layers)
     selectors = arguments.layer or (["all"] if arguments.layers else ["67"])
     device = torch.device(arguments.device)
+    operations = [op for op in ("backward", "train") if getattr(arguments, op)] or ["forward"]
     rows = []
     with _progress() as progress, _appended(arguments.out) as append:
         for row in bench.run(
@@ -91,6 +92,7 @@ def _bench(arguments: argparse.Namespace) -> int:
             plans=arguments.plan,
             batch=arguments.batch,
             length=arguments.length,
+            operations=operations,
             compile=arguments.compile,
             seconds=0.2 if arguments.quick else 1.0,
             commit=arguments.commit,
@@ -523,6 +525,12 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         metavar="NAME",
         help="measure this plan or family instead of the one chosen; may be repeated",
+    )
+    sub.add_argument(
+        "--backward", action="store_true", help="time all gradients instead of the layer's output"
+    )
+    sub.add_argument(
+        "--train", action="store_true", help="time forward and backward through autograd instead"
     )
     sub.add_argument("--compile", action="store_true", help="let torch.compile race too (slow)")
     sub.add_argument("--quick", action="store_true", help="fewer repetitions")
