@@ -158,8 +158,9 @@ def _show_results(rows: Sequence[Mapping[str, Any]]) -> None:
         rates = [row["copy_gbs"] for row in ran if row["copy_gbs"]]
         if rates:
             title += f"; copy {rates[0]:.0f} GB/s"
-        cells = [[cell(row) for cell in report.COLUMNS.values()] for row in ran]
-        headers = list(report.COLUMNS)
+        columns = report.columns(ran)
+        cells = [[cell(row) for cell in columns.values()] for row in ran]
+        headers = list(columns)
         width = _console().width
         if width >= 160:
             _show(title, headers, cells)
@@ -167,10 +168,11 @@ def _show_results(rows: Sequence[Mapping[str, Any]]) -> None:
             # A narrow terminal: the table lies on its side, as many layers a time as fit.
             count = max(1, (width - 25) // 25)
             for first in range(0, len(cells), count):
-                columns = [headers, *cells[first : first + count]]
-                names, *lines = zip(*columns, strict=True)
+                names, *lines = zip(headers, *cells[first : first + count], strict=True)
                 _show(title, names, lines)
         print(report.LEGEND)
+        if any(row["op"] != "forward" for row in ran):
+            print(report.TRAINING_LEGEND)
     for line in report.notes(rows):
         print(line)
 
