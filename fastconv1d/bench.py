@@ -261,12 +261,10 @@ def _measure(
     except RuntimeError as error:
         return replace(row, skipped=str(error))
     plans = [chosen for chosen, _ in selected]
-    names = [chosen.name for chosen in plans]
     by_model = bool(algorithm or config.forced_plan()) or all(one is two for one, two in selected)
-    name = names[0] if len(set(names)) == 1 else " + ".join(names)
-    row = replace(row, plan=name, tuned=not by_model)
+    row = replace(row, plan=_together(plans), tuned=not by_model)
     rivals = {"ours": algorithm}
-    columns = "ours" if op == "forward" and name == "im2col" else None
+    columns = "ours" if op == "forward" and plans[0].family == "im2col" else None
     if op == "forward" and not columns and plan.explain(case, "im2col")[0][1] is None:
         columns = rivals["im2col"] = "im2col"
     try:
@@ -304,6 +302,13 @@ def _measure(
         )
     except (WrongError, RuntimeError) as error:
         return replace(row, correct=False, failure=str(error))
+
+
+def _together(plans: Sequence[plan.Plan]) -> str:
+    """A row's `plan`: all of their names, or ATen's where it does everything."""
+    if all(chosen.family == "aten" for chosen in plans):
+        return "aten"
+    return " + ".join(chosen.name for chosen in plans)
 
 
 def _bind(
@@ -398,13 +403,20 @@ def _draw_grad_output(case: Problem, device: torch.device) -> torch.Tensor:
     return torch.randn(case.output_shape, dtype=case.dtype, device=device)
 
 
+def _is_exact(case: Problem, chosen: plan.Plan) -> bool:
+    """Whether a plan's sums of small integers are exact: those of torch's products may not be."""
+    if chosen.family == "im2col":
+        return case.dtype.itemsize >= 4
+    return chosen.family != "aten"
+
+
 def check_integers(case: Problem, chosen: plan.Plan, device: torch.device) -> None:
     """Small integers on a reduced shape must come out exactly: that finds index errors.
 
     Not asked of ATen's plan nor of 16-bit im2col, whose matrix products are torch's: those may
     round on the way, or transform.
     """
-    if chosen.family == "aten" or (chosen.family == "im2col" and case.dtype.itemsize < 4):
+    if not _is_exact(case, chosen):
         return
     small = layers.shrink(case, CHECK_FLOPS, CHECK_BYTES)
     tensors = compare.draw(small, device, secrets.randbits(31), integers=True)
@@ -419,7 +431,7 @@ def _check_integer_gradients(
 ) -> None:
     """The same of the gradients of input and weight, by the plans that compute them; that of the
     bias comes with the weight's."""
-    exact = [chosen.family != "aten" for chosen in plans]
+    exact = [_is_exact(case, chosen) for chosen in plans]
     if not any(exact):
         return
     small = layers.shrink(case, CHECK_FLOPS, CHECK_BYTES)

@@ -77,6 +77,10 @@ def test_gradients_are_checked_and_timed(device: str, problem: Problem) -> None:
         assert row.im2col_ms is None and row.im2col_peak_bytes is None
         assert (row.peak_bytes is not None) == (device == "cuda")
         assert row.torch_correct and row.less_accurate is None
+    if device == "cpu":
+        assert {row.plan for row in rows} == {"aten"}
+        backward, train = rows[0].floor_ms, rows[1].floor_ms
+        assert backward and train and backward < train  # of ceilings measured once a run
 
 
 @pytest.mark.parametrize("gradient", [0, 1, 2])
