@@ -294,6 +294,19 @@ class Problem:
         return (self.input_elements + parameters + self.output_elements) * self.dtype.itemsize
 
     @property
+    def gradient_flops(self) -> int:
+        """Of the gradients of input and weight, each of which multiplies as often as `flops`."""
+        return 2 * self.flops
+
+    @property
+    def gradient_bytes(self) -> int:
+        """Bytes of the output's gradient, input and weight read once and all gradients written."""
+        rows, columns, taps = self.weight_shape
+        parameters = 2 * rows * columns * taps + self.channels_out * self.bias
+        elements = self.output_elements + 2 * self.input_elements + parameters
+        return elements * self.dtype.itemsize
+
+    @property
     def aligned(self) -> int:
         """`row_alignment`, that of a contiguous input worked out."""
         return self.row_alignment or gcd(16, self.length * self.dtype.itemsize)
