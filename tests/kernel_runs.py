@@ -21,6 +21,7 @@ from fastconv1d.compare import (
     draw,
     draw_grad_output,
     expected,
+    gradients,
     guards_intact,
     imprecise,
     poison,
@@ -49,7 +50,9 @@ class Run:
 
     With `gradient` the library is one of gradients, and the problem an ordinary one; the output is
     the gradient of the weight, and that of the bias if the problem has one. grad_output stands in
-    the weight's place and has `cut_off` positions fewer than the problem's output.
+    the weight's place and has `cut_off` positions fewer than the problem's output. If it is
+    `infinite`, so are the ends of the input's rows and the first value of one row of grad_output:
+    padding, and positions and taps that do not exist, must not meet these.
     """
 
     problem: Problem
@@ -160,15 +163,17 @@ def execute(
     for number, run in enumerate(runs):
         input, weight, bias = draw(run.problem, "cpu", run.seed, integers=run.integers)
         if run.gradient:
-            assert not (run.problem.transposed or run.columns or run.infinite)
+            assert not (run.problem.transposed or run.columns)
             weight = draw_grad_output(run.problem, "cpu", run.seed, integers=run.integers)
             weight = weight[:, :, : run.problem.length_out - run.cut_off].contiguous()
+            if run.infinite:
+                weight[0, -1, 0] = float("inf")
         if run.spread:
             input *= 2.0 ** -(torch.arange(input.shape[2]) // 20 * 37 % 100)
             input[:, ::3, ::7] = 0
         input, weight = input * run.scales[0], weight * run.scales[1]
         if run.infinite:
-            input[..., input.shape[2] // 2] = float("inf")
+            input[..., -1 if run.gradient else input.shape[2] // 2] = float("inf")
         if run.columns and run.problem.transposed and input.element_size() == 2:
             input = input.float() * (1 if run.integers else 1 + 2**-12)
         input = laid_out(input, run.layout, run.gap)
@@ -238,7 +243,7 @@ def _fault(
     if not all(map(guards_intact, written)):
         return "written beside the output"
     output = written[0]
-    if run.infinite:
+    if run.infinite and not run.gradient:
         reached = input.isinf()
         finite = input.masked_fill(reached, 0)
         ones = torch.ones_like(weight)
@@ -250,6 +255,19 @@ def _fault(
     if run.gradient:
         # The weight matters to the gradient of the input alone.
         grad_output, weight = weight, input.new_empty(problem.weight_shape)
+        if run.infinite:
+            infinite = (grad_output.isinf().double(), input.isinf().double())
+            grad_output, input = (t.masked_fill(t.isinf(), 0) for t in (grad_output, input))
+            ones = (torch.ones_like(grad_output).double(), torch.ones_like(input).double())
+            sees = sum(
+                gradients(g, x, weight, problem).weight.y64
+                for g, x in ((infinite[0], ones[1]), (ones[0], infinite[1]))
+            )
+            if output[sees > 0].isfinite().any():
+                return "an element that sees infinity is finite"
+            finite = gradients(grad_output, input, weight, problem).weight.y64.to(output.dtype)
+            output = torch.where(sees > 0, finite, output)
+            written = written[:1]
         if len(written) > 1:
             unrounded = (None, None, written[1])
             verdicts = compare_gradients(
@@ -380,6 +398,23 @@ UNFOLDED = {
 }
 
 
+LONG = {
+    "long, causal": Problem(3, 2, 2, 90, 70, padding=69, groups=2, bias=True),
+    "long, chunks of taps": Problem(5, 1, 1, 120, 300, padding=299, bias=True),
+    "long, chunks of positions": Problem(2, 2, 2, 1300, 33, padding=5, groups=2),
+    "long, longer segments": Problem(1, 1, 1, 2500, 40, bias=True),
+    "long, several channels": Problem(4, 3, 6, 31, 33, padding=16, groups=3, bias=True),
+    "long, taps that see nothing": Problem(1, 2, 2, 10, 220, padding=160, groups=2),
+    "long, many rows": Problem(70, 1, 1, 20, 35, padding=17, bias=True),
+    "long, one position": Problem(6, 2, 2, 1, 33, padding=16, groups=2, bias=True),
+    "many taps, dilated": Problem(2, 3, 3, 150, 9, padding=7, dilation=5, groups=3, bias=True),
+    "many taps, stride 2": Problem(2, 2, 4, 160, 21, stride=2, padding=9, groups=2, bias=True),
+    "shared by blocks": Problem(3, 1, 1, 9001, 7, padding=3, bias=True),
+    "shared by blocks, apart": Problem(3, 1, 1, 5001, 4, stride=3, dilation=2, bias=True),
+    "more warps than pieces": Problem(1, 9, 9, 40, 20, padding=10, groups=9, bias=True),
+}
+"""For the gradients of few channels: many taps, and reductions that blocks share."""
+
 EVERYTHING = (*CORNERS.values(), *TRANSPOSED.values())
 FEW = tuple(
     {**CORNERS, **TRANSPOSED}[name]
@@ -449,6 +484,18 @@ def gradient_runs(runs: Iterable[Run]) -> list[Run]:
     ]
 
 
+def sliding_mode(library: str) -> str:
+    """A mode that a library for few channels computes in."""
+    element = library.rsplit("_", 1)[1]
+    return "ieee" if element == "fp32" else element
+
+
+def grad_sliding_runs(problems: Iterable[Problem], mode: str) -> list[Run]:
+    """Each problem on `gradient_runs`, with few multiprocessors and with many in turn."""
+    runs = gradient_runs(corner_runs(problems, mode, 0))
+    return [replace(r, multiprocessors=(132, 1)[n % 3 // 2]) for n, r in enumerate(runs)]
+
+
 def columns_runs(mode: str, problems: Iterable[Problem]) -> list[Run]:
     """The columns of each problem: one channel of them for each channel and tap.
 
@@ -480,14 +527,20 @@ def library_runs(library: str, problems: Iterable[Problem], *, shared: bool = Tr
     problems = list(problems)
     if library == "im2col":
         runs = [run for mode in ("bf16", "ieee", "fp64") for run in columns_runs(mode, problems)]
-    elif library == "direct":
+    elif library in ("direct", "grad_direct"):
         runs = [
             run
             for number, problem in enumerate(problems)
             for run in corner_runs([problem], MODES[number % 5], number % 5)
         ]
+        if library == "grad_direct":
+            runs = gradient_runs(runs)
+    elif library.startswith("grad_sliding"):
+        mode = sliding_mode(library)
+        narrow = [*list(NARROW.values())[::3], *list(UNFOLDED.values())[::8]]
+        runs = grad_sliding_runs([*LONG.values(), *narrow], mode)
     elif library.startswith("sliding"):
-        mode = "ieee" if library == "sliding_fp32" else library.split("_")[1]
+        mode = sliding_mode(library)
         few = [*list(NARROW.values())[::2], *list(UNFOLDED.values())[::5]]
         runs = on_sliding(corner_runs([*problems, *few], mode, 0))
     else:

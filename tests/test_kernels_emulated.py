@@ -21,6 +21,7 @@ from kernel_runs import (
     EVERYTHING,
     FEW,
     HOPPER,
+    LONG,
     NARROW,
     TRANSPOSED,
     UNFOLDED,
@@ -29,6 +30,8 @@ from kernel_runs import (
     columns_runs,
     corner_runs,
     execute,
+    grad_sliding_runs,
+    gradient_runs,
     harness,
     library_runs,
     on_hopper,
@@ -153,6 +156,40 @@ def test_sliding(build: Build, tmp_path: Path, mode: str) -> None:
     assert len(runs) > 70
     library = "sliding_fp32" if mode == "ieee" else f"sliding_{mode}"
     assert_right(build(harness(library)), runs, tmp_path)
+
+
+@pytest.mark.parametrize("mode", ["ieee", "bf16", "fp16"])
+def test_gradients_of_few_channels(build: Build, tmp_path: Path, mode: str) -> None:
+    problems = [*NARROW.values(), *UNFOLDED.values(), *LONG.values(), *CORNERS.values()]
+    # Whatever the table says of wide groups, they come out right.
+    problems = [p for p in problems if p.channels_out * p.channels_in // p.groups < 500]
+    runs = grad_sliding_runs(problems, mode)
+    runs += gradient_runs(random_runs(40, mode, 0, narrow=True))
+    runs += [replace(run, integers=False) for run in grad_sliding_runs(LONG.values(), mode)]
+    library = "grad_sliding_fp32" if mode == "ieee" else f"grad_sliding_{mode}"
+    assert_right(build(harness(library)), runs, tmp_path)
+
+
+@pytest.mark.parametrize("mode", ["ieee", "bf16"])
+def test_infinity_reaches_gradients_that_see_it_alone(
+    build: Build, tmp_path: Path, mode: str
+) -> None:
+    runs = grad_sliding_runs([*NARROW.values(), *UNFOLDED.values(), *LONG.values()], mode)
+    runs = [replace(run, infinite=True) for run in runs]
+    library = "grad_sliding_fp32" if mode == "ieee" else f"grad_sliding_{mode}"
+    assert_right(build(harness(library)), runs, tmp_path)
+    direct = [replace(run, variant=MODES.index(mode)) for run in runs[::4]]
+    assert_right(build(harness("grad_direct")), direct, tmp_path)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_plain_gradients(build: Build, tmp_path: Path, mode: str) -> None:
+    variant = MODES.index(mode)
+    few = [
+        p for p in EVERYTHING if p.channels_out * p.channels_in // p.groups * p.kernel_size < 5e3
+    ]
+    runs = gradient_runs(corner_runs(few, mode, variant) + random_runs(8, mode, variant))
+    assert_right(build(harness("grad_direct")), runs, tmp_path)
 
 
 @pytest.mark.parametrize("mode", ["ieee", "bf16"])

@@ -13,7 +13,7 @@
 // sums, and the warps of a unit theirs in shared memory: [warp][tap, and one for the bias].
 //
 // Where units are few, blocks share out the pieces of one, and `grad_sum.cuh` adds up what they leave in
-// the workspace, [split][element] of the weight and then of the bias: at most kMostWorkspace bytes. The
+// the workspace, [split][element] of the weight and then of the bias: at most 16 MiB where there are several. The
 // order of additions depends on the shape, the multiprocessors and where pieces of grad_output begin.
 //
 // What no pair of position and tap sees is not multiplied, by a zero either: it may be infinite. Pieces at a row's

@@ -4,8 +4,8 @@
 // With one split sums are rounded and go where they belong. With more they go to the workspace, as fp32:
 // [split][element of the weight], and then [split][channel] of the bias. A block of the kernel has 32
 // neighbouring elements: each of its 8 warps adds up every 8th split of these, in turn, and then one warp
-// the sums of all, from shared memory: [warp][element]. So the order is that of the splits alone. DRAM or
-// L2 sees each partial sum once, in whole lines.
+// the sums of all, from shared memory: [warp][element]. In fp64, which costs nothing here: there may be hundreds
+// of parts. The order is that of the splits alone. DRAM or L2 sees each part once, in whole lines.
 #pragma once
 #include "device.cuh"
 #include "schedule.h"
@@ -79,7 +79,7 @@ template <class M>
 __global__ void __launch_bounds__(kSumElements* kSumWarps)
     grad_sum_kernel(const GradParts first, const GradParts second, int64_t splits) {
   FASTCONV1D_SHARED(memory);
-  auto* const sums = reinterpret_cast<float*>(memory);
+  auto* const sums = reinterpret_cast<double*>(memory);
   const int lane = static_cast<int>(threadIdx.x) % kSumElements,
             warp = static_cast<int>(threadIdx.x) / kSumElements;
   const int64_t first_blocks = ceil_div(first.count, kSumElements);
@@ -87,7 +87,7 @@ __global__ void __launch_bounds__(kSumElements* kSumWarps)
   const int64_t count = of_second ? second.count : first.count,
                 element = (blockIdx.x - (of_second ? first_blocks : 0)) * kSumElements + lane,
                 step = kSumWarps * count;
-  float sum = 0;
+  double sum = 0;
   if (element < count) {
     constexpr int at_once = 8;  // reads on their way together
     const float* at = (of_second ? second.parts : first.parts) + warp * count + element;
@@ -107,7 +107,8 @@ __global__ void __launch_bounds__(kSumElements* kSumWarps)
   if (warp > 0 || element >= count) return;
 #pragma unroll
   for (int other = 1; other < kSumWarps; ++other) sum += sums[other * kSumElements + lane];
-  static_cast<typename M::Element*>(of_second ? second.output : first.output)[element] = M::to(sum);
+  static_cast<typename M::Element*>(of_second ? second.output : first.output)[element] =
+      M::to(static_cast<float>(sum));
 }
 
 // Adds up the splits' parts of two sets of elements, either of which may be empty. Returns a cudaError_t.
@@ -116,7 +117,7 @@ int add_parts(const GradParts& first, const GradParts& second, int64_t splits, v
   const int64_t blocks = ceil_div(first.count, kSumElements) + ceil_div(second.count, kSumElements);
   if (blocks > INT32_MAX) return 1;  // cudaErrorInvalidValue
   return launch(grad_sum_kernel<M>, dim3(static_cast<unsigned>(blocks)),
-                dim3(kSumElements * kSumWarps), kSumElements * kSumWarps * 4, stream, first, second,
+                dim3(kSumElements * kSumWarps), kSumElements * kSumWarps * 8, stream, first, second,
                 splits);
 }
 template <class M>
