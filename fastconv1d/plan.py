@@ -57,6 +57,9 @@ GRAD_PRODUCT = {
 GRAD_ROW = 3.0  # ns that a slice's row takes to shared memory
 GRAD_SLICE = 150.0  # ns more for a slice
 GRAD_BANDWIDTH = 2.8e6  # bytes per µs
+GRAD_SLIDING_RATE = 8e6  # FMAs per µs, of neighbouring taps
+GRAD_APART_RATE = 2.5e6  # of others
+GRAD_SLIDING_OUTPUT = 1.5e-6  # µs for each position of a pair of channels
 GRAD_DIRECT_RATE = 0.3e6  # FLOP per µs
 GRAD_ATEN_START = 45.0  # µs
 GRAD_ATEN_RATE = {"tf32": 150e6, "ieee": 25e6, "bf16": 250e6, "fp16": 250e6, "fp64": 10e6}
@@ -667,11 +670,33 @@ def _grad_dense_cost(plan: Plan, problem: Problem) -> float:
 
 
 def _grad_sliding_why_not(plan: Plan, problem: Problem) -> str | None:
-    return "is not there yet"
+    if problem.gpu is None:
+        return "needs a CUDA device"
+    if problem.gpu.capability < (8, 0):
+        return f"needs compute capability 8.0, this GPU has {problem.gpu.capability}"
+    if problem.mode == "fp64":
+        return "has no fp64 arithmetic"
+    sizes = (problem.length + 2 * problem.padding, problem.length_out, problem.reach)
+    if max(*sizes, problem.batch, 8 * problem.stride) >= MOST_SLIDING:
+        return f"counts batches, steps and positions of padded rows below {MOST_SLIDING}"
+    if _grad_pairs(problem) * problem.kernel_size >= MOST_BATCH:
+        return f"has fewer than {MOST_BATCH} blocks"
+    return None
+
+
+def _grad_pairs(problem: Problem) -> int:
+    """Pairs of an output channel and an input channel of its group."""
+    return problem.channels_out * (problem.channels_in // problem.groups)
 
 
 def _grad_sliding_cost(plan: Plan, problem: Problem) -> float:
-    return float("inf")
+    # Each pair of channels reads its rows again, mostly from L2.
+    positions = problem.batch * problem.length_out * _grad_pairs(problem)
+    neighbours = problem.dilation == 1 or problem.kernel_size == 1
+    taps = min(problem.kernel_size, problem.length)
+    rate = GRAD_SLIDING_RATE if neighbours and problem.stride == 1 else GRAD_APART_RATE
+    time = _larger(positions * taps / rate, positions * GRAD_SLIDING_OUTPUT)
+    return GRAD_START + _larger(problem.bytes / GRAD_BANDWIDTH, time) / _scale(problem)
 
 
 def _grad_direct_cost(plan: Plan, problem: Problem) -> float:

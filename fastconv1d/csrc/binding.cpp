@@ -450,7 +450,7 @@ std::tuple<Tensor, Tensor> weight_gradient(const Tensor& grad_output, const Tens
   if (!bias)
     of_bias = at::empty({0}, options);
   else if (g.transposed)
-    of_bias = at::sum(grad_output, {0, 2});
+    of_bias = at::sum(grad_output, IntArrayRef({0, 2}));
   else
     of_bias = at::empty({a.channels_out}, options);
   if (g.transposed) {
@@ -535,7 +535,7 @@ std::tuple<Tensor, Tensor, Tensor> aten_convolution_backward(
     std::tie(of_weight, of_bias) =
         weight_gradient(grad_output, input, weight.sizes(), wanted[2], g, "");
   else if (wanted[2])
-    of_bias = at::sum(grad_output, {0, 2});
+    of_bias = at::sum(grad_output, IntArrayRef({0, 2}));
   if (!wanted[2]) of_bias = Tensor();
   return {of_input, of_weight, of_bias};
 }
