@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import fastconv1d
-from fastconv1d import bench, layers, ops, plan, timing
+from fastconv1d import bench, export, layers, ops, plan, timing
 from fastconv1d.layers import Layer
 from fastconv1d.problem import Problem
 
@@ -159,6 +159,29 @@ def test_kernels_of_gradients_are_tested_on_integers_and_must_run(
     monkeypatch.setattr(ops, "convolution_backward", wrong)
     [row] = measure(operations=["backward"])
     assert str(row.failure).startswith("im2col, direct, small integers: grad_bias[3]")
+
+
+@pytest.mark.parametrize("mode", bench.GPU_MODES)
+def test_every_layers_gradients_have_plans(mode: str) -> None:
+    plans = set()
+    for layer in layers.load():
+        case = replace(layer.problem, mode=mode, gpu=export.TARGETS["90a"])
+        other = bench._input_gradient(case)
+        other.validate()
+        assert other.input_shape == case.output_shape and other.weight_shape == case.weight_shape
+        assert other.output_shape == case.input_shape
+        of_input, of_weight = (chosen for chosen, _ in bench._selected(case, "", "backward"))
+        assert not of_input.gradient and of_weight.gradient
+        assert bench._selected(case, "", "train")[0][0] is plan.select(case)
+        plans.add(bench._together([of_input, of_weight]))
+    assert any(" + grad_" in name for name in plans)
+
+
+@pytest.mark.parametrize("mode", ["ieee", "fp64"])
+def test_a_plan_asked_for_computes_what_it_can(mode: str) -> None:
+    [row] = measure(modes=[mode], operations=["backward"], plans=["im2col"])
+    # No plan for the gradient of the weight is called im2col.
+    assert row.plan == "im2col + grad_aten" and row.forced and row.correct, row.failure
 
 
 def test_training_is_not_compiled() -> None:
