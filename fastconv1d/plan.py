@@ -764,7 +764,7 @@ GRADIENT_PLANS: tuple[Plan, ...] = (
     _grad_dense("grad_dense_128x192", GradTile(4, 3, 2, 8), GradTile(4, 3, 2, 4)),
     _grad_dense("grad_dense_64x96", GradTile(2, 3, 2, 4), GradTile(2, 3, 2, 4)),
     _grad_dense("grad_dense_128x32", GradTile(4, 1, 2, 4), GradTile(4, 1, 2, 4)),
-    _grad_dense("grad_dense_16x256", GradTile(1, 4, 1, 8), GradTile(1, 4, 1, 8)),
+    _grad_dense("grad_dense_16x256", GradTile(1, 8, 1, 4), GradTile(1, 8, 1, 4)),
     Plan("grad_sliding", "sliding", _grad_sliding_why_not, _grad_sliding_cost, gradient=True),
     Plan("grad_direct", "direct", _direct_why_not, _grad_direct_cost, gradient=True),
     Plan("grad_aten", "aten", _aten_why_not, _grad_aten_cost, gradient=True),

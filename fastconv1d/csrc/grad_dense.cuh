@@ -17,6 +17,8 @@
 //
 //   buffer = [row of grad_output][36 words]  [plane][class of taps][channel][pitch words]
 //
+// Behind both lie sums of grad_output's vectors, for the bias.
+//
 // Roofline: grad_output is read once for each block of columns, the input once for each block of rows (both
 // mostly from L2, as blocks of one part run at a time). Shared memory serves M_TILES * 4 + N_TILES * 2 words
 // for M_TILES * N_TILES products of a warp and keeps up with mma.sync where both are large.
@@ -51,9 +53,8 @@ struct GradLayout {
   static constexpr int vector = 4 * values;              // positions that a thread moves at a time
   static constexpr int row_vectors = T::rows * kGradWords / 4;
   static constexpr int row_items = static_cast<int>(ceil_div(row_vectors, T::threads));
-  // Enough for a slice of as many channels as there are columns, begun at any position.
-  static constexpr int items =
-      static_cast<int>(ceil_div(T::columns * (kGradWords / 4 + 1), T::threads));
+  // Enough for a slice of as many channels as there are columns.
+  static constexpr int items = static_cast<int>(ceil_div(T::columns * kGradWords / 4, T::threads));
   static constexpr int sums = 4 * T::m_tiles * T::n_tiles * (M::chain ? 2 : 1);
   static constexpr int blocks = static_cast<int>(
       larger(1, smaller(3, 65536 / (T::threads * (sums + 6 * row_items + 4 * items + 90)))));
@@ -87,6 +88,7 @@ struct GradParams {
   int64_t padding;
   int input_alignment, grad_alignment;  // bytes, by multiples of which rows lie apart
   int parts;
+  int near;  // whether 32 bits are enough from where a slice begins to all that a block reads
 };
 
 // 16 bytes of a row that begin at a multiple of `alignment`.
@@ -110,7 +112,19 @@ __device__ __forceinline__ uint4 load_words(const Element* from, int alignment) 
   return words;
 }
 
-// The same, `step` apart and zero outside of [0, length); `from` is at `position`.
+// The same of values that lie `step` apart.
+template <class Element>
+__device__ __forceinline__ uint4 load_apart(const Element* from, int step) {
+  Element value[16 / sizeof(Element)];
+#pragma unroll
+  for (int e = 0; e < static_cast<int>(16 / sizeof(Element)); ++e, from += step)
+    value[e] = __ldg(from);
+  uint4 words;
+  memcpy(&words, value, sizeof words);
+  return words;
+}
+
+// The same, zero outside of [0, length); `from` is at `position`.
 template <class Element>
 __device__ __forceinline__ uint4 load_inside(const Element* from, int64_t position, int step,
                                              int64_t length) {
@@ -125,52 +139,83 @@ __device__ __forceinline__ uint4 load_inside(const Element* from, int64_t positi
   return words;
 }
 
-// A sum whose rounding errors are added up beside it.
-struct CompensatedSum {
-  float sum = 0, error = 0;
-  __device__ __forceinline__ void add(float x) {
-    const float corrected = x - error, next = sum + corrected;
-    error = (next - sum) - corrected;
-    sum = next;
-  }
-};
+// Adds to a sum whose rounding errors are kept beside it.
+__device__ __forceinline__ void add_compensated(float2& sum, float x) {
+  const float corrected = x - sum.y, next = sum.x + corrected;
+  sum = make_float2(next, (next - sum.x) - corrected);
+}
 
 template <class M, class T>
 struct GradBlock {
   using Element = typename M::Element;
   using L = GradLayout<M, T>;
+  static constexpr int row_step = T::threads / (kGradWords / 4);  // from a thread's row to its next
+  static_assert(T::threads % (kGradWords / 4) == 0, "a thread's vectors lie below each other");
 
   const GradParams& p;
-  const Element* grad_output;  // of the block's first row
+  const Element* grad_output;  // this thread's first vector
   const Element* input;        // of the block's first channel
-  int rows, channels;          // that exist
+  int own_rows;                // of the thread, that exist
+  int channels;                // that exist
   int64_t first_tap;
+  int64_t before, behind;  // what a slice sees of the input's row, from its first position on
   bool adds_bias;
-  int place;  // of the thread's first vector of the input: row << 16 | vector
-  // On their way; the rows of grad_output have arrived before those of the input set out.
+  int offset[L::items];  // of the thread's vectors, from where a slice begins in the input
+  uint32_t
+      places[(L::items + 1) / 2];  // of these in a buffer, in pieces of 16 bytes; two in a word
+  // On their way.
   uint4 row_words[L::row_items];
   uint4 words[L::items];
   uint16_t next[M::values_per_word == 2 ? L::items : 1];  // the value behind each of `words`
-  CompensatedSum bias[L::row_items];
+
+  __device__ __forceinline__ GradBlock(const GradParams& params, int64_t group, int64_t first_row,
+                                       int64_t first_channel, int64_t first_tap)
+      : p(params), first_tap(first_tap) {
+    const GradColumns& c = p.columns;
+    const int row = threadIdx.x / (kGradWords / 4), vector = threadIdx.x % (kGradWords / 4);
+    const auto rows = static_cast<int>(smaller(T::rows, p.channels_out - first_row));
+    own_rows = row < rows ? (rows - row + row_step - 1) / row_step : 0;
+    grad_output = static_cast<const Element*>(p.grad_output) +
+                  (group * p.channels_out + first_row + row) * p.length_out + vector * L::vector;
+    channels = static_cast<int>(smaller(c.channels, p.channels_in - first_channel));
+    input = static_cast<const Element*>(p.input) +
+            (group * p.channels_in + first_channel) * p.input_channel_stride;
+    const int64_t first = first_tap * p.dilation - p.padding;
+    before = first - (L::vector - 1);
+    behind = first + static_cast<int64_t>(c.classes - 1) * p.dilation +
+             static_cast<int64_t>(c.vectors * L::vector) * c.load_step + 1;
+#pragma unroll
+    for (int i = 0; i < (L::items + 1) / 2; ++i) places[i] = ~0u;
+    for_each([&](int i, int row, int vector) {
+      const int tap_class = row / c.channels;
+      // A channel that does not exist gives columns that nobody writes: the first one will do.
+      int channel = row - tap_class * c.channels;
+      if (channel >= channels) channel = 0;
+      const int place = (T::rows * kGradPitch + row * c.pitch()) / 4 + vector;
+      places[i / 2] ^= (kNoPlace ^ place) << i % 2 * 16;
+      offset[i] = static_cast<int>(channel * p.input_channel_stride + in_row(tap_class, vector));
+    });
+#pragma unroll
+    for (int i = 0; i < L::row_items; ++i) row_words[i] = make_uint4(0, 0, 0, 0);
+  }
+
+  static constexpr uint32_t kNoPlace = 0xffff;
+  __device__ __forceinline__ uint32_t place_of(int item) const {
+    return places[item / 2] >> item % 2 * 16 & 0xffff;
+  }
 
   // Calls visit(item, row, vector) for the thread's vectors of the input.
   template <class Visit>
   __device__ __forceinline__ void for_each(Visit visit) const {
     const int vectors = p.columns.vectors, count = p.columns.rows();
-    int row = place >> 16, vector = place & 0xffff;
+    int index = threadIdx.x;
     // Or the compiler would keep all that follows from it, item by item, over the whole loop.
-    keep_in_register(row);
-    keep_in_register(vector);
-    const int rows_on = T::threads / vectors, vectors_on = T::threads % vectors;
+    keep_in_register(index);
 #pragma unroll
     for (int i = 0; i < L::items; ++i) {
-      if (row < count) visit(i, row, vector);
-      row += rows_on;
-      vector += vectors_on;
-      if (vector >= vectors) {
-        vector -= vectors;
-        ++row;
-      }
+      const int row = index / vectors;
+      if (row < count) visit(i, row, index - row * vectors);
+      index += T::threads;
     }
   }
 
@@ -180,53 +225,64 @@ struct GradBlock {
     const int64_t first = (first_tap + tap_class) * p.dilation - p.padding;
     return static_cast<int>(first & (L::vector - 1));
   }
+  // Where in the input's row a vector begins, from where the slice does.
+  __device__ __forceinline__ int64_t in_row(int tap_class, int vector) const {
+    return (first_tap + tap_class) * p.dilation - p.padding - lead_of(tap_class) +
+           static_cast<int64_t>(vector * L::vector) * p.columns.load_step;
+  }
+
+  __device__ __forceinline__ void fetch(int64_t batch, int64_t slice) {
+    fetch_rows(batch, slice);
+    fetch_input(batch, slice);
+  }
 
   __device__ __forceinline__ void fetch_rows(int64_t batch, int64_t slice) {
     const int64_t position = slice * L::positions;
-    const Element* const grads =
-        grad_output + batch * p.groups * p.channels_out * p.length_out + position;
+    const Element* from = grad_output + batch * p.groups * p.channels_out * p.length_out + position;
+    const int64_t step = row_step * p.length_out;
+    if (position + L::positions <= p.length_out) {
 #pragma unroll
-    for (int i = 0; i < L::row_items; ++i) {
-      const int index = threadIdx.x + i * T::threads, row = index / (kGradWords / 4);
-      const int first = index % (kGradWords / 4) * L::vector;
-      const Element* const from = grads + row * p.length_out + first;
-      if (row >= rows)
-        row_words[i] = make_uint4(0, 0, 0, 0);
-      else if (position + first + L::vector <= p.length_out)
-        row_words[i] = load_words(from, p.grad_alignment);
-      else
-        row_words[i] = load_inside(from, position + first, 1, p.length_out);
+      for (int i = 0; i < L::row_items; ++i, from += step)
+        if (i < own_rows) row_words[i] = load_words(from, p.grad_alignment);
+    } else {
+      const int64_t first = position + threadIdx.x % (kGradWords / 4) * L::vector;
+#pragma unroll
+      for (int i = 0; i < L::row_items; ++i, from += step)
+        if (i < own_rows) row_words[i] = load_inside(from, first, 1, p.length_out);
     }
   }
 
   __device__ __forceinline__ void fetch_input(int64_t batch, int64_t slice) {
     const GradColumns& c = p.columns;
-    const int64_t position = slice * L::positions;
-    const Element* const values = input + batch * p.input_batch_stride;
-    const auto reciprocal = static_cast<uint32_t>((65535 + c.channels) / c.channels);
-    for_each([&](int i, int row, int vector) {
-      const int tap_class = c.classes == 1 ? 0 : static_cast<int>(row * reciprocal >> 16);
-      const int channel = row - tap_class * c.channels;
-      const int64_t at = position * p.stride + (first_tap + tap_class) * p.dilation - p.padding -
-                         lead_of(tap_class) +
-                         static_cast<int64_t>(vector * L::vector) * c.load_step;
-      const Element* const from = values + channel * p.input_channel_stride + at;
-      const int64_t last = at + static_cast<int64_t>(L::vector) * c.load_step;
-      const bool pairs = M::values_per_word == 2 && c.planes == 2;
-      if (channel >= channels) {
-        words[i] = make_uint4(0, 0, 0, 0);
-        if (pairs) next[i] = 0;
-        return;
+    const int64_t start = slice * L::positions * p.stride;
+    const Element* const values = input + batch * p.input_batch_stride + start;
+    const bool pairs = M::values_per_word == 2 && c.planes == 2;
+    const int behind_vector = L::vector * c.load_step;
+    if (p.near && start + before >= 0 && start + behind <= p.length) {
+#pragma unroll
+      for (int i = 0; i < L::items; ++i) {
+        if (place_of(i) == kNoPlace) continue;
+        const Element* const from = values + offset[i];
+        if (c.load_step == 1)
+          words[i] = load_words(from, p.input_alignment);
+        else
+          words[i] = load_apart(from, c.load_step);
+        if constexpr (M::values_per_word == 2)
+          if (pairs) next[i] = __ldg(from + behind_vector);
       }
-      if (c.load_step == 1 && at >= 0 && last <= p.length)
-        words[i] = load_words(from, p.input_alignment);
-      else
-        words[i] = load_inside(from, at, c.load_step, p.length);
+      return;
+    }
+    for_each([&](int i, int row, int vector) {
+      const int tap_class = row / c.channels, channel = row - tap_class * c.channels;
+      const int64_t at = start + in_row(tap_class, vector);
+      const Element* const from =
+          values + (channel < channels ? channel : 0) * p.input_channel_stride + (at - start);
+      words[i] = load_inside(from, at, c.load_step, p.length);
       if constexpr (M::values_per_word == 2)
-        if (pairs)
-          next[i] = last >= 0 && last < p.length
-                        ? __ldg(from + static_cast<int64_t>(L::vector) * c.load_step)
-                        : Element{0};
+        if (pairs) {
+          const int64_t last = at + behind_vector;
+          next[i] = last >= 0 && last < p.length ? __ldg(from + behind_vector) : Element{0};
+        }
     });
   }
 
@@ -252,29 +308,31 @@ struct GradBlock {
     return sum;
   }
 
-  __device__ __forceinline__ void store_rows(uint32_t* buffer) {
+  // `bias`: the sums of this thread's vectors, T::threads apart.
+  __device__ __forceinline__ void store(uint32_t* buffer, float2* bias) const {
+    uint32_t* const to =
+        buffer + threadIdx.x / (kGradWords / 4) * kGradPitch + threadIdx.x % (kGradWords / 4) * 4;
 #pragma unroll
     for (int i = 0; i < L::row_items; ++i) {
-      const int index = threadIdx.x + i * T::threads;
-      if (L::row_vectors % T::threads != 0 && index >= L::row_vectors) break;
-      if (adds_bias) bias[i].add(sum_of(row_words[i]));
-      *reinterpret_cast<uint4*>(buffer + index / (kGradWords / 4) * kGradPitch +
-                                index % (kGradWords / 4) * 4) = packed(row_words[i]);
+      if (T::rows % row_step != 0 &&
+          static_cast<int>(threadIdx.x) / (kGradWords / 4) + i * row_step >= T::rows)
+        break;
+      if (adds_bias) add_compensated(bias[i * T::threads], sum_of(row_words[i]));
+      *reinterpret_cast<uint4*>(to + i * row_step * kGradPitch) = packed(row_words[i]);
     }
-  }
-
-  __device__ __forceinline__ void store_input(uint32_t* buffer) const {
-    uint32_t* const rows_of_input = buffer + T::rows * kGradPitch;
-    const int pitch = p.columns.pitch(), plane = p.columns.rows() * pitch;
-    for_each([&](int i, int row, int vector) {
-      uint32_t* const to = rows_of_input + row * pitch + 4 * vector;
+    const int plane = p.columns.rows() * p.columns.pitch();
+#pragma unroll
+    for (int i = 0; i < L::items; ++i) {
+      const uint32_t place = place_of(i);
+      if (place == kNoPlace) continue;
+      uint32_t* const to = buffer + 4 * place;
       *reinterpret_cast<uint4*>(to) = packed(words[i]);
       if constexpr (M::values_per_word == 2)
         if (p.columns.planes == 2)
           *reinterpret_cast<uint4*>(to + plane) = make_uint4(
               shifted_right(words[i].x, words[i].y, 16), shifted_right(words[i].y, words[i].z, 16),
               shifted_right(words[i].z, words[i].w, 16), shifted_right(words[i].w, next[i], 16));
-    });
+    }
   }
 };
 
@@ -376,15 +434,8 @@ __global__ void __launch_bounds__(T::threads, (GradLayout<M, T>::blocks))
                 group = rest / c.tap_blocks / c.channel_blocks;
   const int64_t first_row = row_block * T::rows, first_channel = channel_block * c.channels;
 
-  GradBlock<M, T> block{p};
-  block.first_tap = tap_block * c.taps;
-  block.rows = static_cast<int>(smaller(T::rows, p.channels_out - first_row));
-  block.channels = static_cast<int>(smaller(c.channels, p.channels_in - first_channel));
-  block.grad_output = static_cast<const Element*>(p.grad_output) +
-                      (group * p.channels_out + first_row) * p.length_out;
-  block.input = static_cast<const Element*>(p.input) +
-                (group * p.channels_in + first_channel) * p.input_channel_stride;
-  block.place = threadIdx.x / c.vectors << 16 | threadIdx.x % c.vectors;
+  GradBlock<M, T> block(p, group, first_row, first_channel, tap_block * c.taps);
+  const auto rows = static_cast<int>(smaller(T::rows, p.channels_out - first_row));
   block.adds_bias = p.grad_bias != nullptr && tap_block == 0 && channel_block == 0;
 
   const int buffer_words = T::rows * kGradPitch + c.planes * c.rows() * c.pitch();
@@ -430,7 +481,7 @@ __global__ void __launch_bounds__(T::threads, (GradLayout<M, T>::blocks))
 #pragma unroll
         for (int i = 0; i < 2 * T::m_tiles; ++i) {
           const int row = warp_row + lane / 4 + i * 8;
-          if (row >= block.rows) continue;
+          if (row >= rows) continue;
           const int64_t element = ((group * p.channels_out + first_row + row) * p.channels_in +
                                    first_channel + channel) *
                                       p.kernel_size +
@@ -445,42 +496,32 @@ __global__ void __launch_bounds__(T::threads, (GradLayout<M, T>::blocks))
     first_chain = false;
   };
 
+  auto* const bias = reinterpret_cast<float2*>(shared + 2 * buffer_words) + threadIdx.x;
+#pragma unroll
+  for (int i = 0; i < L::row_items; ++i) bias[i * T::threads] = make_float2(0, 0);
   sums.clear();
   if (begin < end) {
-    block.fetch_rows(batch, slice);
-    block.store_rows(shared);
-    block.fetch_input(batch, slice);
-    block.store_input(shared);
+    block.fetch(batch, slice);
+    block.store(shared, bias);
   }
   __syncthreads();
   int64_t of_chain = 0;
   for (int64_t number = begin; number < end; ++number) {
     const auto turn = static_cast<int>((number - begin) % 2);
     const uint32_t* const buffer = shared + turn * buffer_words;
-    uint32_t* const other = shared + (1 - turn) * buffer_words;
     const int64_t left = p.length_out - slice * L::positions;
-    const auto multiply = [&](int half) {
-      const int first = half * kGradSteps / 2, last = (half + 1) * kGradSteps / 2;
-      if (left >= L::positions) {
-#pragma unroll
-        for (int step = 0; step < kGradSteps / 2; ++step)
-          sums.template add<true>(buffer, first + step, 0);
-      } else {
-#pragma unroll 1
-        for (int step = first; step < last && step * 8 * L::values < left; ++step)
-          sums.template add<false>(buffer, step, static_cast<int>(left) - step * 8 * L::values);
-      }
-    };
     advance();
     const bool more = number + 1 < end;
-    if (more) block.fetch_rows(batch, slice);
-    multiply(0);
-    if (more) {
-      block.store_rows(other);
-      block.fetch_input(batch, slice);
+    if (more) block.fetch(batch, slice);
+    if (left >= L::positions) {
+#pragma unroll
+      for (int step = 0; step < kGradSteps; ++step) sums.template add<true>(buffer, step, 0);
+    } else {
+#pragma unroll 1
+      for (int step = 0; step * 8 * L::values < left; ++step)
+        sums.template add<false>(buffer, step, static_cast<int>(left) - step * 8 * L::values);
     }
-    multiply(1);
-    if (more) block.store_input(other);
+    if (more) block.store(shared + (1 - turn) * buffer_words, bias);
     __syncthreads();
     of_chain += L::positions;
     if (of_chain >= kGradChain && more && p.parts) {
@@ -492,17 +533,11 @@ __global__ void __launch_bounds__(T::threads, (GradLayout<M, T>::blocks))
   write();
 
   if (block.adds_bias) {
-    // Each row's vectors in turn; the buffers are done with.
-    auto* const of_vectors = reinterpret_cast<float*>(shared);
-#pragma unroll
-    for (int i = 0; i < L::row_items; ++i) {
-      const int index = threadIdx.x + i * T::threads;
-      if (index < L::row_vectors) of_vectors[index] = block.bias[i].sum;
-    }
-    __syncthreads();
-    for (int row = threadIdx.x; row < block.rows; row += T::threads) {
+    // Each row's vectors in turn.
+    const auto* const of_vectors = reinterpret_cast<const float2*>(shared + 2 * buffer_words);
+    for (int row = threadIdx.x; row < rows; row += T::threads) {
       float sum = 0;
-      for (int i = 0; i < kGradWords / 4; ++i) sum += of_vectors[row * (kGradWords / 4) + i];
+      for (int i = 0; i < kGradWords / 4; ++i) sum += of_vectors[row * (kGradWords / 4) + i].x;
       const int64_t channel = group * p.channels_out + first_row + row;
       if (p.parts)
         static_cast<float*>(p.grad_bias)[split * p.groups * p.channels_out + channel] = sum;
@@ -523,7 +558,8 @@ struct GradDense {
   };
 
   static int64_t buffer_bytes(const GradColumns& c) {
-    return int64_t{8} * (T::rows * kGradPitch + c.planes * c.rows() * c.pitch());
+    const int64_t buffer = T::rows * kGradPitch + c.planes * c.rows() * c.pitch();
+    return 4 * (2 * buffer + 2 * L::row_items * T::threads);
   }
 
   // The columns of blocks with so many taps; no channels if they do not fit.
@@ -611,6 +647,11 @@ struct GradDense {
     return c;
   }
 
+  static bool is_near(const ConvArgs& a, const GradColumns& c) {
+    const int64_t in_row = (a.kernel_size + c.classes) * a.dilation + a.padding +
+                           int64_t{c.vectors + 1} * L::vector * a.stride;
+    return c.channels * a.input_channel_stride + in_row < int64_t{1} << 31;
+  }
   static bool in_parts(const ConvArgs& a, const Cut& c) {
     return c.splits > 1 || a.batch * c.slices * L::positions > kGradChain;
   }
