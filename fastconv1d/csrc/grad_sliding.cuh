@@ -19,6 +19,8 @@
 // What no pair of position and tap sees is not multiplied, by a zero either: it may be infinite. Pieces at a row's
 // ends have zeros in them; if they also have a value that is not finite, products are chosen one by one.
 //
+// Kernels of more than 32 neighbouring taps are `grad_long.cuh`'s.
+//
 // Roofline: DRAM sees grad_output and the input once, since windows overlap in L1 only: 2 FMAs a byte of
 // fp32 with 16 taps. With more taps, reading and shifting take as many instructions as multiplying does.
 #pragma once
@@ -191,14 +193,16 @@ struct GradApart {
     for (int i = 0; i < POSITIONS; ++i) bias += grad[i];
 #pragma unroll
     for (int t = 0; t < TAPS; ++t) {
-      const int tap = unit.first_tap + t, length = tap < p.kernel_size ? p.length : 0,
-                seen = first * p.stride - p.padding +
-                       (tap < p.kernel_size ? tap : p.kernel_size - 1) * p.dilation;
+      // Unsigned: where no position is, it may run over.
+      const int tap = unit.first_tap + t, length = tap < p.kernel_size ? p.length : 0;
+      const uint32_t step = static_cast<uint32_t>(p.stride),
+                     seen = first * step - p.padding +
+                            (tap < p.kernel_size ? tap : p.kernel_size - 1) * p.dilation;
       float value[POSITIONS];
       bool exists[POSITIONS];
 #pragma unroll
       for (int i = 0; i < POSITIONS; ++i) {
-        const int position = seen + 32 * i * p.stride;
+        const int position = static_cast<int>(seen + 32 * i * step);
         exists[i] = first + 32 * i < p.length_out && position >= 0 && position < length;
         value[i] = exists[i] ? M::from(__ldg(input_row + position)) : 0;
       }
