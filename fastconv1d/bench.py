@@ -22,6 +22,9 @@ from fastconv1d.layers import Layer
 from fastconv1d.problem import Gpu, Problem
 from fastconv1d.timing import Call, Timing
 
+OPS = ("forward", "backward", "train")
+"""What can be timed: the layer, all of its gradients, or both through autograd."""
+
 Tensors = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]
 
 GPU_MODES = ("tf32", "ieee", "bf16")
@@ -86,6 +89,8 @@ class Row:
     torch_peak_error: float | None = None
     torch_correct: bool | None = None
     less_accurate: str | None = None
+    errors: dict[str, float] | None = None
+    torch_errors: dict[str, float] | None = None
     ours_ms: float | None = None
     ours_spread: list[float] | None = None
     torch_ms: float | None = None
@@ -121,21 +126,26 @@ def run(
     plans: Sequence[str] = (),
     batch: int | None = None,
     length: int | None = None,
+    operations: Sequence[str] = ("forward",),
     compile: bool = False,
     seconds: float = 1.0,
     commit: str | None = None,
     progress: Callable[[str], None] = lambda text: None,
 ) -> Iterator[Row]:
-    """Benchmarks layers and yields a row for each layer, mode, bias and plan.
+    """Benchmarks layers and yields a row for each layer, mode, bias, op and plan.
 
     `modes` defaults to tf32, ieee and bf16 on a GPU, to ieee on a CPU; `bias` is a key of
     `BIASES`; `plans` are names for `algorithm` (default: the plan that the layer gets by itself,
-    which on a CPU is ATen, so that im2col is measured there). `seconds` is the time each row's
-    race lasts. Falling back to another plan is an error inside.
+    which on a CPU is ATen, so that im2col is measured there, if forward alone); `operations` are of
+    `OPS`. `seconds` is the time each row's race lasts. Falling back to another plan is an error
+    inside.
 
     Raises:
-        ValueError: a mode does not exist on the device.
+        ValueError: a mode does not exist on the device, or something else than forward is to be
+            compiled.
     """
+    if compile and set(operations) != {"forward"}:
+        raise ValueError("compile is for forward alone, expected no backward and no train with it")
     modes = modes or (GPU_MODES if device.type == "cuda" else CPU_MODES)
     if device.type == "cpu" and "tf32" in modes:
         raise ValueError("mode is 'tf32', expected one of ieee, bf16, fp16, fp64 on a CPU")
@@ -148,9 +158,15 @@ def run(
             for with_bias in BIASES[bias](problem):
                 case = replace(problem, mode=mode, bias=with_bias, gpu=gpu)
                 blank = _blank(layer, case, device, scaled, origin)
-                for algorithm in plans or _default_algorithms(case):
-                    row = replace(blank, forced=algorithm in plans)
-                    progress(f"{layer.name}, {mode}, {'bias' if with_bias else 'no bias'}")
+                races = (
+                    (op, algorithm)
+                    for op in operations
+                    for algorithm in plans or _default_algorithms(case, op)
+                )
+                for op, algorithm in races:
+                    row = replace(blank, op=op, forced=algorithm in plans)
+                    what = f"{layer.name}, {mode}, {'bias' if with_bias else 'no bias'}"
+                    progress(what if op == "forward" else f"{what}, {op}")
                     with strict(), timing.precision(mode), torch.no_grad():
                         row = _measure(row, case, algorithm, device, ceilings, compile, seconds)
                     if device.type == "cuda":
@@ -158,7 +174,9 @@ def run(
                     yield row
 
 
-def _default_algorithms(case: Problem) -> tuple[str]:
+def _default_algorithms(case: Problem, op: str) -> tuple[str]:
+    if op != "forward":
+        return ("",)
     legal = plan.explain(case, "im2col")[0][1] is None
     return ("im2col",) if case.gpu is None and legal else ("",)
 
@@ -213,7 +231,37 @@ def strict() -> Iterator[None]:
 
 
 class WrongError(Exception):
-    """An output failed the comparer."""
+    """An output or a gradient failed the comparer."""
+
+
+def _selected(case: Problem, algorithm: str, op: str) -> list[tuple[plan.Plan, plan.Plan]]:
+    """What computes the output and the gradients of input and weight, as far as an op has them,
+    each with what the cost model alone would take."""
+    selected = []
+    if op != "backward":
+        selected.append((plan.select(case, algorithm), plan.model_choice(case)))
+    if op != "forward":
+        other = _input_gradient(case)
+        selected.append((plan.select(other, algorithm), plan.model_choice(other)))
+        of_weight = plan.select(case.ordinary, algorithm, gradient=True)
+        selected.append((of_weight, of_weight))  # nobody tunes these
+    return selected
+
+
+def _input_gradient(case: Problem) -> Problem:
+    """The convolution that computes the gradient of the input: the other one, of its output."""
+    other = replace(
+        case,
+        channels_in=case.channels_out,
+        channels_out=case.channels_in,
+        length=case.length_out,
+        transposed=not case.transposed,
+        output_padding=0,
+        bias=False,
+        row_alignment=0,
+    )
+    missing = 0 if case.transposed else case.length - other.length_out
+    return replace(other, output_padding=missing)
 
 
 def _measure(
@@ -225,30 +273,42 @@ def _measure(
     compile: bool,
     seconds: float,
 ) -> Row:
+    op = row.op
     try:
-        chosen = plan.select(case, algorithm)
+        selected = _selected(case, algorithm, op)
     except RuntimeError as error:
         return replace(row, skipped=str(error))
-    by_model = bool(algorithm or config.forced_plan()) or chosen is plan.model_choice(case)
-    row = replace(row, plan=chosen.name, tuned=not by_model)
+    plans = [chosen for chosen, _ in selected]
+    by_model = bool(algorithm or config.forced_plan()) or all(one is two for one, two in selected)
+    row = replace(row, plan=_together(plans), tuned=not by_model)
     rivals = {"ours": algorithm}
-    if chosen.family != "im2col" and plan.explain(case, "im2col")[0][1] is None:
-        rivals["im2col"] = "im2col"
+    columns = "ours" if op == "forward" and plans[0].family == "im2col" else None
+    if op == "forward" and not columns and plan.explain(case, "im2col")[0][1] is None:
+        columns = rivals["im2col"] = "im2col"
     try:
-        for rival in rivals.values():
-            check_integers(case, plan.select(case, rival), device)
+        if op != "backward":
+            for rival in rivals.values():
+                check_integers(case, plan.select(case, rival), device)
+        if op != "forward":
+            _check_integer_gradients(case, plans[-2:], algorithm, device)
         tensors = draw(case, device)
-        calls = {name: bind(case, tensors, rival) for name, rival in rivals.items()}
-        calls["torch"] = bind(case, tensors)
-        checks = _check_elements(case, chosen, tensors, calls, device)
+        grad_output = None if op == "forward" else _draw_grad_output(case, device)
+        calls = {
+            name: _bind(case, op, tensors, grad_output, rival)
+            for name, rival in (rivals | {"torch": None}).items()
+        }
+        if grad_output is None:
+            checks = _check_elements(case, plans[0], tensors, calls, device)
+        else:
+            checks = _check_gradients(case, plans, tensors, grad_output, calls, device)
         if compile:
             calls["torch.compile"] = torch.compile(calls["torch"], dynamic=False)
         floor: dict[str, Any] = {
             "copy_gbs": ceilings.copy_gbs,
             "matmul_tflops": ceilings.matmul_tflops(case.mode),
-            "floor_ms": ceilings.floor_ms(case),
+            "floor_ms": ceilings.floor_ms(case, op),
         }
-        times = _times(chosen, timing.race(calls, device, seconds))
+        times = _times(columns, timing.race(calls, device, seconds))
         return replace(
             row,
             correct=True,
@@ -256,13 +316,36 @@ def _measure(
             **checks,
             **floor,
             **times,
-            **_costs(case, algorithm, calls, device),
+            **_costs(case, op, algorithm, columns, calls, device),
         )
     except (WrongError, RuntimeError) as error:
         return replace(row, correct=False, failure=str(error))
 
 
-def bind(case: Problem, tensors: Tensors, algorithm: str | None = None) -> Call:
+def _together(plans: Sequence[plan.Plan]) -> str:
+    """A row's `plan`: all of their names, or ATen's where it does everything."""
+    if all(chosen.family == "aten" for chosen in plans):
+        return "aten"
+    return " + ".join(chosen.name for chosen in plans)
+
+
+def _bind(
+    case: Problem,
+    op: str,
+    tensors: Tensors,
+    grad_output: torch.Tensor | None,
+    algorithm: str | None,
+) -> Callable[[], Any]:
+    if grad_output is None:
+        return bind(case, tensors, algorithm)
+    return (bind_backward if op == "backward" else bind_train)(
+        case, tensors, grad_output, algorithm
+    )
+
+
+def bind(
+    case: Problem, tensors: Tensors, algorithm: str | None = None
+) -> Callable[[], torch.Tensor]:
     """A call of our function, or of torch's where `algorithm` is None."""
     ours: Callable[..., torch.Tensor]
     theirs: Callable[..., torch.Tensor]
@@ -278,6 +361,50 @@ def bind(case: Problem, tensors: Tensors, algorithm: str | None = None) -> Call:
     return functools.partial(ours, *tensors, *geometry, algorithm=algorithm)
 
 
+def bind_backward(
+    case: Problem, tensors: Tensors, grad_output: torch.Tensor, algorithm: str | None = None
+) -> Callable[[], Sequence[torch.Tensor | None]]:
+    """A call of our operator for all gradients, or of ATen's where `algorithm` is None."""
+    input, weight, _ = tensors
+    arguments = (
+        grad_output,
+        input,
+        weight,
+        [case.channels_out] if case.bias else None,
+        [case.stride],
+        [case.padding],
+        [case.dilation],
+        case.transposed,
+        [case.output_padding],
+        case.groups,
+        [True, True, case.bias],
+    )
+    if algorithm is None:
+        return functools.partial(torch.ops.aten.convolution_backward.default, *arguments)
+    return functools.partial(ops.convolution_backward, *arguments, algorithm)
+
+
+def bind_train(
+    case: Problem, tensors: Tensors, grad_output: torch.Tensor, algorithm: str | None = None
+) -> Callable[[], Sequence[torch.Tensor | None]]:
+    """A call of our function or torch's, as in `bind`, and of autograd: output and gradients."""
+    input, weight, bias = (
+        tensor if tensor is None else tensor.detach().requires_grad_() for tensor in tensors
+    )
+    assert input is not None and weight is not None
+    leaves = [input, weight] if bias is None else [input, weight, bias]
+    missing = [None] * (bias is None)
+    forward = bind(case, (input, weight, bias), algorithm)
+
+    def call() -> Sequence[torch.Tensor | None]:
+        with torch.enable_grad():
+            output = forward()
+            gradients = torch.autograd.grad(output, leaves, grad_output)
+        return output.detach(), *gradients, *missing
+
+    return call
+
+
 def draw(case: Problem, device: torch.device) -> Tensors:
     """Random tensors of a problem, the rows of its input as far apart as it says."""
     # Parameters are small enough to be drawn on the host; inputs of 2^31 elements are not.
@@ -290,13 +417,24 @@ def draw(case: Problem, device: torch.device) -> Tensors:
     return input[..., : case.length], weight, bias
 
 
+def _draw_grad_output(case: Problem, device: torch.device) -> torch.Tensor:
+    return torch.randn(case.output_shape, dtype=case.dtype, device=device)
+
+
+def _is_exact(case: Problem, chosen: plan.Plan) -> bool:
+    """Whether a plan's sums of small integers are exact: those of torch's products may not be."""
+    if chosen.family == "im2col":
+        return case.dtype.itemsize >= 4
+    return chosen.family != "aten"
+
+
 def check_integers(case: Problem, chosen: plan.Plan, device: torch.device) -> None:
     """Small integers on a reduced shape must come out exactly: that finds index errors.
 
     Not asked of ATen's plan nor of 16-bit im2col, whose matrix products are torch's: those may
     round on the way, or transform.
     """
-    if chosen.family == "aten" or (chosen.family == "im2col" and case.dtype.itemsize < 4):
+    if not _is_exact(case, chosen):
         return
     small = layers.shrink(case, CHECK_FLOPS, CHECK_BYTES)
     tensors = compare.draw(small, device, secrets.randbits(31), integers=True)
@@ -306,20 +444,42 @@ def check_integers(case: Problem, chosen: plan.Plan, device: torch.device) -> No
         raise WrongError(f"{chosen.name}, small integers: {verdict.reason}")
 
 
+def _check_integer_gradients(
+    case: Problem, plans: Sequence[plan.Plan], algorithm: str, device: torch.device
+) -> None:
+    """The same of the gradients of input and weight, by the plans that compute them; that of the
+    bias comes with the weight's."""
+    exact = [_is_exact(case, chosen) for chosen in plans]
+    if not any(exact):
+        return
+    small = layers.shrink(case, CHECK_FLOPS, CHECK_BYTES)
+    seed = secrets.randbits(31)
+    tensors = compare.draw(small, device, seed, integers=True)
+    grad_output = compare.draw_grad_output(small, device, seed, integers=True)
+    gradients = bind_backward(small, tensors, grad_output, algorithm)()
+    judged = [
+        gradient if wanted else None
+        for gradient, wanted in zip(gradients, (*exact, exact[1]), strict=True)
+    ]
+    verdicts = compare.compare_gradients(judged, grad_output, *tensors[:2], small, exact=True)
+    for verdict in verdicts.values():
+        if not verdict.ok:
+            names = ", ".join(chosen.name for chosen in plans)
+            raise WrongError(f"{names}, small integers: {verdict.reason}")
+
+
 def _check_elements(
     case: Problem,
     chosen: plan.Plan,
     tensors: Tensors,
-    calls: Mapping[str, Call],
+    calls: Mapping[str, Callable[[], torch.Tensor]],
     device: torch.device,
 ) -> dict[str, Any]:
     """Every element of the real shape must lie within its bound around fp64, and the chosen plan
     must be what ran."""
     compare.poison_allocator(case.output_elements * case.dtype.itemsize, device, len(calls))
-    before = ops.calls()[chosen.name]
-    outputs = {name: call() for name, call in calls.items()}
-    if chosen.family != "aten" and ops.calls()[chosen.name] == before:
-        raise WrongError(f"ours: plan {chosen.name} was selected and another one ran")
+    with _running([chosen]):
+        outputs = {name: call() for name, call in calls.items()}
     parts: dict[str, list[compare.Verdict]] = {name: [] for name in calls}
     for reference in compare.references(*tensors, case):
         rows = slice(reference.first, reference.first + len(reference.y64))
@@ -341,41 +501,134 @@ def _check_elements(
     }
 
 
-def _times(chosen: plan.Plan, timings: Mapping[str, Timing]) -> dict[str, Any]:
+@contextlib.contextmanager
+def _running(plans: Sequence[plan.Plan]) -> Iterator[None]:
+    """Raises WrongError unless these plans run inside; ATen's are not looked for."""
+    before = ops.calls()
+    yield
+    after = ops.calls()
+    for chosen in plans:
+        if chosen.family != "aten" and after[chosen.name] == before[chosen.name]:
+            raise WrongError(f"ours: plan {chosen.name} was selected and another one ran")
+
+
+def _check_gradients(
+    case: Problem,
+    plans: Sequence[plan.Plan],
+    tensors: Tensors,
+    grad_output: torch.Tensor,
+    calls: Mapping[str, Callable[[], Sequence[torch.Tensor | None]]],
+    device: torch.device,
+) -> dict[str, Any]:
+    """`_check_elements` for all gradients, and for the output before them if a call returns it.
+
+    Random errors cancel, so gradients must also be as precise as their arithmetic lets them be.
+    """
+    largest = max(case.input_elements, case.output_elements)
+    compare.poison_allocator(largest * case.dtype.itemsize, device, 2 * len(calls))
+    with _running(plans):
+        results = {name: call() for name, call in calls.items()}
+    verdicts = {
+        name: _judged(case, tensors, grad_output, result) for name, result in results.items()
+    }
+    reasons = {
+        name: [reason for what, one in some.items() if (reason := _complaint(case, what, one))]
+        for name, some in verdicts.items()
+    }
+    if reasons["ours"]:
+        raise WrongError(f"ours: {'; '.join(reasons['ours'])}")
+    ours, theirs = verdicts["ours"], verdicts["torch"]
+    weaker = [
+        f"{what}: {reason}"
+        for what, verdict in ours.items()
+        if (reason := compare.less_accurate(verdict, theirs[what], case))
+    ]
+    errors, torch_errors = (
+        {what: verdict.relative_l2 for what, verdict in some.items()} for some in (ours, theirs)
+    )
+    return {
+        "checked": sum(tensor.numel() for tensor in results["ours"] if tensor is not None),
+        "error": max(errors.values()),
+        "torch_error": max(torch_errors.values()),
+        "peak_error": max(verdict.peak for verdict in ours.values()),
+        "torch_peak_error": max(verdict.peak for verdict in theirs.values()),
+        "torch_correct": not reasons["torch"],
+        "less_accurate": "; ".join(weaker) or None,
+        "errors": errors,
+        "torch_errors": torch_errors,
+    }
+
+
+def _judged(
+    case: Problem,
+    tensors: Tensors,
+    grad_output: torch.Tensor,
+    result: Sequence[torch.Tensor | None],
+) -> dict[str, compare.Verdict]:
+    *outputs, grad_input, grad_weight, grad_bias = result
+    verdicts = {}
+    if outputs and outputs[0] is not None:
+        verdicts["output"] = compare.compare(outputs[0], *tensors, case)
+    gradients = (grad_input, grad_weight, grad_bias)
+    return verdicts | compare.compare_gradients(gradients, grad_output, *tensors[:2], case)
+
+
+def _complaint(case: Problem, what: str, verdict: compare.Verdict) -> str:
+    """What is wrong with an output or a gradient, or ''."""
+    if verdict.reason or what == "output":
+        return verdict.reason
+    rows, columns, taps = case.weight_shape
+    positions = case.length if case.transposed else case.length_out
+    products, elements = {
+        "grad_input": (case.channels_out // case.groups * taps, case.input_elements),
+        "grad_weight": (case.batch * positions, rows * columns * taps),
+        "grad_bias": (case.batch * case.length_out, case.channels_out),
+    }[what]
+    reason = compare.imprecise(verdict, products, elements, case)
+    return reason and f"{what}: {reason}"
+
+
+def _times(columns: str | None, timings: Mapping[str, Timing]) -> dict[str, Any]:
+    """`columns` names the call that is im2col's, if there is one."""
     how = min(timings.keys() - {"ours", "im2col"}, key=lambda name: timings[name].median)
     ours, theirs = timings["ours"], timings[how]
-    columns = ours if chosen.family == "im2col" else timings.get("im2col")
+    im2col = timings[columns] if columns else None
     return {
         "ours_ms": ours.median,
         "ours_spread": [ours.p10, ours.p90],
         "torch_ms": theirs.median,
         "torch_spread": [theirs.p10, theirs.p90],
         "torch_how": how,
-        "im2col_ms": columns and columns.median,
-        "im2col_spread": columns and [columns.p10, columns.p90],
+        "im2col_ms": im2col and im2col.median,
+        "im2col_spread": im2col and [im2col.p10, im2col.p90],
         "ratio": theirs.median / ours.median,
     }
 
 
 def _costs(
-    case: Problem, algorithm: str, calls: Mapping[str, Call], device: torch.device
+    case: Problem,
+    op: str,
+    algorithm: str,
+    columns: str | None,
+    calls: Mapping[str, Call],
+    device: torch.device,
 ) -> dict[str, Any]:
     tiny = replace(case, batch=1, length=case.least_length + 7 * case.stride)
     tensors = draw(tiny, device)
+    grad_output = None if op == "forward" else _draw_grad_output(tiny, device)
     host = timing.host_microseconds(
         {
-            "ours": bind(tiny, tensors, algorithm),
-            "torch": bind(tiny, tensors),
+            "ours": _bind(tiny, op, tensors, grad_output, algorithm),
+            "torch": _bind(tiny, op, tensors, grad_output, None),
         },
         device,
     )
-    columns = calls["im2col" if "im2col" in calls else "ours"]
     return {
         "host_us": host["ours"],
         "torch_host_us": host["torch"],
         "peak_bytes": timing.peak_bytes(calls["ours"], device),
         "torch_peak_bytes": timing.peak_bytes(calls["torch"], device),
-        "im2col_peak_bytes": timing.peak_bytes(columns, device),
+        "im2col_peak_bytes": timing.peak_bytes(calls[columns], device) if columns else None,
     }
 
 

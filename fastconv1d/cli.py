@@ -81,6 +81,7 @@ def _bench(arguments: argparse.Namespace) -> int:
     table = layers.load(arguments.layers)
     selectors = arguments.layer or (["all"] if arguments.layers else ["67"])
     device = torch.device(arguments.device)
+    operations = [op for op in ("backward", "train") if getattr(arguments, op)] or ["forward"]
     rows = []
     with _progress() as progress, _appended(arguments.out) as append:
         for row in bench.run(
@@ -91,6 +92,7 @@ def _bench(arguments: argparse.Namespace) -> int:
             plans=arguments.plan,
             batch=arguments.batch,
             length=arguments.length,
+            operations=operations,
             compile=arguments.compile,
             seconds=0.2 if arguments.quick else 1.0,
             commit=arguments.commit,
@@ -156,8 +158,9 @@ def _show_results(rows: Sequence[Mapping[str, Any]]) -> None:
         rates = [row["copy_gbs"] for row in ran if row["copy_gbs"]]
         if rates:
             title += f"; copy {rates[0]:.0f} GB/s"
-        cells = [[cell(row) for cell in report.COLUMNS.values()] for row in ran]
-        headers = list(report.COLUMNS)
+        columns = report.columns(ran)
+        cells = [[cell(row) for cell in columns.values()] for row in ran]
+        headers = list(columns)
         width = _console().width
         if width >= 160:
             _show(title, headers, cells)
@@ -165,10 +168,11 @@ def _show_results(rows: Sequence[Mapping[str, Any]]) -> None:
             # A narrow terminal: the table lies on its side, as many layers a time as fit.
             count = max(1, (width - 25) // 25)
             for first in range(0, len(cells), count):
-                columns = [headers, *cells[first : first + count]]
-                names, *lines = zip(*columns, strict=True)
+                names, *lines = zip(headers, *cells[first : first + count], strict=True)
                 _show(title, names, lines)
         print(report.LEGEND)
+        if any(row["op"] != "forward" for row in ran):
+            print(report.TRAINING_LEGEND)
     for line in report.notes(rows):
         print(line)
 
@@ -523,6 +527,12 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         metavar="NAME",
         help="measure this plan or family instead of the one chosen; may be repeated",
+    )
+    sub.add_argument(
+        "--backward", action="store_true", help="time all gradients instead of the layer's output"
+    )
+    sub.add_argument(
+        "--train", action="store_true", help="time forward and backward through autograd instead"
     )
     sub.add_argument("--compile", action="store_true", help="let torch.compile race too (slow)")
     sub.add_argument("--quick", action="store_true", help="fewer repetitions")

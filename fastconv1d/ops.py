@@ -1,8 +1,9 @@
 """The operators in torch's dispatcher, their autograd, vmap, fake and autocast rules; `enable`.
 
 `fastconv1d::convolution` has the argument list of `aten::convolution` plus a forced plan's name,
-and `fastconv1d::convolution_backward` that of `aten::convolution_backward`. docs/design.md tells
-which kernel answers at which key.
+and `fastconv1d::convolution_backward` that of `aten::convolution_backward`: the input's gradient is
+a convolution, the weight's `fastconv1d::grad_weight`, and these differentiate into each other.
+docs/design.md tells which kernel answers at which key.
 """
 
 from __future__ import annotations
@@ -41,9 +42,21 @@ _library.define(
     'SymInt[] output_padding, SymInt groups, bool[3] output_mask, str algorithm="") '
     "-> (Tensor, Tensor, Tensor)"
 )
+_GRADIENT_ARGUMENTS = (
+    "Tensor grad_output, Tensor input, SymInt[] weight_sizes, bool bias, SymInt[] stride, "
+    "SymInt[] padding, SymInt[] dilation, bool transposed, SymInt[] output_padding, SymInt groups"
+)
 _library.define(
-    "_select(Tensor input, Tensor weight, bool bias, int stride, int padding, int dilation, "
-    "bool transposed, int output_padding, int groups, str mode, str algorithm) -> int[]"
+    f'grad_weight({_GRADIENT_ARGUMENTS}, str algorithm="") -> (Tensor, Tensor)',
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+_library.define(
+    f'_differentiable_grad_weight({_GRADIENT_ARGUMENTS}, str algorithm="") -> (Tensor, Tensor)'
+)
+_library.define(
+    "_select(Tensor input, int[] weight_sizes, bool bias, int stride, int padding, int dilation, "
+    "bool transposed, int output_padding, int groups, str mode, bool gradient, str algorithm) "
+    "-> int[]"
 )
 
 convolution: Callable[..., Tensor] = torch.ops.fastconv1d.convolution.default
@@ -53,6 +66,15 @@ convolution_backward: Callable[..., tuple[Tensor | None, Tensor | None, Tensor |
     torch.ops.fastconv1d.convolution_backward.default
 )
 """Its gradients: aten::convolution_backward's arguments, and a plan's or family's name."""
+
+grad_weight: Callable[..., tuple[Tensor, Tensor]] = torch.ops.fastconv1d.grad_weight.default
+"""The gradients of weight and bias; the latter has no elements where `bias` is False.
+
+    grad_weight[o, c, k] = sum over n, q of
+                           grad_output[n, o, q] * input[n, c, q * stride + k * dilation - padding]
+
+with the two tensors' parts swapped when transposed.
+"""
 
 _Ints = Sequence[int]
 
@@ -124,9 +146,60 @@ def _aten(
     return output.contiguous()
 
 
+def _run_grad_weight(
+    grad_output: Tensor,
+    input: Tensor,
+    weight_sizes: _Ints,
+    bias: bool,
+    stride: _Ints,
+    padding: _Ints,
+    dilation: _Ints,
+    transposed: bool,
+    output_padding: _Ints,
+    groups: int,
+    algorithm: str = "",
+) -> tuple[Tensor, Tensor]:
+    """As `_run`, for the gradient of the weight."""
+    arguments = (
+        input, weight_sizes, bias, stride, padding, dilation, transposed, output_padding, groups
+    )  # fmt: skip
+    try:
+        problem = Problem.from_sizes(*arguments)
+    except ValueError as error:
+        if isinstance(error, UnsupportedError) and algorithm not in ("", "aten"):
+            raise RuntimeError(f"algorithm {algorithm!r} cannot run this: {error}") from error
+        return _aten_grad_weight(grad_output, *arguments)
+    chosen = plan.select(problem.ordinary, algorithm, gradient=True)
+    required = chosen.family != "aten"
+    if (required or problem.gpu) and _binding(input.device.type, required):
+        return grad_weight(grad_output, *arguments, algorithm)
+    return _aten_grad_weight(grad_output, *arguments)
+
+
+def _aten_grad_weight(
+    grad_output: Tensor,
+    input: Tensor,
+    weight_sizes: _Ints,
+    bias: bool,
+    stride: _Ints,
+    padding: _Ints,
+    dilation: _Ints,
+    transposed: bool,
+    output_padding: _Ints,
+    groups: int,
+) -> tuple[Tensor, Tensor]:
+    channels_out = grad_output.shape[1]
+    weight = input.new_empty(weight_sizes)  # nobody looks at its values
+    _, grad, grad_bias = torch.ops.aten.convolution_backward.default(
+        grad_output, input, weight, [channels_out], stride, padding, dilation, transposed,
+        output_padding, groups, [False, True, bias],
+    )  # fmt: skip
+    return grad.contiguous(), grad_bias if bias else grad_output.new_empty(0)
+
+
 def _select(
     input: Tensor,
-    weight: Tensor,
+    weight_sizes: _Ints,
     bias: bool,
     stride: int,
     padding: int,
@@ -135,16 +208,18 @@ def _select(
     output_padding: int,
     groups: int,
     mode: str,
+    gradient: bool,
     algorithm: str,
 ) -> list[int]:
     """[kind, plan index, launch address, workspace address, variant] for the binding."""
-    problem = Problem.from_tensors(
-        input, weight, None, [stride], [padding], [dilation], transposed, [output_padding], groups,
-        mode,
+    problem = Problem.from_sizes(
+        input, weight_sizes, bias, [stride], [padding], [dilation], transposed, [output_padding],
+        groups, mode,
     )  # fmt: skip
-    problem = replace(problem, bias=bias, row_alignment=row_alignment(input))
-    chosen, library = _runnable(problem, algorithm)
-    index = plan.PLANS.index(chosen)
+    aligned = replace(problem, row_alignment=row_alignment(input))
+    problem = problem.ordinary if gradient else aligned
+    chosen, library = _runnable(problem, algorithm, gradient)
+    index = plan.EVERY_PLAN.index(chosen)
     if chosen.family == "aten":
         return [ATEN, index, 0, 0, 0]
     kind = IM2COL if chosen.family == "im2col" else LIBRARY
@@ -155,9 +230,11 @@ def _select(
     return [kind, index, launch, workspace, plan.variant_of(chosen, problem)]
 
 
-def _runnable(problem: Problem, algorithm: str) -> tuple[plan.Plan, ctypes.CDLL | None]:
+def _runnable(
+    problem: Problem, algorithm: str, gradient: bool
+) -> tuple[plan.Plan, ctypes.CDLL | None]:
     """The best plan whose library builds, and that library where it needs one."""
-    for candidate in plan.candidates(problem, algorithm):
+    for candidate in plan.candidates(problem, algorithm, gradient=gradient):
         name = plan.library_of(candidate, problem)
         if not name:
             return candidate, None
@@ -258,11 +335,12 @@ class _Convolution(_SingleLevelFunction):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        input, weight, bias, ctx.geometry, ctx.modes = inputs
-        ctx.save_for_backward(input, weight)
-        ctx.save_for_forward(input, weight)
-        ctx.bias_sizes = None if bias is None else list(bias.shape)
-        ctx.output_shape = output.shape
+        input, weight, _, ctx.geometry, ctx.modes = inputs
+        for_input, for_weight, _ = ctx.needs_input_grad[:3]
+        ctx.save_for_backward(input if for_weight else None, weight if for_input else None)
+        if forward_ad._current_level >= 0:
+            ctx.save_for_forward(input, weight)
+        ctx.length, ctx.weight_sizes, ctx.output_shape = input.shape[2], weight.shape, output.shape
         ctx.set_materialize_grads(False)
 
     @staticmethod
@@ -271,11 +349,16 @@ class _Convolution(_SingleLevelFunction):
             return None, None, None, None, None
         input, weight = ctx.saved_tensors
         *geometry, algorithm = ctx.geometry
-        mask = list(ctx.needs_input_grad[:3])
-        grads = convolution_backward(
-            grad_output, input, weight, ctx.bias_sizes, *geometry, mask, algorithm
-        )
-        return *grads, None, None
+        rest = (*geometry, algorithm if algorithm in _FOR_EVERYTHING else "")
+        for_input, for_weight, for_bias = ctx.needs_input_grad[:3]
+        grad_input = grad = grad_bias = None
+        if for_input:
+            grad_input = _grad_input(grad_output, ctx.length, weight, *rest)
+        if for_weight:
+            grad, grad_bias = grad_weight(grad_output, input, ctx.weight_sizes, for_bias, *rest)
+        elif for_bias:
+            grad_bias = grad_output.sum((0, 2))
+        return grad_input, grad, grad_bias if for_bias else None, None, None
 
     @staticmethod
     def jvp(
@@ -297,6 +380,68 @@ class _Convolution(_SingleLevelFunction):
             return sum(terms[1:], terms[0]) if terms else None
 
 
+class _GradWeight(_SingleLevelFunction):
+    """The weight's gradient with its derivatives: it is linear in both tensors."""
+
+    @staticmethod
+    def forward(
+        grad_output: Tensor,
+        input: Tensor,
+        weight_sizes: _Ints,
+        bias: bool,
+        geometry: tuple[Any, ...],
+        modes: _Modes,
+    ) -> tuple[Tensor, Tensor]:
+        with _gradients(modes), _below_autograd():
+            return grad_weight(grad_output, input, weight_sizes, bias, *geometry)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        grad_output, input, ctx.weight_sizes, ctx.bias, ctx.geometry, ctx.modes = inputs
+        ctx.save_for_backward(grad_output, input)
+        if forward_ad._current_level >= 0:
+            ctx.save_for_forward(grad_output, input)
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx: Any, weight: Tensor | None, bias: Tensor | None) -> tuple[Any, ...]:
+        # The cotangents of both results are a weight and a bias.
+        grad_output, input = ctx.saved_tensors
+        *geometry, algorithm = ctx.geometry
+        rest = (*geometry, algorithm if algorithm in _FOR_EVERYTHING else "")
+        bias = bias if ctx.bias else None
+        for_grad_output = for_input = None
+        if ctx.needs_input_grad[0]:
+            if weight is not None:
+                for_grad_output = convolution(input, weight, bias, *rest)
+            elif bias is not None:
+                for_grad_output = bias.unsqueeze(-1).expand(grad_output.shape)
+        if ctx.needs_input_grad[1] and weight is not None:
+            for_input = _grad_input(grad_output, input.shape[2], weight, *rest)
+        return for_grad_output, for_input, None, None, None, None
+
+    @staticmethod
+    def jvp(
+        ctx: Any, grad_output_t: Tensor | None, input_t: Tensor | None, *_: None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        grad_output, input = (forward_ad.unpack_dual(saved).primal for saved in ctx.saved_tensors)
+        weight: Tensor | None = None
+        bias: Tensor | None = None
+        with _gradients(ctx.modes):
+            if grad_output_t is not None:
+                weight, bias = grad_weight(
+                    grad_output_t, input, ctx.weight_sizes, ctx.bias, *ctx.geometry
+                )
+            if input_t is not None:
+                term, nothing = grad_weight(
+                    grad_output, input_t, ctx.weight_sizes, False, *ctx.geometry
+                )
+                weight = term if weight is None else weight + term
+                if bias is None:
+                    bias = grad_output.new_zeros(grad_output.shape[1]) if ctx.bias else nothing
+        return weight, bias
+
+
 def _differentiable(
     input: Tensor,
     weight: Tensor,
@@ -310,22 +455,62 @@ def _differentiable(
     algorithm: str = "",
 ) -> Tensor:
     geometry = (stride, padding, dilation, transposed, output_padding, groups, algorithm)
-    apply: Callable[..., Tensor] = cast(Any, _Convolution).apply
+    output: Tensor = _applied(_Convolution, input, weight, bias, geometry)
+    return output
+
+
+def _differentiable_grad_weight(
+    grad_output: Tensor,
+    input: Tensor,
+    weight_sizes: _Ints,
+    bias: bool,
+    stride: _Ints,
+    padding: _Ints,
+    dilation: _Ints,
+    transposed: bool,
+    output_padding: _Ints,
+    groups: int,
+    algorithm: str = "",
+) -> tuple[Tensor, Tensor]:
+    geometry = (stride, padding, dilation, transposed, output_padding, groups, algorithm)
+    grads: tuple[Tensor, Tensor]
+    grads = _applied(_GradWeight, grad_output, input, weight_sizes, bias, geometry)
+    return grads
+
+
+def _applied(function: type[_SingleLevelFunction], *arguments: Any) -> Any:
+    apply: Callable[..., Any] = cast(Any, function).apply
     if torch._C._are_functorch_transforms_active():
         # The transforms further down the stack need the modes that a function turns off.
         modes = torch.is_grad_enabled(), torch._C._is_fwd_grad_enabled()
         with enable_single_level_autograd_function():
-            return apply(input, weight, bias, geometry, modes)
-    return apply(input, weight, bias, geometry, None)
+            return apply(*arguments, modes)
+    return apply(*arguments, None)
+
+
+def _recorded(*tensors: Tensor | None) -> bool:
+    """Whether a derivative with respect to any of these may be asked for."""
+    if forward_ad._current_level >= 0:
+        return True
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
 
 def _autograd(input: Tensor, weight: Tensor, bias: Tensor | None, *geometry: Any) -> Tensor:
-    tensors = (input, weight) if bias is None else (input, weight, bias)
-    recorded = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
-    if recorded or forward_ad._current_level >= 0:
+    if _recorded(input, weight, bias):
         return _differentiable(input, weight, bias, *geometry)
     with _below_autograd():
         return convolution(input, weight, bias, *geometry)
+
+
+def _autograd_grad_weight(grad_output: Tensor, input: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    if _recorded(grad_output, input):
+        return _differentiable_grad_weight(grad_output, input, *rest)
+    with _below_autograd():
+        return grad_weight(grad_output, input, *rest)
+
+
+_FOR_EVERYTHING = ("aten", "direct")
+"""Families that run every convolution: asked for one, gradients are computed by it as well."""
 
 
 def _backward(
@@ -342,13 +527,50 @@ def _backward(
     output_mask: Sequence[bool],
     algorithm: str = "",
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    # Composite over ATen's operator, which brings its own derivatives and vmap rule.
-    grads: tuple[Tensor | None, Tensor | None, Tensor | None]
-    grads = torch.ops.aten.convolution_backward.default(
-        grad_output, input, weight, bias_sizes, stride, padding, dilation, transposed,
-        output_padding, groups, output_mask,
+    geometry = (stride, padding, dilation, transposed, output_padding, groups)
+    if grad_output.dim() != 3 or input.dim() != 3:
+        grads: tuple[Tensor | None, Tensor | None, Tensor | None]
+        grads = torch.ops.aten.convolution_backward.default(
+            grad_output, input, weight, bias_sizes, *geometry, output_mask
+        )
+        return grads
+    grad_input = grad = grad_bias = None
+    if output_mask[0]:
+        grad_input = _grad_input(grad_output, input.shape[2], weight, *geometry, algorithm)
+    if output_mask[1]:
+        grad, grad_bias = grad_weight(
+            grad_output, input, weight.shape, output_mask[2], *geometry, algorithm
+        )
+    elif output_mask[2]:
+        grad_bias = grad_output.sum((0, 2))
+    return grad_input, grad, grad_bias if output_mask[2] else None
+
+
+def _grad_input(
+    grad_output: Tensor,
+    length: int,
+    weight: Tensor,
+    stride: _Ints,
+    padding: _Ints,
+    dilation: _Ints,
+    transposed: bool,
+    output_padding: _Ints,
+    groups: int,
+    algorithm: str,
+) -> Tensor:
+    """The other convolution with the same weight, of which the input had `length` positions."""
+    if transposed:
+        grad = convolution(
+            grad_output, weight, None, stride, padding, dilation, False, (0,), groups, algorithm
+        )
+        # There are more where output_padding is a stride or more.
+        return grad if grad.shape[2] == length else grad.narrow(2, 0, length)
+    reach = dilation[0] * (weight.shape[2] - 1) + 1
+    spread = (grad_output.shape[2] - 1) * stride[0] - 2 * padding[0] + reach
+    return convolution(
+        grad_output, weight, None, stride, padding, dilation, True, (length - spread,), groups,
+        algorithm,
     )  # fmt: skip
-    return grads
 
 
 # --- vmap, fake tensors, autocast -----------------------------------------------------------------
@@ -411,6 +633,70 @@ def _vmap(
     return output, out_dim
 
 
+def _vmap_grad_weight(
+    info: Any,
+    in_dims: tuple[int | None, ...],
+    grad_output: Tensor,
+    input: Tensor,
+    weight_sizes: _Ints,
+    bias: bool,
+    stride: _Ints,
+    padding: _Ints,
+    dilation: _Ints,
+    transposed: bool,
+    output_padding: _Ints,
+    groups: int,
+    algorithm: str = "",
+) -> tuple[tuple[Tensor, Tensor], tuple[int | None, int | None]]:
+    """One gradient for the whole batch B, which moves into the groups or into their channels.
+
+    grad_output (N, O, Q), input (N, C, L), at least one of them with B at its in_dim. The weight's
+    rows are the channels of the one, its columns those of the other within a group; transposed, of
+    the input and of grad_output.
+    """
+    size, (grad_dim, input_dim) = info.batch_size, in_dims[:2]
+    rows, columns, taps = weight_sizes
+    out_dim = 0
+
+    def folded(tensor: Tensor, dim: int, apart: bool) -> Tensor:
+        """B times the groups, or B times the channels of each group."""
+        if apart:
+            return tensor.movedim(dim, 1).flatten(1, 2)
+        of_groups: Tensor = tensor.movedim(dim, 1).unflatten(2, (groups, -1))
+        return of_groups.transpose(1, 2).flatten(1, 3)
+
+    both = grad_dim is not None and input_dim is not None
+    if grad_dim is not None:
+        grad_output = folded(grad_output, grad_dim, both)
+    if input_dim is not None:
+        input = folded(input, input_dim, both)
+    of_rows = input_dim if transposed else grad_dim
+    if both:
+        sizes = [size * rows, columns, taps]
+        groups = groups * size
+    elif of_rows is not None:
+        sizes = [size * rows, columns, taps]
+    else:
+        sizes = [rows, size * columns, taps]
+    weight, of_bias = grad_weight(
+        grad_output, input, sizes, bias, stride, padding, dilation, transposed, output_padding,
+        groups, algorithm,
+    )  # fmt: skip
+    if both:
+        weight = weight.unflatten(0, (size, rows))
+    elif of_rows is not None:
+        weight = weight.unflatten(0, (groups, size, -1)).transpose(0, 1).flatten(1, 2)
+    else:
+        weight = weight.unflatten(1, (size, columns))
+        out_dim = 1
+    if not bias or grad_dim is None:
+        return (weight, of_bias), (out_dim, None)
+    if both:
+        return (weight, of_bias.unflatten(0, (size, -1))), (out_dim, 0)
+    of_bias = of_bias.unflatten(0, (groups, size, -1)).transpose(0, 1).flatten(1, 2)
+    return (weight, of_bias), (out_dim, 0)
+
+
 def _fake(
     input: Tensor,
     weight: Tensor,
@@ -428,6 +714,15 @@ def _fake(
         input, weight, bias, stride, padding, dilation, transposed, output_padding, groups
     )
     return input.new_empty(output.shape)
+
+
+def _fake_grad_weight(
+    grad_output: Tensor, input: Tensor, weight_sizes: _Ints, bias: bool, *_: Any
+) -> tuple[Tensor, Tensor]:
+    return (
+        grad_output.new_empty(weight_sizes),
+        grad_output.new_empty(grad_output.shape[1] if bias else 0),
+    )
 
 
 def _autocast(device: str) -> Callable[..., Tensor]:
@@ -454,9 +749,16 @@ _library.impl("convolution", _autograd, "Autograd")
 _library.impl("_differentiable", _differentiable, "CompositeImplicitAutograd")
 _library.impl("convolution_backward", _backward, "CompositeImplicitAutograd")
 _library.impl("convolution_backward", _backward, "FuncTorchBatchedDecomposition")
+_library.impl("grad_weight", _run_grad_weight, "CompositeExplicitAutograd")
+_library.impl("grad_weight", _autograd_grad_weight, "Autograd")
+_library.impl(
+    "_differentiable_grad_weight", _differentiable_grad_weight, "CompositeImplicitAutograd"
+)
 _library.impl("_select", _select, "CompositeExplicitAutograd")
 torch.library.register_vmap("fastconv1d::convolution", _vmap, lib=_library)
+torch.library.register_vmap("fastconv1d::grad_weight", _vmap_grad_weight, lib=_library)
 torch.library.register_fake("fastconv1d::convolution", _fake, lib=_library)
+torch.library.register_fake("fastconv1d::grad_weight", _fake_grad_weight, lib=_library)
 for _device in ("cpu", "cuda"):
     _autocast(_device)
 
@@ -504,12 +806,12 @@ def enabled(device: str = "cuda") -> Iterator[None]:
 
 def calls() -> dict[str, int]:
     """How many convolutions each plan has run so far, by the plan's name."""
-    counts = {row.name: 0 for row in plan.PLANS}
+    counts = {row.name: 0 for row in plan.EVERY_PLAN}
     for device in ("cpu", "cuda"):
         if _registered(device):
             flat = getattr(torch.ops.fastconv1d, f"_calls_{device}")()
             for index, count in zip(flat[::2], flat[1::2], strict=True):
-                counts[plan.PLANS[index].name] += count
+                counts[plan.EVERY_PLAN[index].name] += count
     return counts
 
 

@@ -8,7 +8,7 @@ cache.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import product
@@ -45,6 +45,25 @@ ATEN_BIAS = 0.35e6  # elements per µs that the bias pass adds to
 ATEN_DEPTHWISE = 0.2e6  # elements per µs that ATen's own depthwise kernel reads and writes
 ATEN_DEPTHWISE_RATE = 8e6  # FLOP per µs of that kernel
 CPU_RATE = 50e3  # FLOP per µs of the plain loops and of ATen alike
+
+# Of the kernels for the weight's gradient.
+GRAD_START = 12.0  # µs: both kernels
+GRAD_PRODUCT = {
+    "tf32": 0.046,
+    "ieee": 0.14,
+    "bf16": 0.046,
+    "fp16": 0.046,
+}  # ns: one of a tile, a slice
+GRAD_ROW = 3.0  # ns that a slice's row takes to shared memory
+GRAD_SLICE = 150.0  # ns more for a slice
+GRAD_BANDWIDTH = 2.8e6  # bytes per µs
+GRAD_SLIDING_RATE = 8e6  # FMAs per µs, of neighbouring taps
+GRAD_APART_RATE = 2.5e6  # of others
+GRAD_SLIDING_OUTPUT = 1.5e-6  # µs for each position of a pair of channels
+GRAD_DIRECT_RATE = 0.3e6  # FLOP per µs
+GRAD_ATEN_START = 45.0  # µs
+GRAD_ATEN_RATE = {"tf32": 150e6, "ieee": 25e6, "bf16": 250e6, "fp16": 250e6, "fp64": 10e6}
+GRAD_ATEN_DEPTHWISE_RATE = 0.5e6  # FLOP per µs
 
 HOPPER_SHARED = 227 << 10  # bytes of shared memory that a block of the Hopper kernel may take
 HOPPER_BANDWIDTH = 3.8e6  # bytes per µs that the Hopper kernel reads and writes
@@ -123,6 +142,33 @@ class HopperTile:
 
 
 @dataclass(frozen=True, slots=True)
+class GradTile:
+    """How a block covers (channels_out/groups, channels and taps) of the weight's gradient."""
+
+    warps_m: int
+    warps_n: int
+    m_tiles: int
+    n_tiles: int
+
+    @property
+    def rows(self) -> int:
+        """Output channels of one block."""
+        return self.warps_m * self.m_tiles * 16
+
+    @property
+    def columns(self) -> int:
+        """Pairs of an input channel and a tap of one block."""
+        return self.warps_n * self.n_tiles * 8
+
+    @property
+    def glue(self) -> str:
+        """The C++ type."""
+        return (
+            f"fastconv1d::GradTile<{self.warps_m}, {self.warps_n}, {self.m_tiles}, {self.n_tiles}>"
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class HopperCosts:
     """What the Hopper kernel takes, fitted to 25 layers on an H100 (docs/performance.md).
 
@@ -164,15 +210,17 @@ class Plan:
 
     `tiles` are those of a kernel on tensor cores, by mode; `efficiency` is the share of its
     family's arithmetic rate that they reach; a plan that is not `automatic` runs when asked for.
+    One for the `gradient` computes that of the weight instead, of an ordinary convolution.
     """
 
     name: str
     family: str
     legality: Callable[[Plan, Problem], str | None]
     model: Callable[[Plan, Problem], float]
-    tiles: Mapping[str, Tile | HopperTile] = field(default_factory=dict, hash=False)
+    tiles: Mapping[str, Tile | HopperTile | GradTile] = field(default_factory=dict, hash=False)
     efficiency: float = 1.0
     automatic: bool = True
+    gradient: bool = False
 
     def why_not(self, problem: Problem) -> str | None:
         """Why this plan cannot run the problem, or None if it can."""
@@ -238,6 +286,7 @@ def _dense_cost(plan: Plan, problem: Problem) -> float:
     if problem.gpu is None or problem.mode not in plan.tiles:
         return float("inf")
     tile = plan.tiles[problem.mode]
+    assert isinstance(tile, Tile)
     step = 16 if problem.dtype.itemsize == 2 else 8
     depth = _ceil_div(problem.channels_in // problem.groups, step) * step
     flops = 2 * tile.channels * tile.positions * depth * problem.kernel_size
@@ -324,11 +373,8 @@ def hopper_fixed_bytes(tile: HopperTile, mode: str) -> int:
     return _ceil_div(512 + of_channels + outputs, 128) * 128
 
 
-def hopper_walk(
-    tile: Tile | HopperTile, problem: Problem, many_tiles: bool = False
-) -> HopperWalk | None:
+def hopper_walk(tile: HopperTile, problem: Problem, many_tiles: bool = False) -> HopperWalk | None:
     """The walk of a tile, or None if nothing fits; with `many_tiles`, the weights may stay."""
-    assert isinstance(tile, HopperTile)
     problem = hopper_phase(problem)
     size, taps = problem.dtype.itemsize, problem.kernel_size
     values, planes = HOPPER_VALUES[problem.mode], HOPPER_PLANES[problem.mode]
@@ -405,6 +451,7 @@ def _hopper_why_not(plan: Plan, problem: Problem) -> str | None:
     if padded >= MOST_LENGTH:
         return f"walks padded rows below {MOST_LENGTH}, not {padded}"
     tile = plan.tiles[problem.mode]
+    assert isinstance(tile, HopperTile)
     walk = hopper_walk(tile, problem)
     if walk is None:
         return f"a stride of {problem.stride} needs more shared memory than a block may take"
@@ -590,6 +637,86 @@ def _aten_cost(plan: Plan, problem: Problem) -> float:
     return ATEN_START + problem.bias * LAUNCH + time / _scale(problem)
 
 
+def _grad_dense_why_not(plan: Plan, problem: Problem) -> str | None:
+    if problem.gpu and problem.gpu.capability < (8, 0):
+        return f"needs compute capability 8.0, this GPU has {problem.gpu.capability}"
+    if reason := _tensor_core_why_not(plan, problem):
+        return reason
+    if max(problem.stride, problem.dilation) > MOST_STRIDE:
+        return f"walks strides and dilations up to {MOST_STRIDE}"
+    return None
+
+
+def _grad_dense_cost(plan: Plan, problem: Problem) -> float:
+    # Blocks of whole tiles take turns on slices of the positions; a tile whose rows or columns do
+    # not exist takes as long. Parts are added up by a second kernel.
+    tile = plan.tiles.get(problem.mode)
+    if problem.gpu is None or not isinstance(tile, GradTile):
+        return float("inf")
+    columns = problem.channels_in // problem.groups * problem.kernel_size
+    tiles = _ceil_div(columns, tile.columns)
+    tiles *= problem.groups * _ceil_div(problem.channels_out // problem.groups, tile.rows)
+    words = 64 if problem.dtype.itemsize == 2 else 32
+    slices = problem.batch * _ceil_div(problem.length_out, words)
+    multiply = tile.rows * tile.columns * GRAD_PRODUCT[problem.mode]
+    moved = (tile.rows + tile.columns / min(problem.kernel_size, 4)) * GRAD_ROW
+    each = GRAD_SLICE + max(multiply, moved)
+    splits = max(1, min(slices // 4, problem.gpu.multiprocessors // tiles))
+    waves = _ceil_div(tiles * splits, problem.gpu.multiprocessors)
+    time = waves * _ceil_div(slices, splits) * each / 1e3
+    traffic = problem.bytes / (GRAD_BANDWIDTH * _scale(problem))
+    sums = 2 * 4 * splits * columns * problem.channels_out / SHARE_BANDWIDTH
+    return GRAD_START + _larger(time, traffic) + sums
+
+
+def _grad_sliding_why_not(plan: Plan, problem: Problem) -> str | None:
+    if problem.gpu is None:
+        return "needs a CUDA device"
+    if problem.gpu.capability < (8, 0):
+        return f"needs compute capability 8.0, this GPU has {problem.gpu.capability}"
+    if problem.mode == "fp64":
+        return "has no fp64 arithmetic"
+    sizes = (problem.length + 2 * problem.padding, problem.length_out, problem.reach)
+    if max(*sizes, problem.batch, 8 * problem.stride) >= MOST_SLIDING:
+        return f"counts batches, steps and positions of padded rows below {MOST_SLIDING}"
+    if _grad_pairs(problem) * problem.kernel_size >= MOST_BATCH:
+        return f"has fewer than {MOST_BATCH} blocks"
+    return None
+
+
+def _grad_pairs(problem: Problem) -> int:
+    """Pairs of an output channel and an input channel of its group."""
+    return problem.channels_out * (problem.channels_in // problem.groups)
+
+
+def _grad_sliding_cost(plan: Plan, problem: Problem) -> float:
+    # Each pair of channels reads its rows again, mostly from L2.
+    positions = problem.batch * problem.length_out * _grad_pairs(problem)
+    neighbours = problem.dilation == 1 or problem.kernel_size == 1
+    taps = min(problem.kernel_size, problem.length)
+    rate = GRAD_SLIDING_RATE if neighbours and problem.stride == 1 else GRAD_APART_RATE
+    time = _larger(positions * taps / rate, positions * GRAD_SLIDING_OUTPUT)
+    return GRAD_START + _larger(problem.bytes / GRAD_BANDWIDTH, time) / _scale(problem)
+
+
+def _grad_direct_cost(plan: Plan, problem: Problem) -> float:
+    return LAUNCH + problem.flops / (GRAD_DIRECT_RATE * _scale(problem))
+
+
+def _grad_aten_cost(plan: Plan, problem: Problem) -> float:
+    # cuDNN changes the layout of both tensors; few channels of a group leave its tiles empty, and
+    # ATen's own depthwise kernel adds up products one by one.
+    if problem.gpu is None:
+        return problem.flops / CPU_RATE
+    elements = problem.input_elements + problem.output_elements
+    if problem.groups == problem.channels_in and problem.groups > 1:
+        return GRAD_ATEN_START + problem.flops / (GRAD_ATEN_DEPTHWISE_RATE * _scale(problem))
+    rate = GRAD_ATEN_RATE[problem.mode] * (ATEN_GROUPED if problem.groups > 1 else 1.0)
+    time = problem.flops / rate + elements / ATEN_LAYOUT[problem.dtype.itemsize]
+    time += problem.bias * problem.output_elements / ATEN_BIAS / 2
+    return GRAD_ATEN_START + time / _scale(problem)
+
+
 def _dense(name: str, tile: Tile, ieee_tile: Tile, efficiency: float) -> Plan:
     tiles = {"tf32": tile, "bf16": tile, "fp16": tile, "ieee": ieee_tile}
     return Plan(name, "dense", _dense_why_not, _dense_cost, tiles, efficiency)
@@ -626,30 +753,55 @@ PLANS: tuple[Plan, ...] = (
     Plan("aten", "aten", _aten_why_not, _aten_cost),
 )
 
+
+def _grad_dense(name: str, tile: GradTile, ieee_tile: GradTile) -> Plan:
+    tiles = {"tf32": tile, "bf16": tile, "fp16": tile, "ieee": ieee_tile}
+    return Plan(name, "dense", _grad_dense_why_not, _grad_dense_cost, tiles, gradient=True)
+
+
+# The tile of tf32, bf16 and fp16, then that of ieee, whose sums take twice the room.
+GRADIENT_PLANS: tuple[Plan, ...] = (
+    _grad_dense("grad_dense_128x192", GradTile(4, 3, 2, 8), GradTile(4, 3, 2, 4)),
+    _grad_dense("grad_dense_64x96", GradTile(2, 3, 2, 4), GradTile(2, 3, 2, 4)),
+    _grad_dense("grad_dense_128x32", GradTile(4, 1, 2, 4), GradTile(4, 1, 2, 4)),
+    _grad_dense("grad_dense_16x256", GradTile(1, 4, 1, 8), GradTile(1, 4, 1, 8)),
+    Plan("grad_sliding", "sliding", _grad_sliding_why_not, _grad_sliding_cost, gradient=True),
+    Plan("grad_direct", "direct", _direct_why_not, _grad_direct_cost, gradient=True),
+    Plan("grad_aten", "aten", _aten_why_not, _grad_aten_cost, gradient=True),
+)
+
+EVERY_PLAN = (*PLANS, *GRADIENT_PLANS)
+
 _BY_NAME = {plan.name: plan for plan in PLANS}
 
 
-def select(problem: Problem, algorithm: str = "") -> Plan:
+def select(problem: Problem, algorithm: str = "", *, gradient: bool = False) -> Plan:
     """The plan that runs a problem: the one asked for, the one tuned for it, or the cheapest legal.
 
-    `algorithm` names a plan or a family of plans; FASTCONV1D_PLAN does where it is ''.
+    `algorithm` names a plan or a family of plans; FASTCONV1D_PLAN does where it is ''. With
+    `gradient`, the plan for the weight's gradient of an ordinary problem, which a name that only
+    the other plans have leaves free.
 
     Raises: ValueError for an unknown name; RuntimeError, saying why, if the plan asked for cannot
     run the problem (from the environment: under FASTCONV1D_STRICT=1 only, else one warning).
     """
-    return candidates(problem, algorithm)[0]
+    return candidates(problem, algorithm, gradient=gradient)[0]
 
 
-def candidates(problem: Problem, algorithm: str = "") -> tuple[Plan, ...]:
+def candidates(
+    problem: Problem, algorithm: str = "", *, gradient: bool = False
+) -> tuple[Plan, ...]:
     """The plans to try in turn, best first; ATen is always the last resort. See `select`."""
     bucketed = problem.bucketed()
     requested = algorithm or config.forced_plan()
     source = "algorithm" if algorithm else "FASTCONV1D_PLAN"
-    automatic = _tuned_first(bucketed)
+    automatic = _cheapest_first(bucketed, "", True) if gradient else _tuned_first(bucketed)
     if not requested:
         return automatic
-    rows = _named(requested, source)
-    asked = _cheapest_first(bucketed, requested)
+    rows = _named(requested, gradient, source)
+    if not rows:
+        return automatic
+    asked = _cheapest_first(bucketed, requested, gradient)
     if not asked:
         reasons = "; ".join(sorted({str(row.why_not(bucketed)) for row in rows}))
         text = f"{source} {requested!r} cannot run this convolution: {reasons}"
@@ -660,14 +812,20 @@ def candidates(problem: Problem, algorithm: str = "") -> tuple[Plan, ...]:
     return asked + tuple(plan for plan in automatic if plan not in asked)
 
 
-def explain(problem: Problem, algorithm: str = "") -> list[tuple[Plan, str | None, float]]:
+def explain(
+    problem: Problem, algorithm: str = "", *, gradient: bool = False
+) -> list[tuple[Plan, str | None, float]]:
     """Each plan that `algorithm` admits, why it cannot run the problem (or None), its cost in µs.
+
+    As `select`, `gradient` says which plans.
 
     Raises: ValueError for an unknown name.
     """
     bucketed = problem.bucketed()
+    table = GRADIENT_PLANS if gradient else PLANS
     return [
-        (plan, plan.why_not(bucketed), plan.cost(bucketed)) for plan in _named(algorithm) or PLANS
+        (plan, plan.why_not(bucketed), plan.cost(bucketed))
+        for plan in (_named(algorithm, gradient) if algorithm else table)
     ]
 
 
@@ -683,12 +841,12 @@ def tuned_choice(problem: Problem) -> tuned.Choice | None:
 
 def model_choice(problem: Problem) -> Plan:
     """The plan that the cost model alone would take."""
-    return _cheapest_first(problem.bucketed(), "")[0]
+    return _cheapest_first(problem.bucketed(), "", False)[0]
 
 
 @lru_cache(maxsize=1024)
 def _tuned_first(bucketed: Problem) -> tuple[Plan, ...]:
-    order = _cheapest_first(bucketed, "")
+    order = _cheapest_first(bucketed, "", False)
     choice = tuned_choice(bucketed)
     if choice is None:
         return order
@@ -697,8 +855,9 @@ def _tuned_first(bucketed: Problem) -> tuple[Plan, ...]:
 
 
 @lru_cache(maxsize=1024)
-def _cheapest_first(bucketed: Problem, requested: str) -> tuple[Plan, ...]:
-    rows = _named(requested) or [plan for plan in PLANS if plan.automatic]
+def _cheapest_first(bucketed: Problem, requested: str, gradient: bool) -> tuple[Plan, ...]:
+    table = GRADIENT_PLANS if gradient else PLANS
+    rows = _named(requested, gradient) if requested else [row for row in table if row.automatic]
     legal = [plan for plan in rows if plan.why_not(bucketed) is None]
     if bucketed.gpu is None and not requested:
         # torch's own CPU kernels are faster than anything here.
@@ -707,12 +866,13 @@ def _cheapest_first(bucketed: Problem, requested: str) -> tuple[Plan, ...]:
     return tuple(sorted(legal, key=lambda plan: plan.cost(bucketed)))
 
 
-def _named(requested: str, source: str = "algorithm") -> list[Plan]:
-    rows = [plan for plan in PLANS if requested in (plan.name, plan.family)]
+def _named(requested: str, gradient: bool, source: str = "algorithm") -> list[Plan]:
+    """The plans of a name or family among those for gradients, or the others."""
+    rows = [plan for plan in EVERY_PLAN if requested in (plan.name, plan.family)]
     if requested and not rows:
-        names = sorted({name for plan in PLANS for name in (plan.name, plan.family)})
+        names = sorted({name for plan in EVERY_PLAN for name in (plan.name, plan.family)})
         raise ValueError(f"{source} is {requested!r}, expected one of {', '.join(names)}")
-    return rows
+    return [plan for plan in rows if plan.gradient == gradient]
 
 
 @lru_cache(maxsize=64)
@@ -721,7 +881,7 @@ def _warn_once(text: str) -> None:
 
 
 TENSOR_CORE_MODES = {"tf32": "Tf32", "ieee": "Ieee", "bf16": "Bf16", "fp16": "Fp16"}
-TENSOR_CORE_FAMILIES = ("hopper", "dense")
+TENSOR_CORE_FAMILIES = ("hopper", "dense", "grad_dense")
 
 
 def arithmetic(family: str, mode: str) -> str:
@@ -729,17 +889,21 @@ def arithmetic(family: str, mode: str) -> str:
     return "Halves" if (family, mode) == ("hopper", "ieee") else TENSOR_CORE_MODES[mode]
 
 
+def tile_glue(family: str, mode: str, rows: Sequence[Plan]) -> str:
+    """The C++ glue of a library with some of a family's tiles."""
+    tiles = ", ".join(plan.tiles[mode].glue for plan in rows)
+    return (
+        f'#include "{family}.cuh"\n'
+        f"FASTCONV1D_{family.upper()}_LIBRARY(fastconv1d::{arithmetic(family, mode)}, {tiles})\n"
+    )
+
+
 def libraries() -> dict[str, str]:
     """The C++ glue of every library, by name: the instantiations that the table needs."""
     glue = {}
     for family in TENSOR_CORE_FAMILIES:
         for mode in TENSOR_CORE_MODES:
-            tiles = ", ".join(plan.tiles[mode].glue for plan in tile_rows(family, mode))
-            type_name = f"fastconv1d::{arithmetic(family, mode)}"
-            glue[f"{family}_{mode}"] = (
-                f'#include "{family}.cuh"\n'
-                f"FASTCONV1D_{family.upper()}_LIBRARY({type_name}, {tiles})\n"
-            )
+            glue[f"{family}_{mode}"] = tile_glue(family, mode, tile_rows(family, mode))
     for mode_type in ("Fp32", "Bf16", "Fp16"):
         glue[f"sliding_{mode_type.lower()}"] = (
             f'#include "sliding.cuh"\nFASTCONV1D_SLIDING_LIBRARY(fastconv1d::{mode_type})\n'
@@ -771,24 +935,31 @@ def libraries_for(arch: str) -> dict[str, str]:
     }
 
 
+def family_of(plan: Plan) -> str:
+    """What a plan's libraries and C++ headers are named after."""
+    return f"grad_{plan.family}" if plan.gradient else plan.family
+
+
 def tile_rows(family: str, mode: str) -> list[Plan]:
     """A family's plans that have this arithmetic, in the order of their library's variants."""
-    return [plan for plan in PLANS if plan.family == family and mode in plan.tiles]
+    return [plan for plan in EVERY_PLAN if family_of(plan) == family and mode in plan.tiles]
 
 
 def library_of(plan: Plan, problem: Problem) -> str:
     """The kernel library that a plan runs from, or '' if it needs none."""
-    if plan.family in TENSOR_CORE_FAMILIES:
-        return f"{plan.family}_{problem.mode}"
+    family = family_of(plan)
+    if family in TENSOR_CORE_FAMILIES:
+        return f"{family}_{problem.mode}"
     if plan.family == "sliding":
-        return f"sliding_{'fp32' if problem.dtype.itemsize == 4 else problem.mode}"
+        return f"{family}_{'fp32' if problem.dtype.itemsize == 4 else problem.mode}"
     if plan.family == "aten" or problem.gpu is None:
         return ""
-    return plan.family
+    return family
 
 
 def variant_of(plan: Plan, problem: Problem) -> int:
     """The variant of its library that a plan runs."""
-    if plan.family in TENSOR_CORE_FAMILIES:
-        return tile_rows(plan.family, problem.mode).index(plan)
+    family = family_of(plan)
+    if family in TENSOR_CORE_FAMILIES:
+        return tile_rows(family, problem.mode).index(plan)
     return config.MODES.index(problem.mode)

@@ -111,6 +111,36 @@ class Problem:
                 raise ValueError(
                     f"{name} is on {other.device}, expected input's device {input.device}"
                 )
+        problem = cls.from_sizes(
+            input, weight.shape, bias is not None, stride, padding, dilation, transposed,
+            output_padding, groups, mode,
+        )  # fmt: skip
+        if bias is not None and tuple(bias.shape) != (problem.channels_out,):
+            raise ValueError(
+                f"bias has shape {tuple(bias.shape)}, expected ({problem.channels_out},)"
+            )
+        return problem
+
+    @classmethod
+    def from_sizes(
+        cls,
+        input: torch.Tensor,
+        weight_sizes: Sequence[int],
+        bias: bool,
+        stride: Sequence[int],
+        padding: Sequence[int],
+        dilation: Sequence[int],
+        transposed: bool,
+        output_padding: Sequence[int],
+        groups: int,
+        mode: str | None = None,
+    ) -> Problem:
+        """`from_tensors` where there is no weight, but its three sizes are known.
+
+        Raises: as `from_tensors`.
+        """
+        if input.dim() != 3:
+            raise ValueError(f"input has shape {tuple(input.shape)}, expected 3 dimensions")
         for name, values in (
             ("stride", stride),
             ("padding", padding),
@@ -122,7 +152,7 @@ class Problem:
         if groups < 1:
             raise ValueError(f"groups is {groups}, expected at least 1")
         batch, channels_in, length = input.shape
-        rows, columns, kernel_size = weight.shape
+        rows, columns, kernel_size = weight_sizes
         problem = cls(
             batch=batch,
             channels_in=channels_in,
@@ -135,7 +165,7 @@ class Problem:
             groups=groups,
             transposed=transposed,
             output_padding=output_padding[0],
-            bias=bias is not None,
+            bias=bias,
             mode=mode or "ieee",
         )
         if transposed and channels_in != rows:
@@ -146,10 +176,6 @@ class Problem:
                 f"{groups} x {columns} = {groups * columns}"
             )
         problem.validate()
-        if bias is not None and tuple(bias.shape) != (problem.channels_out,):
-            raise ValueError(
-                f"bias has shape {tuple(bias.shape)}, expected ({problem.channels_out},)"
-            )
         return replace(
             problem,
             mode=mode or _mode_of(input),
@@ -266,6 +292,19 @@ class Problem:
         rows, columns, taps = self.weight_shape
         parameters = rows * columns * taps + self.channels_out * self.bias
         return (self.input_elements + parameters + self.output_elements) * self.dtype.itemsize
+
+    @property
+    def gradient_flops(self) -> int:
+        """Of the gradients of input and weight, each of which multiplies as often as `flops`."""
+        return 2 * self.flops
+
+    @property
+    def gradient_bytes(self) -> int:
+        """Bytes of the output's gradient, input and weight read once and all gradients written."""
+        rows, columns, taps = self.weight_shape
+        parameters = 2 * rows * columns * taps + self.channels_out * self.bias
+        elements = self.output_elements + 2 * self.input_elements + parameters
+        return elements * self.dtype.itemsize
 
     @property
     def aligned(self) -> int:

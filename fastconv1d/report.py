@@ -21,6 +21,12 @@ PICTURES = {
 }
 """The field that each picture shows, its file and its caption."""
 
+TRAINING = {
+    "backward": ("All gradients", Path("docs/images/backward.png")),
+    "train": ("Forward and backward", Path("docs/images/train.png")),
+}
+"""The ops that have sections of their own in docs/results.md: their titles and pictures."""
+
 FEW_CHANNELS = 4
 """Channels on one side, at most, of what is called a first or last layer."""
 
@@ -98,6 +104,9 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
 }
 """The columns of the terminal's table and of docs/results.md: header, and the cell of a row."""
 
+TRAINING_COLUMNS = {name: cell for name, cell in COLUMNS.items() if name != "im2col, ms"}
+"""The same for rows of `TRAINING`, which im2col does not race for."""
+
 SHORT_COLUMNS: dict[str, Callable[[Row], str]] = {
     "layer": _layer,
     "mode": COLUMNS["mode"],
@@ -116,6 +125,29 @@ LEGEND = (
     "L2 distance from fp64. Every element was checked before anything was timed."
 )
 
+TRAINING_LEGEND = (
+    "All gradients are those of input, weight and, where the layer has one, bias: our "
+    "`convolution_backward` against ATen's. Forward and backward go through autograd on both "
+    "sides. The floor of all gradients has the bytes of the output's gradient, input and weight "
+    "read once and of all gradients written, and the FLOPs of two convolutions; for forward and "
+    "backward, the layer's own floor is added. Plans are those of the input's gradient + the "
+    "weight's, the layer's own before them; the error is the largest of all results'."
+)
+
+
+def columns(rows: Iterable[Row]) -> dict[str, Callable[[Row], str]]:
+    """The terminal's columns for rows of any op."""
+    if all(row["op"] == "forward" for row in rows):
+        return COLUMNS
+    layer, *rest = TRAINING_COLUMNS.items()
+    return dict([layer, ("op", lambda row: str(row["op"])), *rest])
+
+
+def what(row: Row) -> str:
+    """Which case a row speaks of, in words."""
+    bias, op = "bias" if row["bias"] else "no bias", row["op"]
+    return ", ".join([row["layer"], row["mode"], bias, *([op] if op != "forward" else [])])
+
 
 def machine(row: Row) -> str:
     """Where a row was measured, in one line."""
@@ -128,15 +160,15 @@ def notes(rows: Iterable[Row]) -> list[str]:
     """What a table of these rows does not say: layers not run, checks failed, weaker accuracy."""
     lines = []
     for row in rows:
-        what = f"{row['layer']}, {row['mode']}, {'bias' if row['bias'] else 'no bias'}"
         if row["skipped"]:
-            lines.append(f"not run: {what}: {row['skipped']}")
+            lines.append(f"not run: {what(row)}: {row['skipped']}")
         elif row["correct"] is False:
-            lines.append(f"WRONG: {what}: {row['failure']}")
+            lines.append(f"WRONG: {what(row)}: {row['failure']}")
         elif row["less_accurate"]:
-            lines.append(f"accuracy: {what}: {row['less_accurate']}")
+            lines.append(f"accuracy: {what(row)}: {row['less_accurate']}")
         if row["torch_correct"] is False:
-            lines.append(f"torch: {what}: torch's own output is outside of the error bound")
+            result = "output is" if row["op"] == "forward" else "results are"
+            lines.append(f"torch: {what(row)}: torch's own {result} outside of the error bound")
     return lines
 
 
@@ -224,8 +256,10 @@ def _rows_table(
 
 
 def _namer(rows: Sequence[Row], most: int | None = None) -> Callable[[Row], str]:
-    """Names layers, telling their bias where rows hold both, in `most` characters if need be."""
+    """Names layers, telling their bias and op where rows hold several, in `most` characters if
+    need be."""
     biases: dict[str, set[bool]] = {}
+    several = len({row["op"] for row in rows}) > 1
     for row in rows:
         biases.setdefault(_layer(row), set()).add(row["bias"])
 
@@ -233,6 +267,8 @@ def _namer(rows: Sequence[Row], most: int | None = None) -> Callable[[Row], str]
         layer, end = _layer(row), ""
         if len(biases[layer]) > 1:
             end = ", bias" if row["bias"] else ", no bias"
+        if several:
+            end += f", {row['op']}"
         if most and len(layer) + len(end) > most:
             layer = layer[: most - len(end) - 1].rstrip() + "…"
         return layer + end
@@ -285,6 +321,33 @@ def _findings(rows: Sequence[Row]) -> list[str]:
     return lines + [line for line in notes(rows) if not line.startswith("torch: ")]
 
 
+def _of(rows: Iterable[Row], op: str) -> list[Row]:
+    return [row for row in rows if row["op"] == op]
+
+
+def _summaries(rows: Sequence[Row], sources_hash: str) -> list[str]:
+    """A line for each op of `TRAINING` that rows hold times of: how fast by mode, and how bad."""
+    lines = []
+    for op, (title, _) in TRAINING.items():
+        timed = [row for row in _of(rows, op) if row["ratio"] is not None]
+        if not timed:
+            continue
+        means = []
+        for mode in dict.fromkeys(row["mode"] for row in timed):
+            ratios = [row["ratio"] for row in timed if row["mode"] == mode]
+            means.append(f"{mode} {geometric_mean(ratios):.2f}×")
+        slowest = min(timed, key=lambda row: row["ratio"])
+        stale = "" if all(row["sources_hash"] == sources_hash for row in timed) else " †"
+        lines.append(
+            f"{title.lower()}, torch ÷ ours: {', '.join(means)} (geometric means of "
+            f"{len({row['layer'] for row in timed})} layers); slowest: {_namer(timed)(slowest)}, "
+            f"{slowest['mode']}, on `{slowest['plan']}`: {slowest['ratio']:.2f}×; slower than "
+            f"torch: {sum(map(_loses, timed))} of {len(timed)} rows{stale}"
+        )
+    remarks = notes(row for row in rows if row["op"] != "forward")
+    return lines + [line for line in remarks if not line.startswith("torch: ")]
+
+
 def _lines(texts: Iterable[str]) -> str:
     return "\n".join(f"- {text}" for text in texts)
 
@@ -303,17 +366,18 @@ def markdown(rows: Sequence[Row], sources_hash: str) -> str:
     parts = []
     tables = []
     for device, here in _by_device(chosen):
-        ran = _sorted_by_kind(row for row in here if not row["skipped"])
-        parts.append(_measured(ran or here))
+        parts.append(_measured([row for row in here if not row["skipped"]] or here))
+        forward = _of(here, "forward")
+        ran = _sorted_by_kind(row for row in forward if not row["skipped"])
         if any(row["ratio"] is not None for row in ran):
             parts.append(_means(ran, sources_hash))
-        if findings := _findings(here):
+        if findings := _findings(forward) + _summaries(here, sources_hash):
             parts.append(_lines(findings))
         if ran:
             table = _rows_table(SHORT_COLUMNS, ran, sources_hash, _namer(ran))
             summary = f"<details><summary>Layer by layer on {device}</summary>"
             tables.append(f"{summary}\n\n{table}\n\n</details>")
-    if any(row["ratio"] is not None for row in chosen):
+    if any(row["ratio"] is not None for row in _of(chosen, "forward")):
         parts += [
             f"![{caption}, layer by layer]({file.as_posix()})"
             for file, caption in PICTURES.values()
@@ -334,19 +398,37 @@ def details(rows: Sequence[Row], sources_hash: str) -> str:
     """docs/results.md: every column of every row that counts, and all remarks."""
     parts = ["# Results", "Made by `fastconv1d report` from the rows in benchmarks/results."]
     chosen = newest(rows)
-    for _, here in _by_device(chosen):
-        ran = _sorted_by_kind(row for row in here if not row["skipped"])
-        parts.append(_measured(ran or here))
-        for one in KINDS:
-            if some := [row for row in ran if kind(row) == one]:
-                parts.append(f"{one.capitalize()}:")
-                parts.append(_rows_table(COLUMNS, some, sources_hash, _layer))
-        if remarks := notes(here):
-            parts.append(_lines(remarks))
+    parts += _sections(_of(chosen, "forward"), COLUMNS, sources_hash)
     parts.append(LEGEND if chosen else EMPTY)
+    for op, (title, picture) in TRAINING.items():
+        if some := _of(chosen, op):
+            parts.append(f"## {title}")
+            if any(row["ratio"] is not None for row in some):
+                parts.append(f"![{title}](images/{picture.name})")
+            parts += _sections(some, TRAINING_COLUMNS, sources_hash)
+    if any(row["op"] != "forward" for row in chosen):
+        parts.append(TRAINING_LEGEND)
     if any(row["sources_hash"] != sources_hash for row in chosen):
         parts.append(DAGGER)
     return "\n\n".join(parts) + "\n"
+
+
+def _sections(
+    rows: Sequence[Row], columns: Mapping[str, Callable[[Row], str]], sources_hash: str
+) -> Iterator[str]:
+    """Where rows of one op were measured, their tables by kind, and remarks; means where they are
+    not the README's."""
+    for _, here in _by_device(rows):
+        ran = _sorted_by_kind(row for row in here if not row["skipped"])
+        yield _measured(ran or here)
+        if here[0]["op"] != "forward" and any(row["ratio"] is not None for row in ran):
+            yield _means(ran, sources_hash)
+        for one in KINDS:
+            if some := [row for row in ran if kind(row) == one]:
+                yield f"{one.capitalize()}:"
+                yield _rows_table(columns, some, sources_hash, _layer)
+        if remarks := notes(here):
+            yield _lines(remarks)
 
 
 def inserted(readme: str, section: str) -> str:
@@ -378,9 +460,15 @@ LABEL = 46
 
 
 def plot(
-    rows: Sequence[Row], path: Path, quantity: str = "ratio", sources_hash: str | None = None
+    rows: Sequence[Row],
+    path: Path,
+    quantity: str = "ratio",
+    sources_hash: str | None = None,
+    title: str = "",
 ) -> None:
     """Draws a field of `PICTURES`, a line of marks for each layer, a panel for each GPU.
+
+    A `title` goes before the caption.
 
     Panels that hold rows of other kernels than those of `sources_hash` carry a †.
 
@@ -423,7 +511,7 @@ def plot(
         axes.set_title(device + (" †" if stale else ""), fontsize=8, fontweight="bold")
     modes = [mode for mode in MARKERS if any(row["mode"] == mode for row in timed)]
     handles = [_mark(mode, False) for mode in modes] + [_mark("", True)]
-    caption = PICTURES[quantity][1]
+    caption = ": ".join(filter(None, (title, PICTURES[quantity][1])))
     figure.legend(
         handles, [*modes, "hollow: ATen runs it"], loc="outside upper center",
         ncols=len(handles), fontsize=7.5, title=caption, title_fontsize=9, frameon=False,
@@ -490,15 +578,22 @@ def update(root: Path, sources_hash: str, *, write: bool) -> bool:
         full: details(rows, sources_hash),
     }
     present = {file: file.read_text(encoding="utf-8") if file.exists() else None for file in wanted}
-    chosen = newest(rows)
-    drawable = any(row["ratio"] is not None for row in chosen)
-    drawn = all((root / file).exists() for file, _ in PICTURES.values())
-    in_step = present == wanted and (drawn or not drawable)
+    pictures = _pictures(newest(rows))
+    drawn = all((root / file).exists() for file, *_ in pictures)
+    in_step = present == wanted and drawn
     if write:
         full.parent.mkdir(parents=True, exist_ok=True)
         for file, content in wanted.items():
             file.write_text(content, encoding="utf-8")
-        if drawable:
-            for quantity, (file, _) in PICTURES.items():
-                plot(chosen, root / file, quantity, sources_hash)
+        for picture, some, quantity, title in pictures:
+            plot(some, root / picture, quantity, sources_hash, title)
     return in_step
+
+
+def _pictures(chosen: Sequence[Row]) -> list[tuple[Path, list[Row], str, str]]:
+    """The file, rows, field and title of each picture that rows hold times for."""
+    forward = _of(chosen, "forward")
+    pictures = [(file, forward, quantity, "") for quantity, (file, _) in PICTURES.items()]
+    for op, (title, file) in TRAINING.items():
+        pictures.append((file, _of(chosen, op), "ratio", title))
+    return [one for one in pictures if any(row["ratio"] is not None for row in one[1])]

@@ -11,7 +11,7 @@ import torch
 
 from fastconv1d.problem import MODE_DTYPES, Problem
 
-Call = Callable[[], torch.Tensor]
+Call = Callable[[], object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,9 +175,20 @@ class Ceilings:
             self._matmul_tflops[mode] = 2 * size**3 / timing.median / 1e9
         return self._matmul_tflops[mode]
 
-    def floor_ms(self, problem: Problem) -> float:
-        """The roofline: max(bytes / copy rate, FLOPs / matrix product rate), in milliseconds."""
-        return max(
-            problem.bytes / self.copy_gbs / 1e6,
-            problem.flops / self.matmul_tflops(problem.mode) / 1e9,
-        )
+    def floor_ms(self, problem: Problem, op: str = "forward") -> float:
+        """The roofline: max(bytes / copy rate, FLOPs / matrix product rate), in milliseconds.
+
+        For `backward`, of all gradients at once, as if grad_output and input were read once for
+        both that need them; for `train`, of forward and backward one after the other.
+        """
+
+        def floor(bytes: int, flops: int) -> float:
+            products = flops / self.matmul_tflops(problem.mode) / 1e9
+            return max(bytes / self.copy_gbs / 1e6, products)
+
+        total = 0.0
+        if op != "backward":
+            total += floor(problem.bytes, problem.flops)
+        if op != "forward":
+            total += floor(problem.gradient_bytes, problem.gradient_flops)
+        return total

@@ -129,18 +129,15 @@ def harness(library: str, variants: Sequence[int] = ()) -> str:
     """
     glue = plan.libraries()[library]
     if variants:
-        family, mode = library.split("_")
+        family, mode = library.rsplit("_", 1)
         rows = plan.tile_rows(family, mode)
-        tiles = ", ".join(rows[variant].tiles[mode].glue for variant in variants)
-        type_name = f"fastconv1d::{plan.arithmetic(family, mode)}"
-        glue = f'#include "{family}.cuh"\n'
-        glue += f"FASTCONV1D_{family.upper()}_LIBRARY({type_name}, {tiles})\n"
+        glue = plan.tile_glue(family, mode, [rows[variant] for variant in variants])
     return glue + '#include "harness.cpp"\n'
 
 
 def with_few_tiles(library: str, runs: Iterable[Run], every: int = 1) -> tuple[str, list[Run]]:
     """The harness with the tiles of some runs alone, or with each `every`-th, and those runs."""
-    if library.split("_")[0] not in plan.TENSOR_CORE_FAMILIES:
+    if library.rsplit("_", 1)[0] not in plan.TENSOR_CORE_FAMILIES:
         return harness(library), list(runs)
     runs = [replace(run, variant=run.variant - run.variant % every) for run in runs]
     if library.startswith("hopper"):
@@ -544,7 +541,7 @@ def library_runs(library: str, problems: Iterable[Problem], *, shared: bool = Tr
         few = [*list(NARROW.values())[::2], *list(UNFOLDED.values())[::5]]
         runs = on_sliding(corner_runs([*problems, *few], mode, 0))
     else:
-        family, mode = library.split("_")
+        family, mode = library.rsplit("_", 1)
         tiles = len(plan.tile_rows(family, mode))
         runs = [
             replace(run, variant=number % tiles)
@@ -552,4 +549,6 @@ def library_runs(library: str, problems: Iterable[Problem], *, shared: bool = Tr
         ]
         if family == "hopper":
             runs = on_hopper([*runs, *(shared_runs(mode, 0)[1:] if shared else ())])
+        if family == "grad_dense":
+            runs = gradient_runs(runs)
     return [replace(run, guard=0) for run in runs]

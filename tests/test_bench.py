@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import fastconv1d
-from fastconv1d import bench, layers, ops, plan, timing
+from fastconv1d import bench, export, layers, ops, plan, timing
 from fastconv1d.layers import Layer
 from fastconv1d.problem import Problem
 
@@ -43,6 +43,150 @@ def test_a_row_is_checked_timed_and_complete(device: str) -> None:
         assert row.host_us is not None and row.host_us > 0
         assert (row.peak_bytes is not None) == (device == "cuda")
         assert row.provenance["sources_hash"] == ops.sources_hash()
+
+
+TRANSPOSED = Problem(
+    2, 8, 16, 23, 3, stride=5, padding=6, output_padding=1, dilation=2, groups=4,
+    transposed=True,
+)  # fmt: skip
+TRAINING = ["backward", "train"]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("problem", [TINY.problem, TRANSPOSED], ids=["conv", "transposed"])
+def test_gradients_are_checked_and_timed(device: str, problem: Problem) -> None:
+    layer = replace(TINY, problem=problem)
+    rows = measure(device, layer, modes=["ieee"], bias="both", operations=TRAINING)
+    assert [(row.op, row.bias) for row in rows] == [
+        (op, bias) for bias in (False, True) for op in TRAINING
+    ]
+    for row in rows:
+        assert row.correct, row.failure
+        names = ["grad_input", "grad_weight", *(["grad_bias"] if row.bias else [])]
+        checked = problem.input_elements + 8 * 16 // problem.groups * 3 + 16 * row.bias
+        if row.op == "train":
+            names, checked = ["output", *names], checked + problem.output_elements
+        assert row.checked == checked and not row.forced and row.plan
+        for errors, worst in ((row.errors, row.error), (row.torch_errors, row.torch_error)):
+            assert errors is not None and list(errors) == names
+            assert worst == max(errors.values()) and 0 < worst < 1e-6
+        assert row.ours_ms is not None and row.torch_ms is not None and row.floor_ms is not None
+        assert row.ratio == pytest.approx(row.torch_ms / row.ours_ms)
+        assert row.roofline_share == pytest.approx(row.floor_ms / row.ours_ms)
+        assert row.host_us is not None and row.torch_host_us is not None
+        assert row.im2col_ms is None and row.im2col_peak_bytes is None
+        assert (row.peak_bytes is not None) == (device == "cuda")
+        assert row.torch_correct and row.less_accurate is None
+    if device == "cpu":
+        assert {row.plan for row in rows} == {"aten"}
+        backward, train = rows[0].floor_ms, rows[1].floor_ms
+        assert backward and train and backward < train  # of ceilings measured once a run
+
+
+@pytest.mark.parametrize("gradient", [0, 1, 2])
+def test_a_wrong_gradient_gets_no_times(monkeypatch: pytest.MonkeyPatch, gradient: int) -> None:
+    right = ops.convolution_backward
+
+    def wrong(*arguments: Any) -> Any:
+        gradients = right(*arguments)
+        gradients[gradient].view(-1)[-1] += 0.5
+        return gradients
+
+    monkeypatch.setattr(ops, "convolution_backward", wrong)
+    [row] = measure(operations=["backward"])
+    assert row.correct is False
+    name = ("grad_input[", "grad_weight[", "grad_bias[")[gradient]
+    assert str(row.failure).startswith(f"ours: {name}") and "1 of " in str(row.failure)
+    assert [name for name in TIMES if getattr(row, name) is not None] == []
+
+
+def test_training_is_judged_through_autograd(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(right: Any) -> Any:
+        def call(input: torch.Tensor, weight: torch.Tensor, *rest: Any, **more: Any) -> Any:
+            zero = weight.sum() - weight.sum().detach()  # no error but in the gradient
+            return right(input, weight, *rest, **more) + zero
+
+        return call
+
+    theirs, ours = bench.F.conv1d, bench.conv1d
+    monkeypatch.setattr(bench.F, "conv1d", wrong(theirs))
+    [row] = measure(operations=["train"])
+    assert row.correct and row.torch_correct is False and row.ours_ms is not None
+    monkeypatch.setattr(bench.F, "conv1d", theirs)
+    monkeypatch.setattr(bench, "conv1d", wrong(ours))
+    [row] = measure(operations=["train"])
+    assert row.correct is False and "grad_weight" in str(row.failure)
+    monkeypatch.setattr(bench, "conv1d", lambda *given, **more: ours(*given, **more) + 0.5)
+    [row] = measure(operations=["train"])
+    assert row.correct is False and "output[" in str(row.failure)
+
+
+def test_a_position_left_out_of_a_long_sum_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    # By no element's bound: that of a sum of 16384 products hides one of them.
+    right = ops.convolution_backward
+    layer = replace(TINY, problem=Problem(2, 8, 16, 8192, 3, padding=1))
+
+    def wrong(grad_output: torch.Tensor, *rest: Any) -> Any:
+        cut = grad_output.clone()
+        cut[-1, :, 4000] = 0
+        return right(grad_output, *rest)[0], *right(cut, *rest)[1:]
+
+    monkeypatch.setattr(ops, "convolution_backward", wrong)
+    [row] = measure(layer=layer, operations=["backward"])
+    assert row.correct is False
+    assert str(row.failure).startswith("ours: grad_weight: relative L2 error")
+
+
+def test_kernels_of_gradients_are_tested_on_integers_and_must_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    named = {row.name: row for row in plan.PLANS}
+    pairs = [(named[name], named[name]) for name in ("im2col", "direct")]
+    monkeypatch.setattr(bench, "_selected", lambda *_: pairs)
+    [row] = measure(operations=["backward"])
+    assert row.plan == "im2col + direct" and row.correct is False
+    assert "another one ran" in str(row.failure)
+
+    right = ops.convolution_backward
+    monkeypatch.setattr(bench, "CHECK_BYTES", 1e4)
+
+    def wrong(grad_output: torch.Tensor, *rest: Any) -> Any:
+        gradients = right(grad_output, *rest)
+        if len(grad_output) == 1:
+            gradients[2][3] += 1
+        return gradients
+
+    monkeypatch.setattr(ops, "convolution_backward", wrong)
+    [row] = measure(operations=["backward"])
+    assert str(row.failure).startswith("im2col, direct, small integers: grad_bias[3]")
+
+
+@pytest.mark.parametrize("mode", bench.GPU_MODES)
+def test_every_layers_gradients_have_plans(mode: str) -> None:
+    plans = set()
+    for layer in layers.load():
+        case = replace(layer.problem, mode=mode, gpu=export.TARGETS["90a"])
+        other = bench._input_gradient(case)
+        other.validate()
+        assert other.input_shape == case.output_shape and other.weight_shape == case.weight_shape
+        assert other.output_shape == case.input_shape
+        of_input, of_weight = (chosen for chosen, _ in bench._selected(case, "", "backward"))
+        assert not of_input.gradient and of_weight.gradient
+        assert bench._selected(case, "", "train")[0][0] is plan.select(case)
+        plans.add(bench._together([of_input, of_weight]))
+    assert any(" + grad_" in name for name in plans)
+
+
+@pytest.mark.parametrize("mode", ["ieee", "fp64"])
+def test_a_plan_asked_for_computes_what_it_can(mode: str) -> None:
+    [row] = measure(modes=[mode], operations=["backward"], plans=["im2col"])
+    # No plan for the gradient of the weight is called im2col.
+    assert row.plan == "im2col + grad_aten" and row.forced and row.correct, row.failure
+
+
+def test_training_is_not_compiled() -> None:
+    with pytest.raises(ValueError, match="compile"):
+        measure(operations=["train"], compile=True)
 
 
 def test_rows_are_flat_json_and_every_field_is_documented() -> None:
@@ -110,10 +254,7 @@ def test_a_transposed_layer_races_torchs_transposed_convolution(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # Geometry that no mix-up of arguments survives, and padding beyond the kernel's reach.
-    problem = Problem(
-        2, 8, 16, 23, 3, stride=5, padding=6, output_padding=1, dilation=2, groups=4,
-        transposed=True, bias=True,
-    )  # fmt: skip
+    problem = replace(TRANSPOSED, bias=True)
     theirs, calls = bench.F.conv_transpose1d, []
     monkeypatch.setattr(
         bench.F, "conv_transpose1d", lambda *given: calls.append(given) or theirs(*given)
@@ -185,6 +326,10 @@ def test_the_floor_is_the_slower_of_memory_and_arithmetic() -> None:
     assert ceilings.floor_ms(problem) == pytest.approx(problem.bytes / 1e9)
     wide = replace(problem, channels_in=4096, channels_out=4096, batch=1)
     assert ceilings.floor_ms(wide) == pytest.approx(wide.flops / 300e9)
+    for one, floor in ((problem, problem.gradient_bytes / 1e9), (wide, 2 * wide.flops / 300e9)):
+        assert ceilings.floor_ms(one, "backward") == pytest.approx(floor)
+        both = floor + ceilings.floor_ms(one)
+        assert ceilings.floor_ms(one, "train") == pytest.approx(both)
 
 
 def test_the_layer_table_is_sound() -> None:

@@ -101,6 +101,26 @@ def test_bench_checks_times_and_writes(
     assert len(report.read(tmp_path)) == 4  # appended
 
 
+def test_bench_times_training(
+    table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, picture = tmp_path / "rows.jsonl", tmp_path / "picture.png"
+    options = ["bench", "--device", "cpu", "--quick", "--layers", str(table), "--backward"]
+    assert cli.main([*options, "--train", "--out", str(out), "--plot", str(picture)]) == 0
+    shown = capsys.readouterr()
+    assert all(header.split(",")[0] in shown.out for header in report.TRAINING_COLUMNS)
+    assert report.TRAINING_LEGEND in shown.out and "im2col, ms" not in shown.out
+    assert "Test · conv, ieee, bias, backward" in shown.err
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    rows = report.read(tmp_path)
+    assert [row["op"] for row in rows] == ["backward", "train"] * 2
+    assert all(row["correct"] and row["ours_ms"] > 0 for row in rows)
+    row = answer(capsys, *options, "conv")
+    assert set(row["errors"]) == {"grad_input", "grad_weight", "grad_bias"}
+    assert cli.main([*options, "--compile"]) == 2
+    assert "compile" in capsys.readouterr().err
+
+
 def test_bench_of_a_wrong_kernel_fails(
     table: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

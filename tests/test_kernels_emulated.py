@@ -103,6 +103,8 @@ def test_tiles(build: Build, tmp_path: Path, family: str, mode: str, variant: in
     if family == "hopper":
         runs = on_hopper([*runs, *shared_runs(mode, variant)])
         assert len(runs) >= 8
+    if family == "grad_dense":
+        runs = gradient_runs(runs)
     assert_right(build(harness(f"{family}_{mode}")), runs, tmp_path)
 
 

@@ -251,7 +251,7 @@ def test_a_forced_plan_is_the_one_that_runs(device: torch.device, kind: Kind) ->
         kind.ours(x, w, b, groups=2, algorithm="im2col")
     after = fastconv1d.calls()
     assert after["im2col"] - before["im2col"] == 3
-    assert set(after) == {row.name for row in plan.PLANS}
+    assert set(after) == {row.name for row in plan.EVERY_PLAN}
 
 
 @both
@@ -334,10 +334,10 @@ def test_a_kernel_library_that_fails_gives_way_to_the_next_plan(
     ops._attempt.cache_clear()
     ops._warn_once.cache_clear()
     with pytest.raises(RuntimeError, match="nvcc failed on hopper_tf32"):
-        ops._runnable(problem, "")
+        ops._runnable(problem, "", gradient=False)
     monkeypatch.setenv("FASTCONV1D_STRICT", "0")
     with pytest.warns(RuntimeWarning, match="nvcc failed on hopper_tf32"):
-        chosen, library = ops._runnable(problem, "")
+        chosen, library = ops._runnable(problem, "", gradient=False)
     assert chosen.name == "aten"
     assert library is None
     ops._attempt.cache_clear()
@@ -359,12 +359,14 @@ def test_a_binding_that_registers_nothing_is_an_error_and_no_recursion(
 def test_select_answers_the_binding() -> None:
     x, w, _ = tensors()
     select = torch.ops.fastconv1d._select
-    names = [row.name for row in plan.PLANS]
-    arguments = (x, w, True, 1, 0, 1, False, 0, 2, "ieee")
-    assert select(*arguments, "") == [ops.ATEN, names.index("aten"), 0, 0, 0]
-    assert select(*arguments, "im2col") == [ops.IM2COL, names.index("im2col"), 0, 0, 1]
-    double = (x.double(), w.double(), *arguments[2:9], "fp64")
-    assert select(*double, "im2col") == [ops.IM2COL, names.index("im2col"), 0, 0, 4]
+    names = [row.name for row in plan.EVERY_PLAN]
+    arguments = (x, w.shape, True, 1, 0, 1, False, 0, 2)
+    assert select(*arguments, "ieee", False, "") == [ops.ATEN, names.index("aten"), 0, 0, 0]
+    im2col = names.index("im2col")
+    assert select(*arguments, "ieee", False, "im2col") == [ops.IM2COL, im2col, 0, 0, 1]
+    double = (x.double(), *arguments[1:], "fp64", False)
+    assert select(*double, "im2col") == [ops.IM2COL, im2col, 0, 0, 4]
+    assert select(*arguments, "ieee", True, "") == [ops.ATEN, names.index("grad_aten"), 0, 0, 0]
 
 
 # --- errors ---------------------------------------------------------------------------------------

@@ -105,6 +105,10 @@ def test_flops_and_bytes_of_layer_67() -> None:
     assert LAYER_67.flops == 2 * 32 * 131070 * 64 * 128 * 3
     elements = 32 * 64 * 131072 + 128 * 64 * 3 + 32 * 128 * 131070
     assert LAYER_67.bytes == 4 * elements
+    assert LAYER_67.gradient_flops == 2 * LAYER_67.flops
+    more = 32 * 64 * 131072 + 128 * 64 * 3  # input and weight are read, and their gradients written
+    assert LAYER_67.gradient_bytes == 4 * (elements + more)
+    assert replace(LAYER_67, bias=True).gradient_bytes == 4 * (elements + more + 128)
     assert replace(LAYER_67, mode="bf16", bias=True).bytes == 2 * (elements + 128)
     assert replace(LAYER_67, mode="fp64").dtype == torch.float64
 

@@ -307,6 +307,80 @@ def test_a_readme_without_markers_is_refused() -> None:
         report.inserted("# nothing here", "table")
 
 
+def training(**changes: Any) -> dict[str, Any]:
+    """A row of a layer's gradients."""
+    blank = {"op": "backward", "plan": "hopper + grad_dense", "im2col_ms": None, "ratio": 1.5}
+    return sample(**{**blank, **changes})
+
+
+def test_training_has_sections_of_its_own() -> None:
+    alone = [sample(ratio=3.0)]
+    rows = [*alone, training(), training(mode="bf16", ratio=0.5), training(op="train", ratio=2.0)]
+    text = report.details(rows, "now")
+    before, backward, train = text.split("## ")
+    without = report.details(alone, "now")
+    assert before.strip() == without.strip() and "##" not in without
+    assert backward.startswith("All gradients\n\n![All gradients](images/backward.png)")
+    assert train.startswith("Forward and backward\n\n![Forward and backward](images/train.png)")
+    lines = [line for line in backward.splitlines() if line.startswith("| KernelBench")]
+    assert len(lines) == 2 and "hopper + grad_dense" in lines[0] and "0.50×" in lines[1]
+    assert cells(train, "layer") == list(report.TRAINING_COLUMNS)
+    assert cells(train, "all") == ["all", "1", "2.00× (2.00–2.00)"]
+    assert report.TRAINING_LEGEND in train and "†" not in text
+    assert "†" in report.details([*alone, training(sources_hash="old")], "now")
+
+
+def test_the_readme_sums_training_up() -> None:
+    alone = [sample(ratio=3.0)]
+    rows = [
+        *alone,
+        training(layer="A", ratio=2.0),
+        training(layer="B", ratio=0.5),
+        training(layer="A", mode="bf16", ratio=4.0),
+        training(layer="C", ratio=None, correct=False, failure="grad_weight[0] is 1"),
+    ]
+    without, text = report.markdown(alone, "now"), report.markdown(rows, "now")
+    added = [line for line in text.splitlines() if line not in without.splitlines()]
+    assert added == [
+        "- all gradients, torch ÷ ours: tf32 1.00×, bf16 4.00× (geometric means of 2 layers); "
+        "slowest: B, tf32, on `hopper + grad_dense`: 0.50×; slower than torch: 1 of 3 rows",
+        "- WRONG: C, tf32, no bias, backward: grad_weight[0] is 1",
+    ]
+    assert "gradients" not in without
+    stale = report.markdown([*alone, training(op="train", sources_hash="old")], "now")
+    assert "forward and backward, torch ÷ ours: tf32 1.50×" in stale and "1 rows †" in stale
+
+
+def test_rows_of_training_alone_are_reported() -> None:
+    for page in (report.markdown, report.details):
+        text = page([training()], "now")
+        assert "1.50×" in text and "NVIDIA H200" in text and "speedup.png" not in text
+
+
+def test_pictures_and_tables_tell_ops_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [training(layer="A"), training(layer="A", op="train")]
+    [axes] = drawn(monkeypatch, rows, title="All").axes
+    labels = [label.get_text() for label in axes.get_yticklabels()][1:]
+    assert labels == ["A, backward", "A, train"]
+    assert list(report.columns(rows))[:2] == ["layer", "op"]
+    assert report.columns([sample()]) == report.COLUMNS
+
+
+def test_update_draws_training_where_there_is_some(tmp_path: Path) -> None:
+    (tmp_path / report.RESULTS).mkdir(parents=True)
+    readme = tmp_path / "README.md"
+    readme.write_text(f"{report.START}\n{report.END}\n", encoding="utf-8")
+    rows = [sample(), training(), training(op="train", ratio=None)]
+    text = "".join(f"{json.dumps(row)}\n" for row in rows)
+    (tmp_path / report.RESULTS / "h200.jsonl").write_text(text, encoding="utf-8")
+    report.update(tmp_path, "now", write=True)
+    assert report.update(tmp_path, "now", write=False)
+    drawn, missing = (tmp_path / file for _, file in report.TRAINING.values())
+    assert drawn.read_bytes().startswith(b"\x89PNG") and not missing.exists()
+    drawn.unlink()
+    assert not report.update(tmp_path, "now", write=False)
+
+
 def test_nothing_to_plot_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no times"):
         report.plot([sample(ratio=None)], tmp_path / "a.png")

@@ -7,8 +7,10 @@
 #include <ATen/ops/add.h>
 #include <ATen/ops/baddbmm.h>
 #include <ATen/ops/bmm.h>
+#include <ATen/ops/convolution_backward_native.h>
 #include <ATen/ops/convolution_native.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/sum.h>
 #include <torch/library.h>
 
 #include <array>
@@ -61,7 +63,7 @@ struct Entry {
 };
 
 struct Key {
-  std::array<int64_t, 17> numbers;
+  std::array<int64_t, 18> numbers;
   std::string algorithm;
   bool operator==(const Key& other) const {
     return numbers == other.numbers && algorithm == other.algorithm;
@@ -146,25 +148,37 @@ int64_t mode_of(c10::ScalarType dtype) {
 
 constexpr const char* kModes[] = {"tf32", "ieee", "bf16", "fp16", "fp64"};
 
+// What the operators take beside their tensors.
+struct Geometry {
+  IntArrayRef stride, padding, dilation;
+  bool transposed;
+  IntArrayRef output_padding;
+  int64_t groups;
+};
+
 // Whether this is a 1-D convolution that a kernel could compute; all else, errors included, is ATen's.
-bool is_ours(const Tensor& input, const Tensor& weight, const MaybeTensor& bias, IntArrayRef stride,
-             IntArrayRef padding, IntArrayRef dilation, bool transposed, IntArrayRef output_padding,
-             int64_t groups) {
-  if (input.dim() != 3 || weight.dim() != 3 || input.numel() == 0 || weight.numel() == 0)
+bool is_ours(const Tensor& input, IntArrayRef weight, const Geometry& g) {
+  if (input.dim() != 3 || weight.size() != 3 || input.numel() == 0) return false;
+  for (const int64_t size : weight)
+    if (size < 1) return false;
+  for (const IntArrayRef& of_one : {g.stride, g.padding, g.dilation, g.output_padding})
+    if (of_one.size() != 1) return false;
+  if (g.stride[0] < 1 || g.padding[0] < 0 || g.dilation[0] < 1 || g.groups < 1 ||
+      g.output_padding[0] < 0)
     return false;
-  if (stride.size() != 1 || padding.size() != 1 || dilation.size() != 1 ||
-      output_padding.size() != 1)
-    return false;
-  if (stride[0] < 1 || padding[0] < 0 || dilation[0] < 1 || groups < 1 || output_padding[0] < 0)
-    return false;
-  if (input.size(1) % groups != 0 || weight.size(0) % groups != 0) return false;
-  if (input.size(1) != (transposed ? weight.size(0) : weight.size(1) * groups)) return false;
-  if (transposed ? output_padding[0] >= std::max(stride[0], dilation[0]) : output_padding[0] != 0)
-    return false;
+  if (input.size(1) % g.groups != 0 || weight[0] % g.groups != 0) return false;
+  if (input.size(1) != (g.transposed ? weight[0] : weight[1] * g.groups)) return false;
+  return g.transposed ? g.output_padding[0] < std::max(g.stride[0], g.dilation[0])
+                      : g.output_padding[0] == 0;
+}
+
+bool is_ours(const Tensor& input, const Tensor& weight, const MaybeTensor& bias,
+             const Geometry& g) {
+  if (!is_ours(input, weight.sizes(), g)) return false;
   if (weight.scalar_type() != input.scalar_type() || weight.device() != input.device())
     return false;
   if (bias && bias->defined()) {
-    const int64_t channels_out = transposed ? weight.size(1) * groups : weight.size(0);
+    const int64_t channels_out = g.transposed ? weight.size(1) * g.groups : weight.size(0);
     if (bias->dim() != 1 || bias->size(0) != channels_out) return false;
     if (bias->scalar_type() != input.scalar_type() || bias->device() != input.device())
       return false;
@@ -172,36 +186,36 @@ bool is_ours(const Tensor& input, const Tensor& weight, const MaybeTensor& bias,
   return true;
 }
 
-fastconv1d::ConvArgs args_of(const Tensor& input, const Tensor& weight, int64_t stride,
-                             int64_t padding, int64_t dilation, bool transposed,
-                             int64_t output_padding, int64_t groups, int64_t mode) {
+fastconv1d::ConvArgs args_of(const Tensor& input, IntArrayRef weight, const Geometry& g,
+                             int64_t mode) {
   fastconv1d::ConvArgs a{};
   a.batch = input.size(0);
   a.channels_in = input.size(1);
   a.length = input.size(2);
-  a.channels_out = transposed ? weight.size(1) * groups : weight.size(0);
-  a.kernel_size = weight.size(2);
-  a.stride = stride;
-  a.padding = padding;
-  a.dilation = dilation;
-  a.groups = groups;
-  a.transposed = transposed;
+  a.channels_out = g.transposed ? weight[1] * g.groups : weight[0];
+  a.kernel_size = weight[2];
+  a.stride = g.stride[0];
+  a.padding = g.padding[0];
+  a.dilation = g.dilation[0];
+  a.groups = g.groups;
+  a.transposed = g.transposed;
   a.mode = mode;
-  const int64_t reach = dilation * (a.kernel_size - 1) + 1;
-  if (transposed)
-    a.length_out = (a.length - 1) * stride - 2 * padding + reach + output_padding;
-  else if (a.length + 2 * padding >= reach)
-    a.length_out = (a.length + 2 * padding - reach) / stride + 1;
+  const int64_t reach = a.dilation * (a.kernel_size - 1) + 1;
+  if (g.transposed)
+    a.length_out = (a.length - 1) * a.stride - 2 * a.padding + reach + g.output_padding[0];
+  else if (a.length + 2 * a.padding >= reach)
+    a.length_out = (a.length + 2 * a.padding - reach) / a.stride + 1;
   return a;
 }
 
-Entry& entry_of(const Tensor& input, const Tensor& weight, bool bias, const fastconv1d::ConvArgs& a,
-                int64_t output_padding, c10::string_view algorithm) {
+// `gradient`: of the plan for the weight's gradient.
+Entry& entry_of(const Tensor& input, IntArrayRef weight, bool bias, const fastconv1d::ConvArgs& a,
+                int64_t output_padding, bool gradient, c10::string_view algorithm) {
   static const char* const kPlan = "FASTCONV1D_PLAN";
   static const char* const kStrict = "FASTCONV1D_STRICT";
   Key key{{bucket(a.batch), a.channels_in, a.channels_out, bucket(a.length), a.kernel_size,
            a.stride, a.padding, a.dilation, a.groups, a.transposed, output_padding, a.mode, bias,
-           input.device().index(), 0, 0, row_alignment(input)},
+           input.device().index(), 0, 0, gradient ? 0 : row_alignment(input), gradient},
           algorithm.empty() ? environment(kPlan) : std::string(algorithm)};
   key.numbers[14] = algorithm.empty();
   key.numbers[15] = static_cast<int64_t>(std::hash<std::string>{}(environment(kStrict)));
@@ -211,14 +225,15 @@ Entry& entry_of(const Tensor& input, const Tensor& weight, bool bias, const fast
     const auto found = cache.entries.find(key);
     if (found != cache.entries.end()) return *found->second;
   }
-  static const auto select = c10::Dispatcher::singleton()
-                                 .findSchemaOrThrow("fastconv1d::_select", "")
-                                 .typed<std::vector<int64_t>(
-                                     const Tensor&, const Tensor&, bool, int64_t, int64_t, int64_t,
-                                     bool, int64_t, int64_t, c10::string_view, c10::string_view)>();
+  static const auto select =
+      c10::Dispatcher::singleton()
+          .findSchemaOrThrow("fastconv1d::_select", "")
+          .typed<std::vector<int64_t>(const Tensor&, IntArrayRef, bool, int64_t, int64_t, int64_t,
+                                      bool, int64_t, int64_t, c10::string_view, bool,
+                                      c10::string_view)>();
   const std::vector<int64_t> chosen =
       select.call(input, weight, bias, a.stride, a.padding, a.dilation, a.transposed != 0,
-                  output_padding, a.groups, kModes[a.mode], algorithm);
+                  output_padding, a.groups, kModes[a.mode], gradient, algorithm);
   TORCH_CHECK(chosen.size() == 5, "fastconv1d::_select returned ", chosen.size(),
               " numbers, expected 5");
   auto entry = std::make_unique<Entry>();
@@ -339,30 +354,44 @@ void run_col2im(const Entry& entry, fastconv1d::ConvArgs a, const Tensor& input,
   }
 }
 
+void check_dtype(int64_t mode, const Tensor& input, c10::string_view algorithm) {
+  TORCH_CHECK(mode >= 0 || algorithm.empty() || algorithm == "aten", "algorithm '", algorithm,
+              "' cannot run this: input is ", input.scalar_type(),
+              ", expected Float, Double, Half or BFloat16");
+}
+
+// Runs a plan's kernels; the workspace that they ask for lives as long as they do, in stream order.
+void run_kernels(const Entry& entry, fastconv1d::ConvArgs& a, const Tensor& input) {
+#ifdef FASTCONV1D_CUDA
+  a.multiprocessors = current_device().multiprocessors;
+  Tensor workspace;
+  if (const int64_t bytes = entry.workspace(entry.variant, &a); bytes > 0) {
+    workspace = at::empty({bytes}, input.options().dtype(c10::kByte).memory_format(c10::nullopt));
+    a.workspace = workspace.data_ptr();
+  }
+  check_launch(entry.launch(entry.variant, &a, c10::cuda::getCurrentCUDAStream().stream()),
+               "a kernel");
+#endif
+}
+
 Tensor convolution(const Tensor& input, const Tensor& weight, const MaybeTensor& bias,
-                   IntArrayRef stride, IntArrayRef padding, IntArrayRef dilation, bool transposed,
-                   IntArrayRef output_padding, int64_t groups, c10::string_view algorithm) {
+                   const Geometry& g, c10::string_view algorithm) {
   const auto aten = [&] {
-    return at::native::convolution(input, weight, bias, stride, padding, dilation, transposed,
-                                   output_padding, groups);
+    return at::native::convolution(input, weight, bias, g.stride, g.padding, g.dilation,
+                                   g.transposed, g.output_padding, g.groups);
   };
-  if (!is_ours(input, weight, bias, stride, padding, dilation, transposed, output_padding, groups))
-    return aten();
+  if (!is_ours(input, weight, bias, g)) return aten();
 #ifdef FASTCONV1D_CUDA
   const c10::cuda::CUDAGuard guard(input.device());
 #endif
   const int64_t mode = mode_of(input.scalar_type());
-  if (mode < 0) {
-    TORCH_CHECK(algorithm.empty() || algorithm == "aten", "algorithm '", algorithm,
-                "' cannot run this: input is ", input.scalar_type(),
-                ", expected Float, Double, Half or BFloat16");
-    return aten();
-  }
-  fastconv1d::ConvArgs a = args_of(input, weight, stride[0], padding[0], dilation[0], transposed,
-                                   output_padding[0], groups, mode);
+  check_dtype(mode, input, algorithm);
+  if (mode < 0) return aten();
+  fastconv1d::ConvArgs a = args_of(input, weight.sizes(), g, mode);
   if (a.length_out < 1) return aten();
   const bool has_bias = bias && bias->defined();
-  Entry& entry = entry_of(input, weight, has_bias, a, output_padding[0], algorithm);
+  Entry& entry =
+      entry_of(input, weight.sizes(), has_bias, a, g.output_padding[0], false, algorithm);
   entry.calls.fetch_add(1, std::memory_order_relaxed);
   if (entry.kind == kAten) return aten();
 
@@ -377,24 +406,84 @@ Tensor convolution(const Tensor& input, const Tensor& weight, const MaybeTensor&
   a.input_batch_stride = x.stride(0);
   a.input_channel_stride = x.stride(1);
   if (entry.kind == kIm2col) {
-    if (transposed)
+    if (g.transposed)
       run_col2im(entry, a, x, w, output);
     else
       run_im2col(entry, a, x, w, b, output);
     return output;
   }
-#ifdef FASTCONV1D_CUDA
-  a.multiprocessors = current_device().multiprocessors;
-  Tensor workspace;
-  if (const int64_t bytes = entry.workspace(entry.variant, &a); bytes > 0) {
-    workspace = at::empty({bytes}, input.options().dtype(c10::kByte).memory_format(c10::nullopt));
-    a.workspace = workspace.data_ptr();
-  }
-  check_launch(entry.launch(entry.variant, &a, c10::cuda::getCurrentCUDAStream().stream()),
-               "a kernel");
-#endif
+  run_kernels(entry, a, input);
   return output;
 }
+
+#ifdef FASTCONV1D_CUDA
+// The gradients of weight and bias; without `bias`, the latter has no elements.
+std::tuple<Tensor, Tensor> weight_gradient(const Tensor& grad_output, const Tensor& input,
+                                           IntArrayRef weight, bool bias, const Geometry& g,
+                                           c10::string_view algorithm) {
+  const auto options = input.options().memory_format(c10::nullopt);
+  const auto aten = [&]() -> std::tuple<Tensor, Tensor> {
+    const int64_t channels_out = grad_output.size(1);
+    auto [of_input, of_weight, of_bias] = at::native::convolution_backward(
+        grad_output, input, at::empty(weight, options), IntArrayRef(channels_out), g.stride,
+        g.padding, g.dilation, g.transposed, g.output_padding, g.groups, {false, true, bias});
+    return {of_weight.contiguous(), bias ? of_bias : at::empty({0}, options)};
+  };
+  if (!is_ours(input, weight, g)) return aten();
+  const c10::cuda::CUDAGuard guard(input.device());
+  const int64_t mode = mode_of(input.scalar_type());
+  check_dtype(mode, input, algorithm);
+  if (mode < 0) return aten();
+  fastconv1d::ConvArgs a = args_of(input, weight, g, mode);
+  if (grad_output.scalar_type() != input.scalar_type() || grad_output.device() != input.device() ||
+      a.length_out < 1 ||
+      grad_output.sizes() != IntArrayRef({a.batch, a.channels_out, a.length_out}))
+    return aten();
+  Entry& entry = entry_of(input, weight, bias, a, g.output_padding[0], true, algorithm);
+  entry.calls.fetch_add(1, std::memory_order_relaxed);
+  if (entry.kind == kAten) return aten();
+
+  // Transposed, it is that of the ordinary convolution with the two tensors' parts swapped.
+  const Tensor x = with_contiguous_positions(g.transposed ? grad_output : input);
+  const Tensor grads = (g.transposed ? input : grad_output).contiguous();
+  Tensor of_weight = at::empty(weight, options), of_bias;
+  if (!bias)
+    of_bias = at::empty({0}, options);
+  else if (g.transposed)
+    of_bias = at::sum(grad_output, IntArrayRef({0, 2}));
+  else
+    of_bias = at::empty({a.channels_out}, options);
+  if (g.transposed) {
+    std::swap(a.channels_in, a.channels_out);
+    std::swap(a.length, a.length_out);
+    a.transposed = 0;
+  } else if (bias) {
+    a.grad_bias = of_bias.data_ptr();
+  }
+  a.input = x.const_data_ptr();
+  a.grad_output = grads.const_data_ptr();
+  a.output = of_weight.data_ptr();
+  a.input_batch_stride = x.stride(0);
+  a.input_channel_stride = x.stride(1);
+  run_kernels(entry, a, input);
+  return {of_weight, of_bias};
+}
+
+// The gradient of an input of `length` positions: the other convolution with the same weight.
+Tensor input_gradient(const Tensor& grad_output, int64_t length, const Tensor& weight,
+                      const Geometry& g) {
+  int64_t output_padding = 0;
+  if (!g.transposed) {
+    const int64_t reach = g.dilation[0] * (weight.size(2) - 1) + 1;
+    output_padding = length - ((grad_output.size(2) - 1) * g.stride[0] - 2 * g.padding[0] + reach);
+  }
+  const Geometry other{g.stride, g.padding, g.dilation, !g.transposed, IntArrayRef(output_padding),
+                       g.groups};
+  const Tensor grad = convolution(grad_output, weight, std::nullopt, other, "");
+  // There are more where output_padding is a stride or more.
+  return grad.size(2) == length ? grad : grad.narrow(2, 0, length);
+}
+#endif
 
 // The operator: its output is contiguous whatever ATen returns, as its fake kernel promises.
 Tensor contiguous_convolution(const Tensor& input, const Tensor& weight, const MaybeTensor& bias,
@@ -404,8 +493,8 @@ Tensor contiguous_convolution(const Tensor& input, const Tensor& weight, const M
   // Not all that ATen would choose checks this.
   TORCH_CHECK(!bias || !bias->defined() || bias->scalar_type() == input.scalar_type(), "bias is ",
               bias->scalar_type(), ", expected input's dtype ", input.scalar_type());
-  return convolution(input, weight, bias, stride, padding, dilation, transposed, output_padding,
-                     groups, algorithm)
+  return convolution(input, weight, bias,
+                     {stride, padding, dilation, transposed, output_padding, groups}, algorithm)
       .contiguous();
 }
 
@@ -413,9 +502,44 @@ Tensor contiguous_convolution(const Tensor& input, const Tensor& weight, const M
 Tensor aten_convolution(const Tensor& input, const Tensor& weight, const MaybeTensor& bias,
                         IntArrayRef stride, IntArrayRef padding, IntArrayRef dilation,
                         bool transposed, IntArrayRef output_padding, int64_t groups) {
-  return convolution(input, weight, bias, stride, padding, dilation, transposed, output_padding,
-                     groups, "");
+  return convolution(input, weight, bias,
+                     {stride, padding, dilation, transposed, output_padding, groups}, "");
 }
+
+#ifdef FASTCONV1D_CUDA
+std::tuple<Tensor, Tensor> grad_weight(const Tensor& grad_output, const Tensor& input,
+                                       IntArrayRef weight_sizes, bool bias, IntArrayRef stride,
+                                       IntArrayRef padding, IntArrayRef dilation, bool transposed,
+                                       IntArrayRef output_padding, int64_t groups,
+                                       c10::string_view algorithm) {
+  return weight_gradient(grad_output, input, weight_sizes, bias,
+                         {stride, padding, dilation, transposed, output_padding, groups},
+                         algorithm);
+}
+
+// Stands in for aten::convolution_backward.
+std::tuple<Tensor, Tensor, Tensor> aten_convolution_backward(
+    const Tensor& grad_output, const Tensor& input, const Tensor& weight,
+    at::OptionalIntArrayRef bias_sizes, IntArrayRef stride, IntArrayRef padding,
+    IntArrayRef dilation, bool transposed, IntArrayRef output_padding, int64_t groups,
+    std::array<bool, 3> wanted) {
+  const Geometry g{stride, padding, dilation, transposed, output_padding, groups};
+  if (!is_ours(input, weight, std::nullopt, g) || mode_of(input.scalar_type()) < 0 ||
+      grad_output.dim() != 3 || grad_output.numel() == 0 ||
+      grad_output.scalar_type() != input.scalar_type() || grad_output.device() != input.device())
+    return at::native::convolution_backward(grad_output, input, weight, bias_sizes, stride, padding,
+                                            dilation, transposed, output_padding, groups, wanted);
+  Tensor of_input, of_weight, of_bias;
+  if (wanted[0]) of_input = input_gradient(grad_output, input.size(2), weight, g);
+  if (wanted[1])
+    std::tie(of_weight, of_bias) =
+        weight_gradient(grad_output, input, weight.sizes(), wanted[2], g, "");
+  else if (wanted[2])
+    of_bias = at::sum(grad_output, IntArrayRef({0, 2}));
+  if (!wanted[2]) of_bias = Tensor();
+  return {of_input, of_weight, of_bias};
+}
+#endif
 
 bool needs_derivative(const Tensor& t) {
   return (c10::GradMode::is_enabled() && t.requires_grad()) || t._fw_grad(0).defined();
@@ -445,6 +569,33 @@ Tensor autograd_convolution(c10::DispatchKeySet keys, const Tensor& input, const
                           dilation, transposed, output_padding, groups, algorithm);
 }
 
+#ifdef FASTCONV1D_CUDA
+// The same for the gradient of the weight.
+std::tuple<Tensor, Tensor> autograd_grad_weight(
+    c10::DispatchKeySet keys, const Tensor& grad_output, const Tensor& input,
+    c10::SymIntArrayRef weight_sizes, bool bias, c10::SymIntArrayRef stride,
+    c10::SymIntArrayRef padding, c10::SymIntArrayRef dilation, bool transposed,
+    c10::SymIntArrayRef output_padding, c10::SymInt groups, c10::string_view algorithm) {
+  using Signature =
+      std::tuple<Tensor, Tensor>(const Tensor&, const Tensor&, c10::SymIntArrayRef, bool,
+                                 c10::SymIntArrayRef, c10::SymIntArrayRef, c10::SymIntArrayRef,
+                                 bool, c10::SymIntArrayRef, c10::SymInt, c10::string_view);
+  static const auto plain = c10::Dispatcher::singleton()
+                                .findSchemaOrThrow("fastconv1d::grad_weight", "")
+                                .typed<Signature>();
+  static const auto differentiable =
+      c10::Dispatcher::singleton()
+          .findSchemaOrThrow("fastconv1d::_differentiable_grad_weight", "")
+          .typed<Signature>();
+  if (needs_derivative(grad_output) || needs_derivative(input))
+    return differentiable.call(grad_output, input, weight_sizes, bias, stride, padding, dilation,
+                               transposed, output_padding, groups, algorithm);
+  const at::AutoDispatchBelowADInplaceOrView guard;
+  return plain.redispatch(keys & c10::after_autograd_keyset, grad_output, input, weight_sizes, bias,
+                          stride, padding, dilation, transposed, output_padding, groups, algorithm);
+}
+#endif
+
 std::vector<int64_t> calls() {
   std::unordered_map<int64_t, int64_t> of_plan;
   PlanCache& cache = plan_cache();
@@ -467,6 +618,9 @@ void enable(bool on) {
   standing_in =
       std::make_unique<torch::Library>(torch::Library::IMPL, "aten", kKey, __FILE__, __LINE__);
   standing_in->impl("convolution", TORCH_FN(aten_convolution));
+#ifdef FASTCONV1D_CUDA
+  standing_in->impl("convolution_backward", TORCH_FN(aten_convolution_backward));
+#endif
 }
 
 }  // namespace
@@ -477,7 +631,13 @@ TORCH_LIBRARY_FRAGMENT(fastconv1d, library) {
 }
 TORCH_LIBRARY_IMPL(fastconv1d, FASTCONV1D_KEY, library) {
   library.impl("convolution", TORCH_FN(contiguous_convolution));
+#ifdef FASTCONV1D_CUDA
+  library.impl("grad_weight", TORCH_FN(grad_weight));
+#endif
 }
 TORCH_LIBRARY_IMPL(fastconv1d, FASTCONV1D_AUTOGRAD_KEY, library) {
   library.impl("convolution", TORCH_FN(autograd_convolution));
+#ifdef FASTCONV1D_CUDA
+  library.impl("grad_weight", TORCH_FN(autograd_grad_weight));
+#endif
 }

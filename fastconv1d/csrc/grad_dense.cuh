@@ -76,8 +76,8 @@ struct GradColumns {
 struct GradParams {
   const void* input;
   const void* grad_output;
-  void* output;      // parts of fp32 where `parts`, else the gradient
-  void* grad_bias;   // the same, or null
+  void* output;     // parts of fp32 where `parts`, else the gradient
+  void* grad_bias;  // the same, or null
   GradColumns columns;
   int64_t batch, length, length_out, kernel_size, input_batch_stride, input_channel_stride;
   int64_t channels_in, channels_out, groups;  // channels of one group
@@ -271,11 +271,9 @@ struct GradBlock {
       *reinterpret_cast<uint4*>(to) = packed(words[i]);
       if constexpr (M::values_per_word == 2)
         if (p.columns.planes == 2)
-          *reinterpret_cast<uint4*>(to + plane) =
-              make_uint4(shifted_right(words[i].x, words[i].y, 16),
-                         shifted_right(words[i].y, words[i].z, 16),
-                         shifted_right(words[i].z, words[i].w, 16),
-                         shifted_right(words[i].w, next[i], 16));
+          *reinterpret_cast<uint4*>(to + plane) = make_uint4(
+              shifted_right(words[i].x, words[i].y, 16), shifted_right(words[i].y, words[i].z, 16),
+              shifted_right(words[i].z, words[i].w, 16), shifted_right(words[i].w, next[i], 16));
     });
   }
 };
@@ -283,8 +281,8 @@ struct GradBlock {
 // The sums of one thread: for each mma tile, rows lane/4 and lane/4 + 8 by columns 2 (lane % 4) and one on.
 template <class M, class T>
 struct GradSums {
-  int row;                  // the thread's first word of grad_output
-  int column[T::n_tiles];   // its first words of the input
+  int row;                 // the thread's first word of grad_output
+  int column[T::n_tiles];  // its first words of the input
   float chain[T::m_tiles][T::n_tiles][4];
   float total[M::chain ? T::m_tiles : 1][M::chain ? T::n_tiles : 1][4];
   int steps = 0;
@@ -340,8 +338,7 @@ struct GradSums {
       for (int half = 0; half < 2; ++half) {
         uint32_t word = buffer[column[n] + step * 8 + half * 4];
         if constexpr (!WHOLE) {
-          const int left =
-              positions - (threadIdx.x % 4 + half * 4) * M::values_per_word;
+          const int left = positions - (threadIdx.x % 4 + half * 4) * M::values_per_word;
           if (left <= 0) word = 0;
           if (M::values_per_word == 2 && left == 1) word &= 0xffffu;
         }
@@ -374,7 +371,8 @@ __global__ void __launch_bounds__(T::threads, (GradLayout<M, T>::blocks))
   int64_t rest = blockIdx.x % p.tiles;
   const auto row_block = rest % p.row_blocks;
   rest /= p.row_blocks;
-  const int64_t tap_block = rest % c.tap_blocks, channel_block = rest / c.tap_blocks % c.channel_blocks,
+  const int64_t tap_block = rest % c.tap_blocks,
+                channel_block = rest / c.tap_blocks % c.channel_blocks,
                 group = rest / c.tap_blocks / c.channel_blocks;
   const int64_t first_row = row_block * T::rows, first_channel = channel_block * c.channels;
 
@@ -542,8 +540,8 @@ struct GradDense {
     c.shift = static_cast<int>(shift);
     c.load_step = static_cast<int>(a.stride);
     c.lead = a.stride == 1;
-    const int64_t last = L::positions + (ceil_div(taps, classes) - 1) * shift +
-                         (c.lead ? L::vector - 1 : 0);
+    const int64_t last =
+        L::positions + (ceil_div(taps, classes) - 1) * shift + (c.lead ? L::vector - 1 : 0);
     c.vectors = static_cast<int>(ceil_div(last, L::vector));
     c.planes = L::values == 2 ? 2 : 1;
     c.tap_blocks = ceil_div(a.kernel_size, taps);
@@ -566,8 +564,7 @@ struct GradDense {
   // What a slice takes for all columns: products, and moving both tensors to shared memory.
   static int64_t cost_of(const GradColumns& c) {
     const int64_t moved = T::rows * kGradWords / 4 + c.planes * c.rows() * c.vectors;
-    return c.channel_blocks * c.tap_blocks *
-           (int64_t{2} * T::rows * T::columns + 64 * moved);
+    return c.channel_blocks * c.tap_blocks * (int64_t{2} * T::rows * T::columns + 64 * moved);
   }
 
   static GradColumns best_columns(const ConvArgs& a) {
@@ -599,8 +596,8 @@ struct GradDense {
     c.elements = a.channels_out * (a.channels_in / a.groups) * a.kernel_size;
     c.bytes = buffer_bytes(c.columns);
     const int64_t all = a.batch * c.slices, at_once = a.multiprocessors * L::blocks;
-    const int64_t most = larger(
-        1, smaller(all / 4, kGradWorkspace / (4 * (c.elements + a.channels_out))));
+    const int64_t most =
+        larger(1, smaller(all / 4, kGradWorkspace / (4 * (c.elements + a.channels_out))));
     // The number of parts with which the last wave of blocks is the fullest.
     int64_t least = 0;
     for (int waves = 1; waves <= 4 && c.tiles > 0; ++waves) {
@@ -630,42 +627,44 @@ struct GradDense {
     auto* const sums = static_cast<float*>(a.workspace);
     const auto alignment = [](const void* first, int64_t row, int64_t batch) {
       const int64_t bytes = gcd(16, gcd(row, batch) * static_cast<int64_t>(sizeof(Element)));
-      return static_cast<int>(gcd(bytes, static_cast<int64_t>(
-                                             reinterpret_cast<uintptr_t>(first) % 16 + 16)));
+      return static_cast<int>(
+          gcd(bytes, static_cast<int64_t>(reinterpret_cast<uintptr_t>(first) % 16 + 16)));
     };
     int error = set_shared_limit(grad_dense_kernel<M, T>, c.bytes);
     if (error != 0) return error;
     error = fastconv1d::launch(
         grad_dense_kernel<M, T>, dim3(static_cast<unsigned>(c.tiles * c.splits)), dim3(T::threads),
         c.bytes, stream,
-        GradParams{a.input,
-                   a.grad_output,
-                   parts ? sums : a.output,
-                   parts && a.grad_bias != nullptr ? sums + c.splits * c.elements : a.grad_bias,
-                   c.columns,
-                   a.batch,
-                   a.length,
-                   a.length_out,
-                   a.kernel_size,
-                   a.input_batch_stride,
-                   a.input_channel_stride,
-                   a.channels_in / a.groups,
-                   a.channels_out / a.groups,
-                   a.groups,
-                   c.row_blocks,
-                   c.tiles,
-                   c.splits,
-                   c.slices,
-                   c.elements,
-                   static_cast<int>(a.stride),
-                   static_cast<int>(a.dilation),
-                   a.padding,
-                   alignment(a.input, a.input_channel_stride, a.batch > 1 ? a.input_batch_stride : 0),
-                   alignment(a.grad_output, a.length_out, 0),
-                   parts});
+        GradParams{
+            a.input,
+            a.grad_output,
+            parts ? sums : a.output,
+            parts && a.grad_bias != nullptr ? sums + c.splits * c.elements : a.grad_bias,
+            c.columns,
+            a.batch,
+            a.length,
+            a.length_out,
+            a.kernel_size,
+            a.input_batch_stride,
+            a.input_channel_stride,
+            a.channels_in / a.groups,
+            a.channels_out / a.groups,
+            a.groups,
+            c.row_blocks,
+            c.tiles,
+            c.splits,
+            c.slices,
+            c.elements,
+            static_cast<int>(a.stride),
+            static_cast<int>(a.dilation),
+            a.padding,
+            alignment(a.input, a.input_channel_stride, a.batch > 1 ? a.input_batch_stride : 0),
+            alignment(a.grad_output, a.length_out, 0),
+            parts});
     if (error == 0 && parts) error = add_parts<M>(sums, c.elements, c.splits, a.output, stream);
     if (error == 0 && parts && a.grad_bias != nullptr)
-      error = add_parts<M>(sums + c.splits * c.elements, a.channels_out, c.splits, a.grad_bias, stream);
+      error =
+          add_parts<M>(sums + c.splits * c.elements, a.channels_out, c.splits, a.grad_bias, stream);
     return error;
   }
 };

@@ -1,0 +1,193 @@
+"""Random gradients on a GPU: every parameter, dtype, memory layout and kernel, held against fp64.
+
+For each family of kernels for the weight's gradient, and for whatever is chosen without being asked
+for one, 400 problems in each mode, with NaN in the memory that the allocator hands out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import islice
+from random import Random
+
+import pytest
+import torch
+from torch import Tensor
+
+from fastconv1d import ops, plan
+from fastconv1d.compare import (
+    compare_gradients,
+    draw,
+    draw_grad_output,
+    imprecise,
+    poison_allocator,
+)
+from fastconv1d.config import MODES
+from fastconv1d.plan import TENSOR_CORE_MODES
+from fastconv1d.problem import Gpu, Problem
+from random_problems import LAYOUTS, laid_out, random_problem
+
+PROBLEMS_PER_MODE = 400
+FLOPS = 1 << 27
+REPEATS = 100
+FAMILIES = {
+    "by itself": ("", MODES),
+    "dense": ("dense", tuple(TENSOR_CORE_MODES)),
+    "sliding": ("sliding", tuple(TENSOR_CORE_MODES)),
+    "direct": ("direct", MODES),
+}
+"""By a name for `-k`: the algorithm asked for, and the modes that it has."""
+
+CASES = [
+    pytest.param(algorithm, mode, id=f"{name}-{mode}")
+    for name, (algorithm, modes) in FAMILIES.items()
+    for mode in modes
+]
+cases = pytest.mark.parametrize(("algorithm", "fp32_precision"), CASES, indirect=["fp32_precision"])
+
+Gradients = tuple[Tensor | None, Tensor, Tensor | None]
+
+pytestmark = pytest.mark.gpu
+
+
+def rows_that_run(problem: Problem, algorithm: str) -> set[str]:
+    """Names of the plans for the weight's gradient that `algorithm` admits and can run it.
+
+    Whatever the layout of the tensors.
+    """
+    ordinary = replace(problem.ordinary, row_alignment=problem.dtype.itemsize)
+    rows = plan.explain(ordinary, algorithm, gradient=True)
+    return {row.name for row, why_not, _ in rows if why_not is None}
+
+
+def problems(random: Random, mode: str, algorithm: str) -> Iterator[Problem]:
+    """Random ones that `algorithm` can run; they end where it seems to have none."""
+    gpu = Gpu.of(torch.device("cuda"))
+    misses = 0
+    while misses < 10_000:
+        problem = random_problem(
+            random, mode, FLOPS, transposed=random.random() < 0.25,
+            narrow=algorithm == "sliding" or random.random() < 0.2, gpu=gpu,
+        )  # fmt: skip
+        if rows_that_run(problem, algorithm):
+            misses = 0
+            yield problem
+        misses += 1
+
+
+def backward(
+    problem: Problem, grad_output: Tensor, input: Tensor, weight: Tensor, algorithm: str, way: str
+) -> Gradients:
+    """The gradients by one of both operators; that of the input where all is left to us."""
+    geometry = (
+        [problem.stride], [problem.padding], [problem.dilation], problem.transposed,
+        [problem.output_padding], problem.groups,
+    )  # fmt: skip
+    if way == "grad_weight":
+        grad_weight, grad_bias = torch.ops.fastconv1d.grad_weight(
+            grad_output, input, list(problem.weight_shape), problem.bias, *geometry, algorithm
+        )
+        return None, grad_weight, grad_bias if problem.bias else None
+    # Not every kernel for the weight's gradient has a namesake for the input's convolution.
+    mask = [algorithm in ("", "direct"), True, problem.bias]
+    gradients: Gradients = ops.convolution_backward(
+        grad_output, input, weight, [problem.channels_out] if problem.bias else None, *geometry,
+        mask, algorithm,
+    )  # fmt: skip
+    assert [gradient is not None for gradient in gradients] == mask
+    return gradients
+
+
+def run(problem: Problem, algorithm: str, random: Random) -> str:
+    """Compute the gradients of one problem, laid out at random; what was wrong, or ''."""
+    device = torch.device("cuda")
+    # What ATen runs where it is chosen may round 16-bit sums more than once.
+    rounds_once = algorithm != "" or problem.dtype.itemsize > 2
+    exact = rounds_once and random.random() < 0.4
+    seed = random.randrange(1 << 30)
+    input, weight, _ = draw(problem, device, seed, integers=exact)
+    grad_output = draw_grad_output(problem, device, seed, integers=exact)
+    layouts = tuple(random.choice(LAYOUTS) for _ in range(3))
+    grad_output, input, weight = map(laid_out, (grad_output, input, weight), layouts)
+    way = random.choice(("grad_weight", "convolution_backward"))
+    poison_allocator(math.prod(problem.weight_shape) * problem.dtype.itemsize, device)
+    before = ops.calls()
+    gradients, again = (
+        backward(problem, grad_output, input, weight, algorithm, way) for _ in range(2)
+    )
+    after = ops.calls()
+    verdicts = compare_gradients(gradients, grad_output, input, weight, problem, exact=exact)
+    reasons = [verdict.reason for verdict in verdicts.values() if not verdict.ok]
+    # Expanded tensors make elements alike, and their mean chance.
+    if not exact and not any("expanded" in layout for layout in layouts):
+        terms = problem.batch * (problem.length if problem.transposed else problem.length_out)
+        gradient = verdicts["grad_weight"]
+        reasons.append(imprecise(gradient, terms, math.prod(problem.weight_shape), problem))
+    for one, two in zip(gradients, again, strict=True):
+        if one is not None and two is not None and not torch.equal(one, two):
+            reasons.append("a second call gave another result")
+    rows = rows_that_run(problem, algorithm)
+    if algorithm and sum(after[name] - before[name] for name in rows) != 2:
+        reasons.append("another plan ran it")
+    reason = "; ".join(filter(None, reasons))
+    where = f"{algorithm or 'by itself'}, {way}, layouts {layouts}, {problem}"
+    return f"{where}: {reason}" if reason else ""
+
+
+@cases
+def test_random_gradients(algorithm: str, fp32_precision: str) -> None:
+    mode = fp32_precision
+    random = Random(f"random gradients in {mode} {algorithm}".strip())
+    before = ops.calls()
+    faults, count = [], 0
+    for problem in islice(problems(random, mode, algorithm), PROBLEMS_PER_MODE):
+        count += 1
+        if fault := run(problem, algorithm, random):
+            faults.append(fault)
+    ran = Counter(ops.calls()) - Counter(before)
+    print(f"{mode}: {count} problems, {len(faults)} wrong, calls by plan {dict(ran)}")
+    assert not faults, "\n".join([f"{len(faults)} of {count} wrong", *faults[:10]])
+    assert count == PROBLEMS_PER_MODE
+
+
+@cases
+def test_a_step_is_bit_identical_every_time(algorithm: str, fp32_precision: str) -> None:
+    """Many blocks share a sum here, whose order must not be theirs of arriving."""
+    mode, device = fp32_precision, torch.device("cuda")
+    long = [
+        Problem(16, 32, 48, 4096, 3, padding=1, bias=True),
+        Problem(16, 24, 24, 4096, 7, padding=3, groups=24, bias=True),
+        Problem(8, 64, 32, 1024, 4, stride=2, padding=1, transposed=True, bias=True),
+    ]
+    gpu = Gpu.of(device)
+    chosen = [replace(problem, mode=mode, gpu=gpu) for problem in long]
+    chosen = [problem for problem in chosen if rows_that_run(problem, algorithm)]
+    assert chosen
+    for problem in chosen:
+        input, weight, _ = draw(problem, device, 1)
+        grad_output = draw_grad_output(problem, device, 1)
+
+        def step(
+            problem: Problem = problem,
+            tensors: tuple[Tensor, ...] = (grad_output, input, weight),
+        ) -> Gradients:
+            return backward(problem, *tensors, algorithm, "convolution_backward")
+
+        first = step()
+        for _ in range(REPEATS):
+            for one, two in zip(first, step(), strict=True):
+                assert one is None or (two is not None and torch.equal(one, two)), problem
+
+
+@pytest.mark.parametrize("fp32_precision", MODES, indirect=True)
+def test_a_family_that_cannot_run_a_problem_says_why(fp32_precision: str) -> None:
+    problem = Problem(2, 64, 64, 100, 3, mode=fp32_precision)
+    input, weight, _ = draw(problem, "cuda", 0)
+    grad_output = draw_grad_output(problem, "cuda", 0)
+    for algorithm in ("dense", "sliding", "direct"):
+        if not rows_that_run(replace(problem, gpu=Gpu.of(input.device)), algorithm):
+            with pytest.raises(RuntimeError, match=f"algorithm '{algorithm}' cannot run this"):
+                backward(problem, grad_output, input, weight, algorithm, "grad_weight")
