@@ -350,7 +350,7 @@ struct GradSlidingKernels {
       return function(Window<kEight, 2, 16, 4, false>{});
     }
     if (a.kernel_size <= 4) return function(Of<GradApart<M, 4, 4, 5>>{});
-    return function(Of<GradApart<M, 4, 8, 5>>{});
+    return function(Of<GradApart<M, 4, 8, 4>>{});
   }
 
   // Who does what, as the shape and the multiprocessors alone say.
