@@ -193,16 +193,14 @@ struct GradApart {
     for (int i = 0; i < POSITIONS; ++i) bias += grad[i];
 #pragma unroll
     for (int t = 0; t < TAPS; ++t) {
-      // Unsigned: where no position is, it may run over.
-      const int tap = unit.first_tap + t, length = tap < p.kernel_size ? p.length : 0;
-      const uint32_t step = static_cast<uint32_t>(p.stride),
-                     seen = first * step - p.padding +
-                            (tap < p.kernel_size ? tap : p.kernel_size - 1) * p.dilation;
+      const int tap = unit.first_tap + t, length = tap < p.kernel_size ? p.length : 0,
+                seen = first * p.stride - p.padding +
+                       (tap < p.kernel_size ? tap : p.kernel_size - 1) * p.dilation;
       float value[POSITIONS];
       bool exists[POSITIONS];
 #pragma unroll
       for (int i = 0; i < POSITIONS; ++i) {
-        const int position = static_cast<int>(seen + 32 * i * step);
+        const int position = seen + 32 * i * p.stride;
         exists[i] = first + 32 * i < p.length_out && position >= 0 && position < length;
         value[i] = exists[i] ? M::from(__ldg(input_row + position)) : 0;
       }
@@ -350,7 +348,7 @@ struct GradSlidingKernels {
       return function(Window<kEight, 2, 16, 4, false>{});
     }
     if (a.kernel_size <= 4) return function(Of<GradApart<M, 4, 4, 5>>{});
-    return function(Of<GradApart<M, 4, 8, 4>>{});
+    return function(Of<GradApart<M, 4, 8, 5>>{});
   }
 
   // Who does what, as the shape and the multiprocessors alone say.
