@@ -402,7 +402,7 @@ LONG = {
     "long, longer segments": Problem(1, 1, 1, 2500, 40, bias=True),
     "long, several channels": Problem(4, 3, 6, 31, 33, padding=16, groups=3, bias=True),
     "long, taps that see nothing": Problem(1, 2, 2, 10, 220, padding=160, groups=2),
-    "long, many rows": Problem(70, 1, 1, 20, 35, padding=17, bias=True),
+    "long, many rows": Problem(90, 16, 16, 20, 35, padding=17, groups=16, bias=True),
     "long, one position": Problem(6, 2, 2, 1, 33, padding=16, groups=2, bias=True),
     "many taps, dilated": Problem(2, 3, 3, 150, 9, padding=7, dilation=5, groups=3, bias=True),
     "many taps, stride 2": Problem(2, 2, 4, 160, 21, stride=2, padding=9, groups=2, bias=True),

@@ -239,6 +239,10 @@ WAITS = [
         ("hopper", "output"),
         ("dense", "dense"),
         ("sliding", "sliding"),
+        ("grad_sliding", "grad_sliding"),
+        ("grad_sliding", "grad_long"),
+        ("grad_sliding", "grad_sum"),
+        ("grad_direct", "grad_direct"),
     )
     for number, _ in enumerate(WAIT.finditer((CSRC / f"{header}.cuh").read_text()))
 ]
@@ -260,6 +264,13 @@ def test_each_wait_is_needed(
         names = ("causal depthwise", "to one channel", "weights in turns", "batches in turns")
         few = [NARROW[name] for name in names]
         runs["bf16"] = corner_runs(few, "bf16", 0)
+    if family == "grad_sliding":
+        few = [LONG[name] for name in ("long, causal", "long, many rows", "shared by blocks")]
+        runs = {"bf16": gradient_runs(corner_runs(few, "bf16", 0))}
+    if family == "grad_direct":
+        runs = {
+            "bf16": gradient_runs(corner_runs([CORNERS["groups"]], "bf16", MODES.index("bf16")))
+        }
     if family == "hopper":
         few.append(CORNERS["travelling weights"])
         runs["bf16"] += corner_runs([CORNERS["aligned rows"]], "bf16", 1)
@@ -274,7 +285,9 @@ def test_each_wait_is_needed(
         runs["bf16"] += shared_runs("bf16", 3)[1:2]
     for mode in runs:
         for sanitizer in ("plain", "thread"):
-            source, chosen = with_few_tiles(f"{family}_{mode}", runs[mode])
+            source, chosen = with_few_tiles(
+                family if family == "grad_direct" else f"{family}_{mode}", runs[mode]
+            )
             program = build(source, sanitizer, csrc)
             result = outcome(program, chosen, tmp_path)
             if result.complaints or "data race" in result.log or result.returncode != 0:

@@ -19,6 +19,8 @@
 // What no pair of position and tap sees is not multiplied, by a zero either: it may be infinite. Pieces at a row's
 // ends have zeros in them; if they also have a value that is not finite, products are chosen one by one.
 //
+// Kernels of more than 32 neighbouring taps are `grad_long.cuh`'s.
+//
 // Roofline: DRAM sees grad_output and the input once, since windows overlap in L1 only: 2 FMAs a byte of
 // fp32 with 16 taps. With more taps, reading and shifting take as many instructions as multiplying does.
 #pragma once
