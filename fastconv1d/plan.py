@@ -677,7 +677,7 @@ def _grad_sliding_why_not(plan: Plan, problem: Problem) -> str | None:
     if problem.mode == "fp64":
         return "has no fp64 arithmetic"
     sizes = (problem.length + 2 * problem.padding, problem.length_out, problem.reach)
-    if max(*sizes, problem.batch, 8 * problem.stride) >= MOST_SLIDING:
+    if max(*sizes, problem.batch, 128 * problem.stride) >= MOST_SLIDING:
         return f"counts batches, steps and positions of padded rows below {MOST_SLIDING}"
     if _grad_pairs(problem) * problem.kernel_size >= MOST_BATCH:
         return f"has fewer than {MOST_BATCH} blocks"
@@ -761,7 +761,7 @@ def _grad_dense(name: str, tile: GradTile, ieee_tile: GradTile) -> Plan:
 
 # The tile of tf32, bf16 and fp16, then that of ieee, whose sums take twice the room.
 GRADIENT_PLANS: tuple[Plan, ...] = (
-    _grad_dense("grad_dense_128x192", GradTile(4, 3, 2, 8), GradTile(4, 3, 2, 4)),
+    _grad_dense("grad_dense_128x192", GradTile(4, 3, 2, 8), GradTile(2, 4, 4, 3)),
     _grad_dense("grad_dense_64x96", GradTile(2, 3, 2, 4), GradTile(2, 3, 2, 4)),
     _grad_dense("grad_dense_128x32", GradTile(4, 1, 2, 4), GradTile(4, 1, 2, 4)),
     _grad_dense("grad_dense_16x256", GradTile(1, 8, 1, 4), GradTile(1, 8, 1, 4)),

@@ -166,7 +166,7 @@ struct GradBlock {
   // On their way.
   uint4 row_words[L::row_items];
   uint4 words[L::items];
-  uint16_t next[M::values_per_word == 2 ? L::items : 1];  // the value behind each of `words`
+  uint32_t next[(L::items + 1) / 2];  // the 16-bit value behind each of `words`, two in a word
 
   __device__ __forceinline__ GradBlock(const GradParams& params, int64_t group, int64_t first_row,
                                        int64_t first_channel, int64_t first_tap)
@@ -202,6 +202,10 @@ struct GradBlock {
   static constexpr uint32_t kNoPlace = 0xffff;
   __device__ __forceinline__ uint32_t place_of(int item) const {
     return places[item / 2] >> item % 2 * 16 & 0xffff;
+  }
+
+  __device__ __forceinline__ void set_next(int item, uint32_t value) {
+    next[item / 2] = item % 2 == 0 ? value : next[item / 2] | value << 16;
   }
 
   // Calls visit(item, row, vector) for the thread's vectors of the input.
@@ -268,7 +272,7 @@ struct GradBlock {
         else
           words[i] = load_apart(from, c.load_step);
         if constexpr (M::values_per_word == 2)
-          if (pairs) next[i] = __ldg(from + behind_vector);
+          if (pairs) set_next(i, __ldg(from + behind_vector));
       }
       return;
     }
@@ -281,7 +285,7 @@ struct GradBlock {
       if constexpr (M::values_per_word == 2)
         if (pairs) {
           const int64_t last = at + behind_vector;
-          next[i] = last >= 0 && last < p.length ? __ldg(from + behind_vector) : Element{0};
+          set_next(i, last >= 0 && last < p.length ? __ldg(from + behind_vector) : Element{0});
         }
     });
   }
