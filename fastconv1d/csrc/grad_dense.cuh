@@ -335,7 +335,9 @@ struct GradBlock {
         if (p.columns.planes == 2)
           *reinterpret_cast<uint4*>(to + plane) = make_uint4(
               shifted_right(words[i].x, words[i].y, 16), shifted_right(words[i].y, words[i].z, 16),
-              shifted_right(words[i].z, words[i].w, 16), shifted_right(words[i].w, next[i], 16));
+              shifted_right(words[i].z, words[i].w, 16),
+              i % 2 == 0 ? shifted_right(words[i].w, next[i / 2], 16)
+                         : halves_of(words[i].w, next[i / 2], true));
     }
   }
 };
