@@ -25,6 +25,8 @@
 //
 // Workspace: at most kGradWorkspace bytes, or one fp32 gradient where that is larger.
 #pragma once
+#include <type_traits>
+
 #include "grad_sum.cuh"
 #include "modes.cuh"
 #include "schedule.h"
@@ -91,25 +93,31 @@ struct GradParams {
   int near;  // whether 32 bits are enough from where a slice begins to all that a block reads
 };
 
-// 16 bytes of a row that begin at a multiple of `alignment`.
-template <class Element>
-__device__ __forceinline__ uint4 load_words(const Element* from, int alignment) {
-  if (alignment >= 16) return __ldg(reinterpret_cast<const uint4*>(from));
-  if (alignment == 8) {
-    const uint2 low = __ldg(reinterpret_cast<const uint2*>(from)),
-                high = __ldg(reinterpret_cast<const uint2*>(from) + 1);
-    return make_uint4(low.x, low.y, high.x, high.y);
-  }
-  if (alignment == 4) {
-    const auto* const words = reinterpret_cast<const uint32_t*>(from);
-    return make_uint4(__ldg(words), __ldg(words + 1), __ldg(words + 2), __ldg(words + 3));
-  }
-  Element value[16 / sizeof(Element)];
+// 16 bytes of a row that begin at a multiple of ALIGNMENT.
+template <int ALIGNMENT, class Element>
+__device__ __forceinline__ uint4 load_words(const Element* from) {
+  if constexpr (ALIGNMENT == 16) {
+    return __ldg(reinterpret_cast<const uint4*>(from));
+  } else {
+    using Half = std::conditional_t<ALIGNMENT == 4, uint32_t, uint16_t>;
+    using Word = std::conditional_t<ALIGNMENT == 8, uint2, Half>;
+    Word value[16 / sizeof(Word)];
 #pragma unroll
-  for (int e = 0; e < static_cast<int>(16 / sizeof(Element)); ++e) value[e] = __ldg(from + e);
-  uint4 words;
-  memcpy(&words, value, sizeof words);
-  return words;
+    for (int e = 0; e < static_cast<int>(16 / sizeof(Word)); ++e)
+      value[e] = __ldg(reinterpret_cast<const Word*>(from) + e);
+    uint4 words;
+    memcpy(&words, value, sizeof words);
+    return words;
+  }
+}
+
+// Calls function(alignment), an integral constant.
+template <class Element, class Function>
+__device__ __forceinline__ void with_alignment(int alignment, const Function& function) {
+  if (alignment >= 16) return function(std::integral_constant<int, 16>{});
+  if (alignment == 8) return function(std::integral_constant<int, 8>{});
+  if (sizeof(Element) == 4 || alignment == 4) return function(std::integral_constant<int, 4>{});
+  if constexpr (sizeof(Element) == 2) function(std::integral_constant<int, 2>{});
 }
 
 // The same of values that lie `step` apart.
@@ -245,9 +253,11 @@ struct GradBlock {
     const Element* from = grad_output + batch * p.groups * p.channels_out * p.length_out + position;
     const int64_t step = row_step * p.length_out;
     if (position + L::positions <= p.length_out) {
+      with_alignment<Element>(p.grad_alignment, [&](auto alignment) {
 #pragma unroll
-      for (int i = 0; i < L::row_items; ++i, from += step)
-        if (i < own_rows) row_words[i] = load_words(from, p.grad_alignment);
+        for (int i = 0; i < L::row_items; ++i, from += step)
+          if (i < own_rows) row_words[i] = load_words<alignment.value>(from);
+      });
     } else {
       const int64_t first = position + threadIdx.x % (kGradWords / 4) * L::vector;
 #pragma unroll
@@ -263,17 +273,22 @@ struct GradBlock {
     const bool pairs = M::values_per_word == 2 && c.planes == 2;
     const int behind_vector = L::vector * c.load_step;
     if (p.near && start + before >= 0 && start + behind <= p.length) {
+      const auto load = [&](const auto& words_at) {
 #pragma unroll
-      for (int i = 0; i < L::items; ++i) {
-        if (place_of(i) == kNoPlace) continue;
-        const Element* const from = values + offset[i];
-        if (c.load_step == 1)
-          words[i] = load_words(from, p.input_alignment);
-        else
-          words[i] = load_apart(from, c.load_step);
-        if constexpr (M::values_per_word == 2)
-          if (pairs) set_next(i, __ldg(from + behind_vector));
-      }
+        for (int i = 0; i < L::items; ++i) {
+          if (place_of(i) == kNoPlace) continue;
+          const Element* const from = values + offset[i];
+          words[i] = words_at(from);
+          if constexpr (M::values_per_word == 2)
+            if (pairs) set_next(i, __ldg(from + behind_vector));
+        }
+      };
+      if (c.load_step == 1)
+        with_alignment<Element>(p.input_alignment, [&](auto alignment) {
+          load([&](const Element* from) { return load_words<alignment.value>(from); });
+        });
+      else
+        load([&](const Element* from) { return load_apart(from, c.load_step); });
       return;
     }
     for_each([&](int i, int row, int vector) {
@@ -312,8 +327,7 @@ struct GradBlock {
     return sum;
   }
 
-  // `bias`: the sums of this thread's vectors, T::threads apart.
-  __device__ __forceinline__ void store(uint32_t* buffer, float2* bias) const {
+  __device__ __forceinline__ void store(uint32_t* buffer, uint32_t* bias_words) const {
     uint32_t* const to =
         buffer + threadIdx.x / (kGradWords / 4) * kGradPitch + threadIdx.x % (kGradWords / 4) * 4;
 #pragma unroll
@@ -321,7 +335,9 @@ struct GradBlock {
       if (T::rows % row_step != 0 &&
           static_cast<int>(threadIdx.x) / (kGradWords / 4) + i * row_step >= T::rows)
         break;
-      if (adds_bias) add_compensated(bias[i * T::threads], sum_of(row_words[i]));
+      if (adds_bias)
+        add_compensated(reinterpret_cast<float2*>(bias_words)[threadIdx.x + i * T::threads],
+                        sum_of(row_words[i]));
       *reinterpret_cast<uint4*>(to + i * row_step * kGradPitch) = packed(row_words[i]);
     }
     const int plane = p.columns.rows() * p.columns.pitch();
@@ -345,8 +361,8 @@ struct GradBlock {
 // The sums of one thread: for each mma tile, rows lane/4 and lane/4 + 8 by columns 2 (lane % 4) and one on.
 template <class M, class T>
 struct GradSums {
-  int row;                 // the thread's first word of grad_output
-  int column[T::n_tiles];  // its first words of the input
+  int row;                                 // the thread's first word of grad_output
+  uint32_t columns[(T::n_tiles + 1) / 2];  // its first words of the input, two in a register
   float chain[T::m_tiles][T::n_tiles][4];
   float total[M::chain ? T::m_tiles : 1][M::chain ? T::n_tiles : 1][4];
   int steps = 0;
@@ -400,7 +416,7 @@ struct GradSums {
     for (int n = 0; n < T::n_tiles; ++n)
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        uint32_t word = buffer[column[n] + step * 8 + half * 4];
+        uint32_t word = buffer[(columns[n / 2] >> n % 2 * 16 & 0xffff) + step * 8 + half * 4];
         if constexpr (!WHOLE) {
           const int left = positions - (threadIdx.x % 4 + half * 4) * M::values_per_word;
           if (left <= 0) word = 0;
@@ -459,8 +475,9 @@ __global__ void __launch_bounds__(T::threads, (GradLayout<M, T>::blocks))
     const int tap_class = tap % c.classes;
     const int first = block.lead_of(tap_class) + tap / c.classes * c.shift;
     const int plane = M::values_per_word == 2 ? first % 2 : 0;
-    sums.column[n] = T::rows * kGradPitch + lane % 4 + first / M::values_per_word +
-                     ((plane * c.classes + tap_class) * c.channels + channel) * c.pitch();
+    const uint32_t word = T::rows * kGradPitch + lane % 4 + first / M::values_per_word +
+                          ((plane * c.classes + tap_class) * c.channels + channel) * c.pitch();
+    sums.columns[n / 2] = n % 2 == 0 ? word : sums.columns[n / 2] | word << 16;
   }
 
   // The block's slices, of all the batch has.
@@ -502,9 +519,10 @@ __global__ void __launch_bounds__(T::threads, (GradLayout<M, T>::blocks))
     first_chain = false;
   };
 
-  auto* const bias = reinterpret_cast<float2*>(shared + 2 * buffer_words) + threadIdx.x;
+  uint32_t* const bias = shared + 2 * buffer_words;
 #pragma unroll
-  for (int i = 0; i < L::row_items; ++i) bias[i * T::threads] = make_float2(0, 0);
+  for (int i = 0; i < L::row_items; ++i)
+    reinterpret_cast<float2*>(bias)[threadIdx.x + i * T::threads] = make_float2(0, 0);
   sums.clear();
   if (begin < end) {
     block.fetch(batch, slice);
@@ -520,7 +538,7 @@ __global__ void __launch_bounds__(T::threads, (GradLayout<M, T>::blocks))
     const bool more = number + 1 < end;
     if (more) block.fetch(batch, slice);
     if (left >= L::positions) {
-#pragma unroll
+#pragma unroll 1
       for (int step = 0; step < kGradSteps; ++step) sums.template add<true>(buffer, step, 0);
     } else {
 #pragma unroll 1
@@ -540,7 +558,7 @@ __global__ void __launch_bounds__(T::threads, (GradLayout<M, T>::blocks))
 
   if (block.adds_bias) {
     // Each row's vectors in turn.
-    const auto* const of_vectors = reinterpret_cast<const float2*>(shared + 2 * buffer_words);
+    const auto* const of_vectors = reinterpret_cast<const float2*>(bias);
     for (int row = threadIdx.x; row < rows; row += T::threads) {
       float sum = 0;
       for (int i = 0; i < kGradWords / 4; ++i) sum += of_vectors[row * (kGradWords / 4) + i].x;
@@ -707,7 +725,8 @@ struct GradDense {
             a.padding,
             alignment(a.input, a.input_channel_stride, a.batch > 1 ? a.input_batch_stride : 0),
             alignment(a.grad_output, a.length_out, 0),
-            parts});
+            parts,
+            is_near(a, c.columns)});
     if (error == 0 && parts) error = add_parts<M>(sums, c.elements, c.splits, a.output, stream);
     if (error == 0 && parts && a.grad_bias != nullptr)
       error =
