@@ -149,6 +149,8 @@ class GradTile:
     warps_n: int
     m_tiles: int
     n_tiles: int
+    blocks: int
+    """That share a multiprocessor."""
 
     @property
     def rows(self) -> int:
@@ -163,9 +165,8 @@ class GradTile:
     @property
     def glue(self) -> str:
         """The C++ type."""
-        return (
-            f"fastconv1d::GradTile<{self.warps_m}, {self.warps_n}, {self.m_tiles}, {self.n_tiles}>"
-        )
+        parameters = (self.warps_m, self.warps_n, self.m_tiles, self.n_tiles, self.blocks)
+        return f"fastconv1d::GradTile<{', '.join(map(str, parameters))}>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -754,17 +755,21 @@ PLANS: tuple[Plan, ...] = (
 )
 
 
-def _grad_dense(name: str, tile: GradTile, ieee_tile: GradTile) -> Plan:
-    tiles = {"tf32": tile, "bf16": tile, "fp16": tile, "ieee": ieee_tile}
+def _grad_dense(tile: GradTile, ieee_tile: GradTile | None) -> Plan:
+    tiles = dict.fromkeys(("tf32", "bf16", "fp16"), tile)
+    if ieee_tile:
+        tiles["ieee"] = ieee_tile
+    name = f"grad_dense_{tile.rows}x{tile.columns}"
     return Plan(name, "dense", _grad_dense_why_not, _grad_dense_cost, tiles, gradient=True)
 
 
 # The tile of tf32, bf16 and fp16, then that of ieee, whose sums take twice the room.
 GRADIENT_PLANS: tuple[Plan, ...] = (
-    _grad_dense("grad_dense_128x192", GradTile(4, 3, 2, 8), GradTile(2, 4, 4, 3)),
-    _grad_dense("grad_dense_64x96", GradTile(2, 3, 2, 4), GradTile(2, 3, 2, 4)),
-    _grad_dense("grad_dense_128x32", GradTile(4, 1, 2, 4), GradTile(4, 1, 2, 4)),
-    _grad_dense("grad_dense_16x256", GradTile(1, 8, 1, 4), GradTile(1, 8, 1, 4)),
+    _grad_dense(GradTile(4, 3, 2, 8, 1), None),
+    _grad_dense(GradTile(2, 3, 4, 4, 2), GradTile(2, 4, 4, 3, 1)),
+    _grad_dense(GradTile(2, 3, 2, 4, 2), GradTile(2, 3, 2, 4, 1)),
+    _grad_dense(GradTile(4, 1, 2, 4, 2), GradTile(4, 1, 2, 4, 2)),
+    _grad_dense(GradTile(1, 8, 1, 4, 1), GradTile(1, 8, 1, 4, 1)),
     Plan("grad_sliding", "sliding", _grad_sliding_why_not, _grad_sliding_cost, gradient=True),
     Plan("grad_direct", "direct", _direct_why_not, _grad_direct_cost, gradient=True),
     Plan("grad_aten", "aten", _aten_why_not, _grad_aten_cost, gradient=True),

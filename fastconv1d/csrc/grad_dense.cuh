@@ -39,9 +39,11 @@ constexpr int64_t kGradWorkspace = int64_t{64} << 20;
 // Positions after which sums are added up apart: tensor cores cut off what they add.
 constexpr int64_t kGradChain = 1 << 15;
 
-// WARPS_M x WARPS_N warps of M_TILES x N_TILES mma tiles of 16 rows by 8 columns each.
-template <int WARPS_M, int WARPS_N, int M_TILES, int N_TILES>
+// WARPS_M x WARPS_N warps of M_TILES x N_TILES mma tiles of 16 rows by 8 columns each, BLOCKS of which share a
+// multiprocessor: one moves its next slice while another multiplies.
+template <int WARPS_M, int WARPS_N, int M_TILES, int N_TILES, int BLOCKS>
 struct GradTile {
+  static constexpr int blocks = BLOCKS;
   static constexpr int warps_m = WARPS_M, warps_n = WARPS_N, m_tiles = M_TILES, n_tiles = N_TILES;
   static constexpr int warps = WARPS_M * WARPS_N, threads = 32 * warps;
   static constexpr int rows = 16 * WARPS_M * M_TILES, columns = 8 * WARPS_N * N_TILES;
@@ -57,9 +59,6 @@ struct GradLayout {
   static constexpr int row_items = static_cast<int>(ceil_div(row_vectors, T::threads));
   // Enough for a slice of as many channels as there are columns.
   static constexpr int items = static_cast<int>(ceil_div(T::columns * kGradWords / 4, T::threads));
-  static constexpr int sums = 4 * T::m_tiles * T::n_tiles * (M::chain ? 2 : 1);
-  static constexpr int blocks = static_cast<int>(
-      larger(1, smaller(3, 65536 / (T::threads * (sums + 6 * row_items + 4 * items + 90)))));
 };
 
 // How a tile's columns lie in the input.
@@ -439,8 +438,7 @@ struct GradSums {
 };
 
 template <class M, class T>
-__global__ void __launch_bounds__(T::threads, (GradLayout<M, T>::blocks))
-    grad_dense_kernel(const GradParams p) {
+__global__ void __launch_bounds__(T::threads, T::blocks) grad_dense_kernel(const GradParams p) {
   using Element = typename M::Element;
   using L = GradLayout<M, T>;
   FASTCONV1D_SHARED(shared);
@@ -628,7 +626,7 @@ struct GradDense {
   }
 
   static GradColumns best_columns(const ConvArgs& a) {
-    const int64_t shared_bytes = shared_budget(1);
+    const int64_t shared_bytes = shared_budget(T::blocks);
     GradColumns best{};
     int64_t least = 0, tried = 0;
     for (int64_t blocks = ceil_div(a.kernel_size, T::columns), taps = 0; taps != 1; ++blocks) {
@@ -655,7 +653,7 @@ struct GradDense {
     c.slices = ceil_div(a.length_out, L::positions);
     c.elements = a.channels_out * (a.channels_in / a.groups) * a.kernel_size;
     c.bytes = buffer_bytes(c.columns);
-    const int64_t all = a.batch * c.slices, at_once = a.multiprocessors * L::blocks;
+    const int64_t all = a.batch * c.slices, at_once = a.multiprocessors * T::blocks;
     const int64_t most =
         larger(1, smaller(all / 4, kGradWorkspace / (4 * (c.elements + a.channels_out))));
     // The number of parts with which the last wave of blocks is the fullest.
