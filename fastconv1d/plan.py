@@ -765,7 +765,7 @@ def _grad_dense(tile: GradTile, ieee_tile: GradTile | None) -> Plan:
 
 # The tile of tf32, bf16 and fp16, then that of ieee, whose sums take twice the room.
 GRADIENT_PLANS: tuple[Plan, ...] = (
-    _grad_dense(GradTile(4, 3, 2, 8, 1), None),
+    _grad_dense(GradTile(2, 6, 4, 4, 1), None),
     _grad_dense(GradTile(2, 3, 4, 4, 2), GradTile(2, 4, 4, 3, 1)),
     _grad_dense(GradTile(2, 3, 2, 4, 2), GradTile(2, 3, 2, 4, 1)),
     _grad_dense(GradTile(4, 1, 2, 4, 2), GradTile(4, 1, 2, 4, 2)),

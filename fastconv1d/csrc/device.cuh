@@ -30,6 +30,16 @@ FASTCONV1D_MMA(mma_bf16, "m16n8k16.row.col.f32.bf16.bf16.f32")
 FASTCONV1D_MMA(mma_fp16, "m16n8k16.row.col.f32.f16.f16.f32")
 #undef FASTCONV1D_MMA
 
+// Four matrices of 8 rows of 4 words in shared memory: the lanes' addresses, multiples of 16, are those of the
+// rows in turn; each lane gets word lane % 4 of row lane / 4 of all four.
+__device__ __forceinline__ void load_matrices(uint32_t (&word)[4], const uint32_t* row) {
+  const auto address = static_cast<uint32_t>(__cvta_generic_to_shared(row));
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(word[0]), "=r"(word[1]), "=r"(word[2]), "=r"(word[3])
+               : "r"(address)
+               : "memory");
+}
+
 // OFFSET, in bytes, is added to both addresses; part of the instruction, it costs none.
 template <int OFFSET = 0>
 __device__ __forceinline__ void copy_async_16(void* shared, const void* global) {

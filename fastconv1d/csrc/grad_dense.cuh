@@ -160,12 +160,14 @@ struct GradBlock {
   static_assert(T::threads % (kGradWords / 4) == 0, "a thread's vectors lie below each other");
 
   const GradParams& p;
-  const Element* grad_output;  // this thread's first vector
-  const Element* input;        // of the block's first channel
+  int slice;                   // of a row, that is read next
+  const Element* grad_output;  // this thread's first vector of it
+  const Element* input;        // where it begins in the block's first channel
   int own_rows;                // of the thread, that exist
   int channels;                // that exist
   int64_t first_tap;
-  int64_t before, behind;  // what a slice sees of the input's row, from its first position on
+  int whole_rows;                  // slices that are whole in grad_output
+  int first_inside, first_beyond;  // slices from the first on that lie inside of the input
   bool adds_bias;
   int offset[L::items];  // of the thread's vectors, from where a slice begins in the input
   uint32_t
@@ -176,21 +178,29 @@ struct GradBlock {
   uint32_t next[(L::items + 1) / 2];  // the 16-bit value behind each of `words`, two in a word
 
   __device__ __forceinline__ GradBlock(const GradParams& params, int64_t group, int64_t first_row,
-                                       int64_t first_channel, int64_t first_tap)
-      : p(params), first_tap(first_tap) {
+                                       int64_t first_channel, int64_t first_tap, int64_t batch,
+                                       int64_t first_slice)
+      : p(params), first_tap(first_tap), slice(static_cast<int>(first_slice)) {
     const GradColumns& c = p.columns;
     const int row = threadIdx.x / (kGradWords / 4), vector = threadIdx.x % (kGradWords / 4);
     const auto rows = static_cast<int>(smaller(T::rows, p.channels_out - first_row));
     own_rows = row < rows ? (rows - row + row_step - 1) / row_step : 0;
     grad_output = static_cast<const Element*>(p.grad_output) +
-                  (group * p.channels_out + first_row + row) * p.length_out + vector * L::vector;
+                  ((batch * p.groups + group) * p.channels_out + first_row + row) * p.length_out +
+                  first_slice * L::positions + vector * L::vector;
     channels = static_cast<int>(smaller(c.channels, p.channels_in - first_channel));
-    input = static_cast<const Element*>(p.input) +
-            (group * p.channels_in + first_channel) * p.input_channel_stride;
-    const int64_t first = first_tap * p.dilation - p.padding;
-    before = first - (L::vector - 1);
-    behind = first + static_cast<int64_t>(c.classes - 1) * p.dilation +
-             static_cast<int64_t>(c.vectors * L::vector) * c.load_step + 1;
+    const int64_t step = int64_t{L::positions} * p.stride;
+    input = static_cast<const Element*>(p.input) + batch * p.input_batch_stride +
+            (group * p.channels_in + first_channel) * p.input_channel_stride + first_slice * step;
+    whole_rows = static_cast<int>(p.length_out / L::positions);
+    // What a slice sees of the input's row, from its first position on.
+    const int64_t first = first_tap * p.dilation - p.padding, begin = first - (L::vector - 1),
+                  end = first + static_cast<int64_t>(c.classes - 1) * p.dilation +
+                        static_cast<int64_t>(c.vectors * L::vector) * c.load_step + 1;
+    first_inside = begin < 0 ? static_cast<int>(smaller(p.slices, ceil_div(-begin, step))) : 0;
+    first_beyond = p.near && end <= p.length
+                       ? static_cast<int>(smaller(p.slices, (p.length - end) / step + 1))
+                       : 0;
 #pragma unroll
     for (int i = 0; i < (L::items + 1) / 2; ++i) places[i] = ~0u;
     for_each([&](int i, int row, int vector) {
@@ -242,41 +252,50 @@ struct GradBlock {
            static_cast<int64_t>(vector * L::vector) * p.columns.load_step;
   }
 
-  __device__ __forceinline__ void fetch(int64_t batch, int64_t slice) {
-    fetch_rows(batch, slice);
-    fetch_input(batch, slice);
+  // On to the next slice, of the same row or the next batch's.
+  __device__ __forceinline__ void advance() {
+    ++slice;
+    grad_output += L::positions;
+    input += int64_t{L::positions} * p.stride;
+    if (slice < p.slices) return;
+    slice = 0;
+    grad_output += p.groups * p.channels_out * p.length_out - p.slices * L::positions;
+    input += p.input_batch_stride - p.slices * L::positions * p.stride;
   }
 
-  __device__ __forceinline__ void fetch_rows(int64_t batch, int64_t slice) {
-    const int64_t position = slice * L::positions;
-    const Element* from = grad_output + batch * p.groups * p.channels_out * p.length_out + position;
+  __device__ __forceinline__ void fetch() {
+    fetch_rows();
+    fetch_input();
+  }
+
+  __device__ __forceinline__ void fetch_rows() {
+    const Element* from = grad_output;
     const int64_t step = row_step * p.length_out;
-    if (position + L::positions <= p.length_out) {
+    if (slice < whole_rows) {
       with_alignment<Element>(p.grad_alignment, [&](auto alignment) {
 #pragma unroll
         for (int i = 0; i < L::row_items; ++i, from += step)
           if (i < own_rows) row_words[i] = load_words<alignment.value>(from);
       });
     } else {
-      const int64_t first = position + threadIdx.x % (kGradWords / 4) * L::vector;
+      const int64_t first =
+          static_cast<int64_t>(slice) * L::positions + threadIdx.x % (kGradWords / 4) * L::vector;
 #pragma unroll
       for (int i = 0; i < L::row_items; ++i, from += step)
         if (i < own_rows) row_words[i] = load_inside(from, first, 1, p.length_out);
     }
   }
 
-  __device__ __forceinline__ void fetch_input(int64_t batch, int64_t slice) {
+  __device__ __forceinline__ void fetch_input() {
     const GradColumns& c = p.columns;
-    const int64_t start = slice * L::positions * p.stride;
-    const Element* const values = input + batch * p.input_batch_stride + start;
     const bool pairs = M::values_per_word == 2 && c.planes == 2;
     const int behind_vector = L::vector * c.load_step;
-    if (p.near && start + before >= 0 && start + behind <= p.length) {
+    if (slice >= first_inside && slice < first_beyond) {
       const auto load = [&](const auto& words_at) {
 #pragma unroll
         for (int i = 0; i < L::items; ++i) {
           if (place_of(i) == kNoPlace) continue;
-          const Element* const from = values + offset[i];
+          const Element* const from = input + offset[i];
           words[i] = words_at(from);
           if constexpr (M::values_per_word == 2)
             if (pairs) set_next(i, __ldg(from + behind_vector));
@@ -290,11 +309,12 @@ struct GradBlock {
         load([&](const Element* from) { return load_apart(from, c.load_step); });
       return;
     }
+    const int64_t start = static_cast<int64_t>(slice) * L::positions * p.stride;
     for_each([&](int i, int row, int vector) {
       const int tap_class = row / c.channels, channel = row - tap_class * c.channels;
       const int64_t at = start + in_row(tap_class, vector);
       const Element* const from =
-          values + (channel < channels ? channel : 0) * p.input_channel_stride + (at - start);
+          input + (channel < channels ? channel : 0) * p.input_channel_stride + (at - start);
       words[i] = load_inside(from, at, c.load_step, p.length);
       if constexpr (M::values_per_word == 2)
         if (pairs) {
@@ -360,7 +380,7 @@ struct GradBlock {
 // The sums of one thread: for each mma tile, rows lane/4 and lane/4 + 8 by columns 2 (lane % 4) and one on.
 template <class M, class T>
 struct GradSums {
-  int row;                                 // the thread's first word of grad_output
+  int row;                                 // of grad_output, whose address the thread gives
   uint32_t columns[(T::n_tiles + 1) / 2];  // its first words of the input, two in a register
   float chain[T::m_tiles][T::n_tiles][4];
   float total[M::chain ? T::m_tiles : 1][M::chain ? T::n_tiles : 1][4];
@@ -403,14 +423,17 @@ struct GradSums {
     uint32_t a[T::m_tiles][M::planes][4], b[T::n_tiles][M::planes][2];
     const uint32_t* const rows = buffer + row + step * 8;
 #pragma unroll
-    for (int m = 0; m < T::m_tiles; ++m)
+    for (int m = 0; m < T::m_tiles; ++m) {
+      uint32_t word[4];
+      load_matrices(word, rows + m * 16 * kGradPitch);
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         uint32_t of_plane[M::planes];
-        M::unpack(rows[(m * 16 + i % 2 * 8) * kGradPitch + i / 2 * 4], of_plane);
+        M::unpack(word[i], of_plane);
 #pragma unroll
         for (int plane = 0; plane < M::planes; ++plane) a[m][plane][i] = of_plane[plane];
       }
+    }
 #pragma unroll
     for (int n = 0; n < T::n_tiles; ++n)
 #pragma unroll
@@ -454,7 +477,12 @@ __global__ void __launch_bounds__(T::threads, T::blocks) grad_dense_kernel(const
                 group = rest / c.tap_blocks / c.channel_blocks;
   const int64_t first_row = row_block * T::rows, first_channel = channel_block * c.channels;
 
-  GradBlock<M, T> block(p, group, first_row, first_channel, tap_block * c.taps);
+  // The block's slices, of all the batch has.
+  const int64_t all = p.batch * p.slices, each = ceil_div(all, p.splits);
+  const int64_t begin = smaller(all, split * each);
+  const auto count = static_cast<int>(smaller(all, begin + each) - begin);
+  GradBlock<M, T> block(p, group, first_row, first_channel, tap_block * c.taps, begin / p.slices,
+                        begin % p.slices);
   const auto rows = static_cast<int>(smaller(T::rows, p.channels_out - first_row));
   block.adds_bias = p.grad_bias != nullptr && tap_block == 0 && channel_block == 0;
 
@@ -464,7 +492,7 @@ __global__ void __launch_bounds__(T::threads, T::blocks) grad_dense_kernel(const
             warp_column = warp / T::warps_m * T::n_tiles * 8;
   const auto taps = static_cast<int>(smaller(c.taps, p.kernel_size - block.first_tap));
   GradSums<M, T> sums;
-  sums.row = (warp_row + lane / 4) * kGradPitch + lane % 4;
+  sums.row = (warp_row + lane % 16) * kGradPitch + lane / 16 * 4;
 #pragma unroll
   for (int n = 0; n < T::n_tiles; ++n) {
     const int number = warp_column + n * 8 + lane / 4;
@@ -478,16 +506,6 @@ __global__ void __launch_bounds__(T::threads, T::blocks) grad_dense_kernel(const
     sums.columns[n / 2] = n % 2 == 0 ? word : sums.columns[n / 2] | word << 16;
   }
 
-  // The block's slices, of all the batch has.
-  const int64_t all = p.batch * p.slices, each = ceil_div(all, p.splits);
-  const int64_t begin = split * each, end = smaller(all, begin + each);
-  int64_t batch = begin / p.slices, slice = begin % p.slices;
-  const auto advance = [&] {
-    if (++slice == p.slices) {
-      slice = 0;
-      ++batch;
-    }
-  };
   auto* const parts = static_cast<float*>(p.output) + split * p.elements;
   bool first_chain = true;
   // Writes the sums, or adds them to what was written of this part before.
@@ -522,28 +540,28 @@ __global__ void __launch_bounds__(T::threads, T::blocks) grad_dense_kernel(const
   for (int i = 0; i < L::row_items; ++i)
     reinterpret_cast<float2*>(bias)[threadIdx.x + i * T::threads] = make_float2(0, 0);
   sums.clear();
-  if (begin < end) {
-    block.fetch(batch, slice);
+  if (count > 0) {
+    block.fetch();
     block.store(shared, bias);
   }
   __syncthreads();
-  int64_t of_chain = 0;
-  for (int64_t number = begin; number < end; ++number) {
-    const auto turn = static_cast<int>((number - begin) % 2);
-    const uint32_t* const buffer = shared + turn * buffer_words;
-    const int64_t left = p.length_out - slice * L::positions;
-    advance();
-    const bool more = number + 1 < end;
-    if (more) block.fetch(batch, slice);
-    if (left >= L::positions) {
+  int of_chain = 0;
+  for (int number = 0; number < count; ++number) {
+    const uint32_t* const buffer = shared + number % 2 * buffer_words;
+    const int slice = block.slice;
+    const bool more = number + 1 < count;
+    block.advance();
+    if (more) block.fetch();
+    if (slice < block.whole_rows) {
 #pragma unroll 1
       for (int step = 0; step < kGradSteps; ++step) sums.template add<true>(buffer, step, 0);
     } else {
+      const auto left = static_cast<int>(p.length_out - static_cast<int64_t>(slice) * L::positions);
 #pragma unroll 1
       for (int step = 0; step * 8 * L::values < left; ++step)
-        sums.template add<false>(buffer, step, static_cast<int>(left) - step * 8 * L::values);
+        sums.template add<false>(buffer, step, left - step * 8 * L::values);
     }
-    if (more) block.store(shared + (1 - turn) * buffer_words, bias);
+    if (more) block.store(shared + (number + 1) % 2 * buffer_words, bias);
     __syncthreads();
     of_chain += L::positions;
     if (of_chain >= kGradChain && more && p.parts) {

@@ -653,6 +653,17 @@ FASTCONV1D_EMULATOR inline void mma_fp16(float (&d)[4], const uint32_t (&a)[4], 
   });
 }
 
+FASTCONV1D_EMULATOR inline void load_matrices(uint32_t (&word)[4], const uint32_t* row) {
+  using namespace emulation;
+  if (reinterpret_cast<uintptr_t>(row) % 16) fail("ldmatrix of a row at an unaligned address");
+  const int lane = current->lane;
+  for (int matrix = 0; matrix < 4; ++matrix) {
+    const auto address = reinterpret_cast<uintptr_t>(row);
+    const uintptr_t other = shuffle(0xffffffffu, address, 8 * matrix + lane / 4);
+    word[matrix] = reinterpret_cast<const uint32_t*>(other)[lane % 4];
+  }
+}
+
 // cp.async: the destination is lost at once, and written when the thread waits for its group.
 template <int OFFSET = 0>
 void copy_async_16(void* shared, const void* global) {
