@@ -46,24 +46,35 @@ ATEN_DEPTHWISE = 0.2e6  # elements per µs that ATen's own depthwise kernel read
 ATEN_DEPTHWISE_RATE = 8e6  # FLOP per µs of that kernel
 CPU_RATE = 50e3  # FLOP per µs of the plain loops and of ATen alike
 
-# Of the kernels for the weight's gradient.
-GRAD_START = 12.0  # µs: both kernels
-GRAD_PRODUCT = {
-    "tf32": 0.046,
-    "ieee": 0.14,
-    "bf16": 0.046,
-    "fp16": 0.046,
-}  # ns: one of a tile, a slice
-GRAD_ROW = 3.0  # ns that a slice's row takes to shared memory
-GRAD_SLICE = 150.0  # ns more for a slice
-GRAD_BANDWIDTH = 2.8e6  # bytes per µs
-GRAD_SLIDING_RATE = 8e6  # FMAs per µs, of neighbouring taps
-GRAD_APART_RATE = 2.5e6  # of others
-GRAD_SLIDING_OUTPUT = 1.5e-6  # µs for each position of a pair of channels
+# Of the kernels for the weight's gradient, measured on an H100.
+GRAD_DENSE_START = 32.0  # µs: both kernels, and what a block does before its first slice
+GRAD_SLICE = {  # ns that a slice of a tile takes, by rows, columns and mode
+    (128, 192): {"tf32": 2022},
+    (128, 96): {"tf32": 2004, "ieee": 1969, "bf16": 2647, "fp16": 2647},
+    (64, 96): {"tf32": 1500, "ieee": 1544, "bf16": 1969, "fp16": 1969},
+    (128, 32): {"tf32": 1224, "ieee": 1618, "bf16": 1603, "fp16": 1603},
+    (16, 256): {"tf32": 1375, "ieee": 1375, "bf16": 2022, "fp16": 2022},
+}
+GRAD_STRIDED, GRAD_SHORT = 1.18, 1.5  # times as long with a stride, and where rows have few slices
+GRAD_FEW_SLICES = 8
+GRAD_PARTS_BANDWIDTH = 2.5e6  # bytes per µs in which parts are written and added up
+GRAD_WORKSPACE = 64 << 20  # bytes of parts: kGradWorkspace of csrc/grad_dense.cuh
+GRAD_BANDWIDTH = 2.3e6  # bytes per µs that the dense kernel reads
+GRAD_SLIDING_START, GRAD_SLIDING_BANDWIDTH = 9.0, 2.9e6
+GRAD_SLIDING = (0.6e-6, 0.18e-6)  # µs for each position of a pair of channels, and for each tap
+GRAD_SLIDING_LONG = 0.092e-6  # for each tap, where there are many
+GRAD_SLIDING_APART = (3.9e-6, 0.86e-6)  # for each tap that is read by itself: a share of it, and it
+GRAD_LONG_KERNEL = (
+    32  # taps of which the long kernel has more: kLongKernel of csrc/grad_sliding.cuh
+)
 GRAD_DIRECT_RATE = 0.3e6  # FLOP per µs
-GRAD_ATEN_START = 45.0  # µs
-GRAD_ATEN_RATE = {"tf32": 150e6, "ieee": 25e6, "bf16": 250e6, "fp16": 250e6, "fp64": 10e6}
-GRAD_ATEN_DEPTHWISE_RATE = 0.5e6  # FLOP per µs
+GRAD_ATEN_START = 42.0  # µs
+GRAD_ATEN_RATE = {"tf32": 125e6, "ieee": 36e6, "bf16": 375e6, "fp16": 375e6, "fp64": 10e6}
+GRAD_ATEN_GROUPED = 0.75
+GRAD_ATEN_LAYOUT = {2: 0.48e6, 4: 0.46e6, 8: 0.4e6}  # elements per µs that change their layout
+GRAD_ATEN_BIAS = 0.54e6  # elements per µs
+GRAD_ATEN_FILLED = 64  # rows and columns below which cuDNN's tiles are partly empty
+GRAD_ATEN_DEPTHWISE_RATE = 1e6  # FLOP per µs
 
 HOPPER_SHARED = 227 << 10  # bytes of shared memory that a block of the Hopper kernel may take
 HOPPER_BANDWIDTH = 3.8e6  # bytes per µs that the Hopper kernel reads and writes
@@ -648,26 +659,42 @@ def _grad_dense_why_not(plan: Plan, problem: Problem) -> str | None:
     return None
 
 
+def _grad_column_blocks(tile: GradTile, problem: Problem) -> int:
+    """Blocks of columns of a group: `best_columns` of csrc/grad_dense.cuh, roughly."""
+    channels_in, kernel_size = problem.channels_in // problem.groups, problem.kernel_size
+    fewest = channels_in * kernel_size
+    for blocks in range(_ceil_div(kernel_size, tile.columns), kernel_size + 1)[:8]:
+        taps = _ceil_div(kernel_size, blocks)
+        channels = min(channels_in, tile.columns // taps)
+        if 8 < channels < channels_in:
+            channels -= channels % 8
+        fewest = min(fewest, _ceil_div(channels_in, channels) * _ceil_div(kernel_size, taps))
+    return fewest
+
+
 def _grad_dense_cost(plan: Plan, problem: Problem) -> float:
-    # Blocks of whole tiles take turns on slices of the positions; a tile whose rows or columns do
-    # not exist takes as long. Parts are added up by a second kernel.
+    # Blocks take turns on the slices of whole tiles; a second kernel adds up what they leave.
     tile = plan.tiles.get(problem.mode)
     if problem.gpu is None or not isinstance(tile, GradTile):
         return float("inf")
-    columns = problem.channels_in // problem.groups * problem.kernel_size
-    tiles = _ceil_div(columns, tile.columns)
-    tiles *= problem.groups * _ceil_div(problem.channels_out // problem.groups, tile.rows)
-    words = 64 if problem.dtype.itemsize == 2 else 32
-    slices = problem.batch * _ceil_div(problem.length_out, words)
-    multiply = tile.rows * tile.columns * GRAD_PRODUCT[problem.mode]
-    moved = (tile.rows + tile.columns / min(problem.kernel_size, 4)) * GRAD_ROW
-    each = GRAD_SLICE + max(multiply, moved)
-    splits = max(1, min(slices // 4, problem.gpu.multiprocessors // tiles))
-    waves = _ceil_div(tiles * splits, problem.gpu.multiprocessors)
-    time = waves * _ceil_div(slices, splits) * each / 1e3
+    tiles = problem.groups * _ceil_div(problem.channels_out // problem.groups, tile.rows)
+    tiles *= _grad_column_blocks(tile, problem)
+    of_row = _ceil_div(problem.length_out, 64 if problem.dtype.itemsize == 2 else 32)
+    slices, at_once = problem.batch * of_row, problem.gpu.multiprocessors * tile.blocks
+    elements = _grad_pairs(problem) * problem.kernel_size
+    most = max(1, min(slices // 4, GRAD_WORKSPACE // (4 * elements)))
+    work, splits = min(
+        (_ceil_div(tiles * splits, at_once) * _ceil_div(slices, splits), splits)
+        for splits in {min(most, max(1, waves * at_once // tiles)) for waves in (1, 2, 3, 4)}
+    )
+    each = GRAD_SLICE[tile.rows, tile.columns][problem.mode] / 1e3
+    if problem.stride > 1:
+        each *= GRAD_STRIDED
+    if of_row < GRAD_FEW_SLICES:
+        each *= GRAD_SHORT
     traffic = problem.bytes / (GRAD_BANDWIDTH * _scale(problem))
-    sums = 2 * 4 * splits * columns * problem.channels_out / SHARE_BANDWIDTH
-    return GRAD_START + _larger(time, traffic) + sums
+    parts = 8 * splits * elements / GRAD_PARTS_BANDWIDTH
+    return GRAD_DENSE_START + _larger(work * each, traffic) + parts
 
 
 def _grad_sliding_why_not(plan: Plan, problem: Problem) -> str | None:
@@ -693,11 +720,22 @@ def _grad_pairs(problem: Problem) -> int:
 def _grad_sliding_cost(plan: Plan, problem: Problem) -> float:
     # Each pair of channels reads its rows again, mostly from L2.
     positions = problem.batch * problem.length_out * _grad_pairs(problem)
-    neighbours = problem.dilation == 1 or problem.kernel_size == 1
-    taps = min(problem.kernel_size, problem.length)
-    rate = GRAD_SLIDING_RATE if neighbours and problem.stride == 1 else GRAD_APART_RATE
-    time = _larger(positions * taps / rate, positions * GRAD_SLIDING_OUTPUT)
-    return GRAD_START + _larger(problem.bytes / GRAD_BANDWIDTH, time) / _scale(problem)
+    taps, neighbours = problem.kernel_size, problem.dilation == 1 or problem.kernel_size == 1
+    of_position, of_tap = GRAD_SLIDING
+    if neighbours and problem.stride == 1 and taps > GRAD_LONG_KERNEL:
+        seen = min(problem.length_out, problem.length + GRAD_LONG_KERNEL)
+        time = positions / problem.length_out * seen * taps * GRAD_SLIDING_LONG
+    elif neighbours and problem.stride <= 2:
+        at_once = next(n for n in (4, 8, 16, 32) if n >= min(taps, 32 // problem.stride))
+        time = positions * _ceil_div(taps, at_once) * (of_position + at_once * of_tap)
+        time *= 1.5 if problem.stride == 2 else 1.0
+    else:
+        of_share, of_tap = GRAD_SLIDING_APART
+        time = positions * taps * (of_share / min(taps, 8) + of_tap)
+    if problem.dtype.itemsize == 2:
+        time *= 0.84
+    traffic = problem.bytes / GRAD_SLIDING_BANDWIDTH
+    return GRAD_SLIDING_START + _larger(traffic, time) / _scale(problem)
 
 
 def _grad_direct_cost(plan: Plan, problem: Problem) -> float:
@@ -705,16 +743,21 @@ def _grad_direct_cost(plan: Plan, problem: Problem) -> float:
 
 
 def _grad_aten_cost(plan: Plan, problem: Problem) -> float:
-    # cuDNN changes the layout of both tensors; few channels of a group leave its tiles empty, and
-    # ATen's own depthwise kernel adds up products one by one.
+    # cuDNN changes the layout of both tensors, and few channels leave its tiles empty; ATen's own
+    # depthwise kernel adds up products one by one.
     if problem.gpu is None:
         return problem.flops / CPU_RATE
     elements = problem.input_elements + problem.output_elements
     if problem.groups == problem.channels_in and problem.groups > 1:
-        return GRAD_ATEN_START + problem.flops / (GRAD_ATEN_DEPTHWISE_RATE * _scale(problem))
-    rate = GRAD_ATEN_RATE[problem.mode] * (ATEN_GROUPED if problem.groups > 1 else 1.0)
-    time = problem.flops / rate + elements / ATEN_LAYOUT[problem.dtype.itemsize]
-    time += problem.bias * problem.output_elements / ATEN_BIAS / 2
+        time = problem.flops / GRAD_ATEN_DEPTHWISE_RATE
+        return GRAD_ATEN_START / 3 + time / _scale(problem)
+    rows = problem.channels_out // problem.groups
+    columns = problem.channels_in // problem.groups * problem.kernel_size
+    filled = min(1.0, rows / GRAD_ATEN_FILLED) * min(1.0, columns / GRAD_ATEN_FILLED)
+    rate = GRAD_ATEN_RATE[problem.mode] * max(filled, 0.05)
+    rate *= GRAD_ATEN_GROUPED if problem.groups > 1 else 1.0
+    time = problem.flops / rate + elements / GRAD_ATEN_LAYOUT[problem.dtype.itemsize]
+    time += problem.bias * problem.output_elements / GRAD_ATEN_BIAS
     return GRAD_ATEN_START + time / _scale(problem)
 
 
@@ -755,21 +798,24 @@ PLANS: tuple[Plan, ...] = (
 )
 
 
-def _grad_dense(tile: GradTile, ieee_tile: GradTile | None) -> Plan:
-    tiles = dict.fromkeys(("tf32", "bf16", "fp16"), tile)
+def _grad_dense(tile: GradTile, modes: Sequence[str], ieee_tile: GradTile | None = None) -> Plan:
+    tiles = dict.fromkeys(modes, tile)
     if ieee_tile:
         tiles["ieee"] = ieee_tile
     name = f"grad_dense_{tile.rows}x{tile.columns}"
     return Plan(name, "dense", _grad_dense_why_not, _grad_dense_cost, tiles, gradient=True)
 
 
-# The tile of tf32, bf16 and fp16, then that of ieee, whose sums take twice the room.
+_ROUNDED = ("tf32", "bf16", "fp16")
+
+# The tile of these modes, then that of ieee, whose sums take twice the room. 16-bit types, which
+# keep two planes, gain nothing from the largest one.
 GRADIENT_PLANS: tuple[Plan, ...] = (
-    _grad_dense(GradTile(2, 6, 4, 4, 1), None),
-    _grad_dense(GradTile(2, 3, 4, 4, 2), GradTile(2, 4, 4, 3, 1)),
-    _grad_dense(GradTile(2, 3, 2, 4, 2), GradTile(2, 3, 2, 4, 1)),
-    _grad_dense(GradTile(4, 1, 2, 4, 2), GradTile(4, 1, 2, 4, 2)),
-    _grad_dense(GradTile(1, 8, 1, 4, 1), GradTile(1, 8, 1, 4, 1)),
+    _grad_dense(GradTile(2, 6, 4, 4, 1), ("tf32",)),
+    _grad_dense(GradTile(2, 3, 4, 4, 2), _ROUNDED, GradTile(2, 4, 4, 3, 1)),
+    _grad_dense(GradTile(2, 3, 2, 4, 2), _ROUNDED, GradTile(2, 3, 2, 4, 1)),
+    _grad_dense(GradTile(4, 1, 2, 4, 2), _ROUNDED, GradTile(4, 1, 2, 4, 2)),
+    _grad_dense(GradTile(1, 8, 1, 4, 1), _ROUNDED, GradTile(1, 8, 1, 4, 1)),
     Plan("grad_sliding", "sliding", _grad_sliding_why_not, _grad_sliding_cost, gradient=True),
     Plan("grad_direct", "direct", _direct_why_not, _grad_direct_cost, gradient=True),
     Plan("grad_aten", "aten", _aten_why_not, _grad_aten_cost, gradient=True),

@@ -314,6 +314,8 @@ def test_every_plan_has_its_library_and_variant() -> None:
         "dense_tf32", "dense_ieee", "dense_bf16", "dense_fp16", "direct", "im2col",
         "hopper_tf32", "hopper_ieee", "hopper_bf16", "hopper_fp16",
         "sliding_fp32", "sliding_bf16", "sliding_fp16",
+        "grad_dense_tf32", "grad_dense_ieee", "grad_dense_bf16", "grad_dense_fp16",
+        "grad_sliding_fp32", "grad_sliding_bf16", "grad_sliding_fp16", "grad_direct",
         "binding_cuda", "binding_cpu",
     }  # fmt: skip
     assert libraries["dense_tf32"].splitlines() == [

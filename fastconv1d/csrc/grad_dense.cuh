@@ -52,9 +52,15 @@ struct GradTile {
 // What follows from a mode and a tile together.
 template <class M, class T>
 struct GradLayout {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
+  static constexpr int blocks = 1;  // or the compiler would spill registers for sm_100
+#else
+  static constexpr int blocks = T::blocks;
+#endif
   static constexpr int values = M::values_per_word;
   static constexpr int positions = kGradWords * values;  // of a slice
   static constexpr int vector = 4 * values;              // positions that a thread moves at a time
+  static constexpr int chain_slices = kGradChain / positions;
   static constexpr int row_vectors = T::rows * kGradWords / 4;
   static constexpr int row_items = static_cast<int>(ceil_div(row_vectors, T::threads));
   // Enough for a slice of as many channels as there are columns.
@@ -461,7 +467,8 @@ struct GradSums {
 };
 
 template <class M, class T>
-__global__ void __launch_bounds__(T::threads, T::blocks) grad_dense_kernel(const GradParams p) {
+__global__ void __launch_bounds__(T::threads, (GradLayout<M, T>::blocks))
+    grad_dense_kernel(const GradParams p) {
   using Element = typename M::Element;
   using L = GradLayout<M, T>;
   FASTCONV1D_SHARED(shared);
@@ -545,7 +552,6 @@ __global__ void __launch_bounds__(T::threads, T::blocks) grad_dense_kernel(const
     block.store(shared, bias);
   }
   __syncthreads();
-  int of_chain = 0;
   for (int number = 0; number < count; ++number) {
     const uint32_t* const buffer = shared + number % 2 * buffer_words;
     const int slice = block.slice;
@@ -563,11 +569,9 @@ __global__ void __launch_bounds__(T::threads, T::blocks) grad_dense_kernel(const
     }
     if (more) block.store(shared + (number + 1) % 2 * buffer_words, bias);
     __syncthreads();
-    of_chain += L::positions;
-    if (of_chain >= kGradChain && more && p.parts) {
+    if ((number + 1) % L::chain_slices == 0 && more && p.parts) {
       write();
       sums.clear();
-      of_chain = 0;
     }
   }
   write();
