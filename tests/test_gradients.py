@@ -47,12 +47,6 @@ PROBLEMS = {
 }  # fmt: skip
 
 
-own = pytest.mark.skipif(
-    not hasattr(torch.ops.fastconv1d, "grad_weight"),
-    reason="ATen's own operator ignores parts of the mask and is wrong about some derivatives",
-)
-
-
 @pytest.fixture(params=PROBLEMS)
 def problem(request: pytest.FixtureRequest) -> Problem:
     return PROBLEMS[request.param]
@@ -192,7 +186,6 @@ def test_an_empty_batch(device: torch.device, problem: Problem) -> None:
 SUBSETS = [wanted for wanted in product((False, True), repeat=3) if any(wanted)]
 
 
-@own
 @pytest.mark.parametrize("wanted", SUBSETS, ids=str)
 def test_the_operator_gives_what_its_mask_asks_for(
     device: torch.device, problem: Problem, wanted: tuple[bool, ...]
@@ -206,7 +199,6 @@ def test_the_operator_gives_what_its_mask_asks_for(
     assert not fault(gradients, grad_output, input, weight, problem)
 
 
-@own
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("fp32_precision", MODES, indirect=True)
 def test_the_operator_of_the_weights_gradient(
@@ -393,7 +385,6 @@ def test_gradients_three_deep(device: torch.device, problem: Problem) -> None:
         torch.testing.assert_close(mine, other)
 
 
-@own
 def test_second_derivatives_of_the_operator_of_gradients(
     device: torch.device, problem: Problem
 ) -> None:
@@ -466,7 +457,6 @@ def test_transforms_of_the_operator_of_gradients(
         torch.testing.assert_close(mine, other)
 
 
-@own
 @pytest.mark.parametrize("gradient", [False, True])
 def test_opcheck(device: torch.device, problem: Problem, gradient: bool) -> None:
     input, weight, _ = (t.detach().requires_grad_(gradient) for t in leaves(problem, device))

@@ -108,6 +108,22 @@ def test_tiles(build: Build, tmp_path: Path, family: str, mode: str, variant: in
     assert_right(build(harness(f"{family}_{mode}")), runs, tmp_path)
 
 
+@pytest.mark.parametrize("mode", ["tf32", "ieee", "bf16"])
+def test_infinity_reaches_dense_gradients_that_see_it_alone(
+    build: Build, tmp_path: Path, mode: str
+) -> None:
+    """Positions that grad_output does not have meet no product, whatever the input has there."""
+    names = (
+        "several tiles and slices",
+        "runs of whole tiles",
+        "stride 3, dilation 4",
+        "stride beyond the kernel",
+    )
+    runs = gradient_runs(corner_runs([CORNERS[name] for name in names], mode, 1))
+    runs = [replace(run, infinite=True) for run in runs]
+    assert_right(build(harness(f"grad_dense_{mode}")), runs, tmp_path)
+
+
 @pytest.mark.parametrize("mode", plan.TENSOR_CORE_MODES)
 def test_blocks_share_what_is_said_to_be_shared(mode: str) -> None:
     for variant, row in enumerate(plan.tile_rows("hopper", mode)):
@@ -239,6 +255,7 @@ WAITS = [
         ("hopper", "output"),
         ("dense", "dense"),
         ("sliding", "sliding"),
+        ("grad_dense", "grad_dense"),
         ("grad_sliding", "grad_sliding"),
         ("grad_sliding", "grad_long"),
         ("grad_sliding", "grad_sum"),
@@ -267,6 +284,8 @@ def test_each_wait_is_needed(
     if family == "grad_sliding":
         few = [LONG[name] for name in ("long, causal", "long, many rows", "shared by blocks")]
         runs = {"bf16": gradient_runs(corner_runs(few, "bf16", 0))}
+    if family == "grad_dense":
+        runs = {"bf16": gradient_runs(runs["bf16"])}
     if family == "grad_direct":
         runs = {
             "bf16": gradient_runs(corner_runs([CORNERS["groups"]], "bf16", MODES.index("bf16")))
