@@ -42,6 +42,13 @@ FASTCONV1D_MMA(mma_tf32, "m16n8k8.row.col.f32.tf32.tf32.f32")
 FASTCONV1D_MMA(mma_bf16, "m16n8k16.row.col.f32.bf16.bf16.f32")
 FASTCONV1D_MMA(mma_fp16, "m16n8k16.row.col.f32.f16.f16.f32")
 #undef FASTCONV1D_MMA
+__device__ __forceinline__ void load_matrices(uint32_t (&word)[4], const uint32_t* row) {
+  const auto address = static_cast<uint32_t>(__cvta_generic_to_shared(row));
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(word[0]), "=r"(word[1]), "=r"(word[2]), "=r"(word[3])
+               : "r"(address)
+               : "memory");
+}
 template <int OFFSET = 0>
 __device__ __forceinline__ void copy_async_16(void* shared, const void* global) {
   const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
@@ -388,6 +395,8 @@ struct ConvArgs {
   const void* bias;
   void* output;
   void* workspace;
+  const void* grad_output;
+  void* grad_bias;
   int64_t batch, channels_in, channels_out, length, length_out;
   int64_t kernel_size, stride, padding, dilation, groups, transposed;
   int64_t input_batch_stride, input_channel_stride;
@@ -2502,6 +2511,8 @@ struct ConvArgs {
   const void* bias;
   void* output;
   void* workspace;
+  const void* grad_output;
+  void* grad_bias;
   int64_t batch, channels_in, channels_out, length, length_out;
   int64_t kernel_size, stride, padding, dilation, groups, transposed;
   int64_t input_batch_stride, input_channel_stride;

@@ -397,7 +397,7 @@ def diagnosis() -> dict[str, Any]:
         fallback = "no GPU: torch's own CPU kernels run everything; algorithm='im2col' is ours"
         needed = ["binding_cpu"]
     else:
-        fallback = "all gradients run on ATen"
+        fallback = "nothing but what a plan leaves to ATen"
         needed = list(plan.libraries_for(arch))
     if built["cannot_build"]:
         fallback = f"everything runs on ATen: {built['cannot_build']}"
