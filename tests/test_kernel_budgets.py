@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import warnings
@@ -16,7 +17,9 @@ from fastconv1d import build, plan
 pytestmark = pytest.mark.xdist_group("budgets")  # every library is compiled once
 
 ARCHITECTURES = ("80", "90a", "100")
-LIBRARIES = {name: glue for name, glue in plan.libraries().items() if "binding" not in name}
+IN_CI = os.environ.get("CI") == "true"
+LEFT_OUT = "binding|fp16" if IN_CI else "binding"
+LIBRARIES = {n: glue for n, glue in plan.libraries().items() if not re.search(LEFT_OUT, n)}
 STATIC_SHARED_LIMIT = 48 << 10  # bytes, on every architecture
 
 ENTRY = re.compile(
@@ -56,8 +59,13 @@ def kernels_in(log: str) -> list[Kernel]:
 
 
 def architectures_of(library: str) -> list[str]:
-    # fp16's kernels are bf16's but for conversions: one architecture tells.
-    architectures = ("90a",) if library.endswith("fp16") else ARCHITECTURES
+    # fp16's kernels are bf16's but for conversions: one architecture tells. CI's two cores compile
+    # no fp16, and for sm_100 only what takes most registers.
+    architectures: tuple[str, ...] = ARCHITECTURES
+    if library.endswith("fp16"):
+        architectures = ("90a",)
+    elif IN_CI and not library.endswith("ieee"):
+        architectures = ("80", "90a")
     return [a for a in architectures if library in plan.libraries_for(a)]
 
 
@@ -126,6 +134,8 @@ def test_products_of_the_hopper_kernel_overlap(logs: dict[str, Future[str]], lib
 @pytest.mark.parametrize("mode", plan.TENSOR_CORE_MODES)
 @pytest.mark.parametrize("family", plan.TENSOR_CORE_FAMILIES)
 def test_each_tile_is_compiled(logs: dict[str, Future[str]], family: str, mode: str) -> None:
+    if f"{family}_{mode}" not in logs:
+        pytest.skip("left out in CI")
     names = [k.name for k in kernels_in(logs[f"{family}_{mode}"].result())]
     compiled = {
         tuple(map(int, re.findall(r"\d+", found[1])))

@@ -97,9 +97,9 @@ def counted(patch: pytest.MonkeyPatch, module: Any, name: str) -> list[tuple[Any
     calls: list[tuple[Any, ...]] = []
     function: Callable[..., Any] = getattr(module, name)
 
-    def counting(*arguments: Any) -> Any:
+    def counting(*arguments: Any, **named: Any) -> Any:
         calls.append(arguments)
-        return function(*arguments)
+        return function(*arguments, **named)
 
     patch.setattr(module, name, counting)
     return calls
