@@ -348,17 +348,11 @@ class _Convolution(_SingleLevelFunction):
         if grad_output is None:
             return None, None, None, None, None
         input, weight = ctx.saved_tensors
-        *geometry, algorithm = ctx.geometry
-        rest = (*geometry, algorithm if algorithm in _FOR_EVERYTHING else "")
-        for_input, for_weight, for_bias = ctx.needs_input_grad[:3]
-        grad_input = grad = grad_bias = None
-        if for_input:
-            grad_input = _grad_input(grad_output, ctx.length, weight, *rest)
-        if for_weight:
-            grad, grad_bias = grad_weight(grad_output, input, ctx.weight_sizes, for_bias, *rest)
-        elif for_bias:
-            grad_bias = grad_output.sum((0, 2))
-        return grad_input, grad, grad_bias if for_bias else None, None, None
+        grads = _wanted_gradients(
+            grad_output, input, ctx.length, weight, ctx.weight_sizes, ctx.needs_input_grad,
+            _for_gradients(ctx.geometry),
+        )  # fmt: skip
+        return *grads, None, None
 
     @staticmethod
     def jvp(
@@ -407,17 +401,16 @@ class _GradWeight(_SingleLevelFunction):
     def backward(ctx: Any, weight: Tensor | None, bias: Tensor | None) -> tuple[Any, ...]:
         # The cotangents of both results are a weight and a bias.
         grad_output, input = ctx.saved_tensors
-        *geometry, algorithm = ctx.geometry
-        rest = (*geometry, algorithm if algorithm in _FOR_EVERYTHING else "")
+        geometry = _for_gradients(ctx.geometry)
         bias = bias if ctx.bias else None
         for_grad_output = for_input = None
         if ctx.needs_input_grad[0]:
             if weight is not None:
-                for_grad_output = convolution(input, weight, bias, *rest)
+                for_grad_output = convolution(input, weight, bias, *geometry)
             elif bias is not None:
                 for_grad_output = bias.unsqueeze(-1).expand(grad_output.shape)
         if ctx.needs_input_grad[1] and weight is not None:
-            for_input = _grad_input(grad_output, input.shape[2], weight, *rest)
+            for_input = _grad_input(grad_output, input.shape[2], weight, *geometry)
         return for_grad_output, for_input, None, None, None, None
 
     @staticmethod
@@ -513,6 +506,12 @@ _FOR_EVERYTHING = ("aten", "direct")
 """Families that run every convolution: asked for one, gradients are computed by it as well."""
 
 
+def _for_gradients(geometry: tuple[Any, ...]) -> tuple[Any, ...]:
+    """A convolution's geometry and forced plan, as its gradients are to be computed."""
+    *sizes, algorithm = geometry
+    return *sizes, algorithm if algorithm in _FOR_EVERYTHING else ""
+
+
 def _backward(
     grad_output: Tensor,
     input: Tensor,
@@ -534,16 +533,34 @@ def _backward(
             grad_output, input, weight, bias_sizes, *geometry, output_mask
         )
         return grads
+    return _wanted_gradients(
+        grad_output, input, input.shape[2], weight, weight.shape, output_mask,
+        (*geometry, algorithm),
+    )  # fmt: skip
+
+
+def _wanted_gradients(
+    grad_output: Tensor,
+    input: Any,
+    length: int,
+    weight: Any,
+    weight_sizes: _Ints,
+    wanted: Sequence[bool],
+    geometry: tuple[Any, ...],
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Those of input, weight and bias that are `wanted`.
+
+    input, of `length` positions, is looked at for the weight's, and weight for the input's alone.
+    """
+    for_input, for_weight, for_bias = wanted[:3]
     grad_input = grad = grad_bias = None
-    if output_mask[0]:
-        grad_input = _grad_input(grad_output, input.shape[2], weight, *geometry, algorithm)
-    if output_mask[1]:
-        grad, grad_bias = grad_weight(
-            grad_output, input, weight.shape, output_mask[2], *geometry, algorithm
-        )
-    elif output_mask[2]:
+    if for_input:
+        grad_input = _grad_input(grad_output, length, weight, *geometry)
+    if for_weight:
+        grad, grad_bias = grad_weight(grad_output, input, weight_sizes, for_bias, *geometry)
+    elif for_bias:
         grad_bias = grad_output.sum((0, 2))
-    return grad_input, grad, grad_bias if output_mask[2] else None
+    return grad_input, grad, grad_bias if for_bias else None
 
 
 def _grad_input(
@@ -671,13 +688,10 @@ def _vmap_grad_weight(
     if input_dim is not None:
         input = folded(input, input_dim, both)
     of_rows = input_dim if transposed else grad_dim
+    more_rows = both or of_rows is not None
+    sizes = [size * rows, columns, taps] if more_rows else [rows, size * columns, taps]
     if both:
-        sizes = [size * rows, columns, taps]
         groups = groups * size
-    elif of_rows is not None:
-        sizes = [size * rows, columns, taps]
-    else:
-        sizes = [rows, size * columns, taps]
     weight, of_bias = grad_weight(
         grad_output, input, sizes, bias, stride, padding, dilation, transposed, output_padding,
         groups, algorithm,

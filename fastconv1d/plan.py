@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
 from itertools import product
 from math import gcd
+from typing import Any, cast
 
 from fastconv1d import build, config, tuned
 from fastconv1d.problem import Gpu, Problem
@@ -99,8 +100,20 @@ SLIDING_STRIDES = (2, 4, 8)  # of transposed convolutions that it has kernels fo
 MOST_BATCH = 1 << 31  # from here on its 32-bit counters would run over
 
 
+class _Template:
+    """Dataclasses whose fields are the parameters of the C++ template of their name."""
+
+    __slots__ = ()
+
+    @property
+    def glue(self) -> str:
+        """The C++ type."""
+        parameters = (getattr(self, field.name) for field in fields(cast(Any, self)))
+        return f"fastconv1d::{type(self).__name__}<{', '.join(map(str, parameters))}>"
+
+
 @dataclass(frozen=True, slots=True)
-class Tile:
+class Tile(_Template):
     """How a dense kernel's block covers (channels_out/groups, positions) with m16n8 products."""
 
     warps_m: int
@@ -118,14 +131,9 @@ class Tile:
         """Output positions of one block."""
         return self.warps_n * self.n_tiles * 8
 
-    @property
-    def glue(self) -> str:
-        """The C++ type."""
-        return f"fastconv1d::Tile<{self.warps_m}, {self.warps_n}, {self.m_tiles}, {self.n_tiles}>"
-
 
 @dataclass(frozen=True, slots=True)
-class HopperTile:
+class HopperTile(_Template):
     """How two warpgroups cover (channels_out/groups, positions) with m64nN products, N = `n`."""
 
     m_tiles: int
@@ -141,11 +149,6 @@ class HopperTile:
         """Output positions of one block."""
         return 2 * self.m_tiles * 64
 
-    @property
-    def glue(self) -> str:
-        """The C++ type."""
-        return f"fastconv1d::HopperTile<{self.m_tiles}, {self.n}>"
-
     def least_words(self, mode: str) -> int:
         """Words of channels that a slice has at least: `steps_at_once` of hopper.cuh."""
         products = HOPPER_PRODUCTS[mode]
@@ -153,7 +156,7 @@ class HopperTile:
 
 
 @dataclass(frozen=True, slots=True)
-class GradTile:
+class GradTile(_Template):
     """How a block covers (channels_out/groups, channels and taps) of the weight's gradient."""
 
     warps_m: int
@@ -172,12 +175,6 @@ class GradTile:
     def columns(self) -> int:
         """Pairs of an input channel and a tap of one block."""
         return self.warps_n * self.n_tiles * 8
-
-    @property
-    def glue(self) -> str:
-        """The C++ type."""
-        parameters = (self.warps_m, self.warps_n, self.m_tiles, self.n_tiles, self.blocks)
-        return f"fastconv1d::GradTile<{', '.join(map(str, parameters))}>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -526,13 +523,19 @@ def _larger(one: float, other: float) -> float:
     return float((one**4 + other**4) ** 0.25)
 
 
-def _sliding_why_not(plan: Plan, problem: Problem) -> str | None:
+def _fma_why_not(problem: Problem) -> str | None:
     if problem.gpu is None:
         return "needs a CUDA device"
     if problem.gpu.capability < (8, 0):
         return f"needs compute capability 8.0, this GPU has {problem.gpu.capability}"
     if problem.mode == "fp64":
         return "has no fp64 arithmetic"
+    return None
+
+
+def _sliding_why_not(plan: Plan, problem: Problem) -> str | None:
+    if reason := _fma_why_not(problem):
+        return reason
     if problem.transposed and problem.stride > 1:
         if problem.stride not in SLIDING_STRIDES:
             return f"has transposed strides of 1 and {SLIDING_STRIDES}, not {problem.stride}"
@@ -544,6 +547,7 @@ def _sliding_why_not(plan: Plan, problem: Problem) -> str | None:
         return f"counts rows, steps and positions of padded rows below {MOST_SLIDING}"
     if rows * _ceil_div(problem.length_out, 256) >= MOST_BATCH:
         return f"has fewer than {MOST_BATCH} blocks"
+    assert problem.gpu is not None
     shared = next(size for least, size in SLIDING_SHARED if problem.gpu.capability >= least)
     kept = 4 * _sliding_rows(problem) * (problem.kernel_size + 8 * problem.stride + 8)
     if kept + SLIDING_PARTS > shared:
@@ -650,12 +654,10 @@ def _aten_cost(plan: Plan, problem: Problem) -> float:
 
 
 def _grad_dense_why_not(plan: Plan, problem: Problem) -> str | None:
-    if problem.gpu and problem.gpu.capability < (8, 0):
-        return f"needs compute capability 8.0, this GPU has {problem.gpu.capability}"
-    if reason := _tensor_core_why_not(plan, problem):
+    if reason := _dense_why_not(plan, problem):
         return reason
-    if max(problem.stride, problem.dilation) > MOST_STRIDE:
-        return f"walks strides and dilations up to {MOST_STRIDE}"
+    if problem.dilation > MOST_STRIDE:
+        return f"walks dilations up to {MOST_STRIDE}, this one is {problem.dilation}"
     return None
 
 
@@ -698,12 +700,8 @@ def _grad_dense_cost(plan: Plan, problem: Problem) -> float:
 
 
 def _grad_sliding_why_not(plan: Plan, problem: Problem) -> str | None:
-    if problem.gpu is None:
-        return "needs a CUDA device"
-    if problem.gpu.capability < (8, 0):
-        return f"needs compute capability 8.0, this GPU has {problem.gpu.capability}"
-    if problem.mode == "fp64":
-        return "has no fp64 arithmetic"
+    if reason := _fma_why_not(problem):
+        return reason
     sizes = (problem.length + 2 * problem.padding, problem.length_out, problem.reach)
     if max(*sizes, problem.batch, 128 * problem.stride) >= MOST_SLIDING:
         return f"counts batches, steps and positions of padded rows below {MOST_SLIDING}"
