@@ -1058,6 +1058,40 @@ struct Digits {
     return digit;
   }
 };
+template <class M, class T>
+struct TileSums {
+  float chain[T::m_tiles][T::n_tiles][4];
+  float total[M::chain ? T::m_tiles : 1][M::chain ? T::n_tiles : 1][4];
+  int steps;
+  __device__ __forceinline__ void clear() {
+    steps = 0;
+#pragma unroll
+    for (int m = 0; m < T::m_tiles; ++m)
+#pragma unroll
+      for (int n = 0; n < T::n_tiles; ++n)
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          chain[m][n][i] = 0;
+          if constexpr (M::chain > 0) total[m][n][i] = 0;
+        }
+  }
+  __device__ __forceinline__ void end_chain() {
+#pragma unroll
+    for (int m = 0; m < T::m_tiles; ++m)
+#pragma unroll
+      for (int n = 0; n < T::n_tiles; ++n)
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          total[m][n][i] += chain[m][n][i];
+          chain[m][n][i] = 0;
+        }
+    steps = 0;
+  }
+  __device__ __forceinline__ float value(int m, int n, int i) const {
+    if constexpr (M::chain > 0) return total[m][n][i] + chain[m][n][i];
+    return chain[m][n][i];
+  }
+};
 template <template <class, class> class Kernel, class M, class... Tiles>
 struct TileLibrary {
   template <class Cutter>

@@ -243,48 +243,15 @@ struct Incoming {
 
 // The sums of one thread: for each mma tile, channels lane/4 and lane/4 + 8 by two positions.
 template <class M, class T>
-struct Sums {
+struct Sums : TileSums<M, T> {
   int column, fragment;  // this thread's first words in a window and in the weights
-  float chain[T::m_tiles][T::n_tiles][4];
-  float total[M::chain ? T::m_tiles : 1][M::chain ? T::n_tiles : 1][4];
-  int steps;
+  using TileSums<M, T>::chain, TileSums<M, T>::steps;
 
   __device__ __forceinline__ Sums(const Schedule& s, int most_shift) {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const int warp_m = warp % T::warps_m, warp_n = warp / T::warps_m;
     column = lane % 4 * s.pitch + (most_shift + warp_n * T::n_tiles * 8 + lane / 4) * s.read_step;
     fragment = (warp_m * T::m_tiles * 32 + lane) * 4;
-  }
-
-  __device__ __forceinline__ void clear() {
-    steps = 0;
-#pragma unroll
-    for (int m = 0; m < T::m_tiles; ++m)
-#pragma unroll
-      for (int n = 0; n < T::n_tiles; ++n)
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          chain[m][n][i] = 0;
-          if constexpr (M::chain > 0) total[m][n][i] = 0;
-        }
-  }
-
-  __device__ __forceinline__ void end_chain() {
-#pragma unroll
-    for (int m = 0; m < T::m_tiles; ++m)
-#pragma unroll
-      for (int n = 0; n < T::n_tiles; ++n)
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          total[m][n][i] += chain[m][n][i];
-          chain[m][n][i] = 0;
-        }
-    steps = 0;
-  }
-
-  __device__ __forceinline__ float value(int m, int n, int i) const {
-    if constexpr (M::chain > 0) return total[m][n][i] + chain[m][n][i];
-    return chain[m][n][i];
   }
 
   // Adds one slice.
@@ -341,7 +308,7 @@ struct Sums {
                 M::multiply(product, chain[m][n0 + n], a[m], b[n]);
         }
         if constexpr (M::chain > 0)
-          if (++steps == M::chain) end_chain();
+          if (++steps == M::chain) this->end_chain();
         column += 8 * s.pitch;
         fragment += step_words;
       }

@@ -28,8 +28,7 @@
 #include <type_traits>
 
 #include "grad_sum.cuh"
-#include "modes.cuh"
-#include "schedule.h"
+#include "tile.cuh"
 
 namespace fastconv1d {
 
@@ -60,6 +59,7 @@ struct GradLayout {
   static constexpr int values = M::values_per_word;
   static constexpr int positions = kGradWords * values;  // of a slice
   static constexpr int vector = 4 * values;              // positions that a thread moves at a time
+  static constexpr int planes = values;                  // of rows of the input
   static constexpr int chain_slices = kGradChain / positions;
   static constexpr int row_vectors = T::rows * kGradWords / 4;
   static constexpr int row_items = static_cast<int>(ceil_div(row_vectors, T::threads));
@@ -75,7 +75,6 @@ struct GradColumns {
   int load_step;       // of the input, from one position of a row to the next
   int lead;            // whether rows begin at a multiple of a vector, before what is read
   int vectors;         // of a row
-  int planes;          // of rows
   int64_t channel_blocks, tap_blocks;
   FASTCONV1D_HD constexpr int pitch() const { return 4 * vectors + 4 * (vectors % 2 == 0); }
   FASTCONV1D_HD constexpr int rows() const { return channels * classes; }
@@ -125,7 +124,7 @@ __device__ __forceinline__ void with_alignment(int alignment, const Function& fu
   if constexpr (sizeof(Element) == 2) function(std::integral_constant<int, 2>{});
 }
 
-// The same of values that lie `step` apart.
+// 16 bytes of values that lie `step` apart.
 template <class Element>
 __device__ __forceinline__ uint4 load_apart(const Element* from, int step) {
   Element value[16 / sizeof(Element)];
@@ -137,7 +136,7 @@ __device__ __forceinline__ uint4 load_apart(const Element* from, int step) {
   return words;
 }
 
-// The same, zero outside of [0, length); `from` is at `position`.
+// The same of [0, length), zero beside it; `from` is at `position`.
 template <class Element>
 __device__ __forceinline__ uint4 load_inside(const Element* from, int64_t position, int step,
                                              int64_t length) {
@@ -294,7 +293,6 @@ struct GradBlock {
 
   __device__ __forceinline__ void fetch_input() {
     const GradColumns& c = p.columns;
-    const bool pairs = M::values_per_word == 2 && c.planes == 2;
     const int behind_vector = L::vector * c.load_step;
     if (slice >= first_inside && slice < first_beyond) {
       const auto load = [&](const auto& words_at) {
@@ -303,8 +301,7 @@ struct GradBlock {
           if (place_of(i) == kNoPlace) continue;
           const Element* const from = input + offset[i];
           words[i] = words_at(from);
-          if constexpr (M::values_per_word == 2)
-            if (pairs) set_next(i, __ldg(from + behind_vector));
+          if constexpr (L::planes == 2) set_next(i, __ldg(from + behind_vector));
         }
       };
       if (c.load_step == 1)
@@ -322,11 +319,10 @@ struct GradBlock {
       const Element* const from =
           input + (channel < channels ? channel : 0) * p.input_channel_stride + (at - start);
       words[i] = load_inside(from, at, c.load_step, p.length);
-      if constexpr (M::values_per_word == 2)
-        if (pairs) {
-          const int64_t last = at + behind_vector;
-          set_next(i, last >= 0 && last < p.length ? __ldg(from + behind_vector) : Element{0});
-        }
+      if constexpr (L::planes == 2) {
+        const int64_t last = at + behind_vector;
+        set_next(i, last >= 0 && last < p.length ? __ldg(from + behind_vector) : Element{0});
+      }
     });
   }
 
@@ -372,56 +368,22 @@ struct GradBlock {
       if (place == kNoPlace) continue;
       uint32_t* const to = buffer + 4 * place;
       *reinterpret_cast<uint4*>(to) = packed(words[i]);
-      if constexpr (M::values_per_word == 2)
-        if (p.columns.planes == 2)
-          *reinterpret_cast<uint4*>(to + plane) = make_uint4(
-              shifted_right(words[i].x, words[i].y, 16), shifted_right(words[i].y, words[i].z, 16),
-              shifted_right(words[i].z, words[i].w, 16),
-              i % 2 == 0 ? shifted_right(words[i].w, next[i / 2], 16)
-                         : halves_of(words[i].w, next[i / 2], true));
+      if constexpr (L::planes == 2)
+        *reinterpret_cast<uint4*>(to + plane) = make_uint4(
+            shifted_right(words[i].x, words[i].y, 16), shifted_right(words[i].y, words[i].z, 16),
+            shifted_right(words[i].z, words[i].w, 16),
+            i % 2 == 0 ? shifted_right(words[i].w, next[i / 2], 16)
+                       : halves_of(words[i].w, next[i / 2], true));
     }
   }
 };
 
 // The sums of one thread: for each mma tile, rows lane/4 and lane/4 + 8 by columns 2 (lane % 4) and one on.
 template <class M, class T>
-struct GradSums {
+struct GradSums : TileSums<M, T> {
   int row;                                 // of grad_output, whose address the thread gives
   uint32_t columns[(T::n_tiles + 1) / 2];  // its first words of the input, two in a register
-  float chain[T::m_tiles][T::n_tiles][4];
-  float total[M::chain ? T::m_tiles : 1][M::chain ? T::n_tiles : 1][4];
-  int steps = 0;
-
-  __device__ __forceinline__ void clear() {
-#pragma unroll
-    for (int m = 0; m < T::m_tiles; ++m)
-#pragma unroll
-      for (int n = 0; n < T::n_tiles; ++n)
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          chain[m][n][i] = 0;
-          if constexpr (M::chain > 0) total[m][n][i] = 0;
-        }
-    steps = 0;
-  }
-
-  __device__ __forceinline__ void end_chain() {
-#pragma unroll
-    for (int m = 0; m < T::m_tiles; ++m)
-#pragma unroll
-      for (int n = 0; n < T::n_tiles; ++n)
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          total[m][n][i] += chain[m][n][i];
-          chain[m][n][i] = 0;
-        }
-    steps = 0;
-  }
-
-  __device__ __forceinline__ float value(int m, int n, int i) const {
-    if constexpr (M::chain > 0) return total[m][n][i] + chain[m][n][i];
-    return chain[m][n][i];
-  }
+  using TileSums<M, T>::chain, TileSums<M, T>::steps;
 
   // Adds 8 words of positions, of which `positions` exist: what the input has beyond them may be infinite.
   template <bool WHOLE>
@@ -462,7 +424,7 @@ struct GradSums {
 #pragma unroll
         for (int n = 0; n < T::n_tiles; ++n) M::multiply(product, chain[m][n], a[m], b[n]);
     if constexpr (M::chain > 0)
-      if (++steps == M::chain) end_chain();
+      if (++steps == M::chain) this->end_chain();
   }
 };
 
@@ -493,7 +455,8 @@ __global__ void __launch_bounds__(T::threads, (GradLayout<M, T>::blocks))
   const auto rows = static_cast<int>(smaller(T::rows, p.channels_out - first_row));
   block.adds_bias = p.grad_bias != nullptr && tap_block == 0 && channel_block == 0;
 
-  const int buffer_words = T::rows * kGradPitch + c.planes * c.rows() * c.pitch();
+  int buffer_words = T::rows * kGradPitch + L::planes * c.rows() * c.pitch();
+  keep_in_register(buffer_words);  // worked out again and again, it would make sm_100 spill others
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int warp_row = warp % T::warps_m * T::m_tiles * 16,
             warp_column = warp / T::warps_m * T::n_tiles * 8;
@@ -507,7 +470,7 @@ __global__ void __launch_bounds__(T::threads, (GradLayout<M, T>::blocks))
     if (tap >= taps) tap = channel = 0;  // any word will do
     const int tap_class = tap % c.classes;
     const int first = block.lead_of(tap_class) + tap / c.classes * c.shift;
-    const int plane = M::values_per_word == 2 ? first % 2 : 0;
+    const int plane = first % L::planes;
     const uint32_t word = T::rows * kGradPitch + lane % 4 + first / M::values_per_word +
                           ((plane * c.classes + tap_class) * c.channels + channel) * c.pitch();
     sums.columns[n / 2] = n % 2 == 0 ? word : sums.columns[n / 2] | word << 16;
@@ -602,7 +565,7 @@ struct GradDense {
   };
 
   static int64_t buffer_bytes(const GradColumns& c) {
-    const int64_t buffer = T::rows * kGradPitch + c.planes * c.rows() * c.pitch();
+    const int64_t buffer = T::rows * kGradPitch + L::planes * c.rows() * c.pitch();
     return 4 * (2 * buffer + 2 * L::row_items * T::threads);
   }
 
@@ -623,7 +586,6 @@ struct GradDense {
     const int64_t last =
         L::positions + (ceil_div(taps, classes) - 1) * shift + (c.lead ? L::vector - 1 : 0);
     c.vectors = static_cast<int>(ceil_div(last, L::vector));
-    c.planes = L::values == 2 ? 2 : 1;
     c.tap_blocks = ceil_div(a.kernel_size, taps);
     const int64_t most_rows = L::items * T::threads / c.vectors;
     int64_t channels = smaller(smaller(channels_in, T::columns / taps), most_rows / classes);
@@ -643,7 +605,7 @@ struct GradDense {
 
   // What a slice takes for all columns: products, and moving both tensors to shared memory.
   static int64_t cost_of(const GradColumns& c) {
-    const int64_t moved = T::rows * kGradWords / 4 + c.planes * c.rows() * c.vectors;
+    const int64_t moved = T::rows * kGradWords / 4 + L::planes * c.rows() * c.vectors;
     return c.channel_blocks * c.tap_blocks * (int64_t{2} * T::rows * T::columns + 64 * moved);
   }
 
@@ -666,14 +628,14 @@ struct GradDense {
     return best;
   }
 
-  static Cut cut(const ConvArgs& a) {
+  static Cut cut(const ConvArgs& a, int64_t) {
     Cut c{};
     c.columns = best_columns(a);
     const int64_t channels_out = a.channels_out / a.groups;
     c.row_blocks = ceil_div(channels_out, T::rows);
     c.tiles = a.groups * c.row_blocks * c.columns.channel_blocks * c.columns.tap_blocks;
     c.slices = ceil_div(a.length_out, L::positions);
-    c.elements = a.channels_out * (a.channels_in / a.groups) * a.kernel_size;
+    c.elements = GradStore<M>::weights_of(a);
     c.bytes = buffer_bytes(c.columns);
     const int64_t all = a.batch * c.slices, at_once = a.multiprocessors * T::blocks;
     const int64_t most =
@@ -700,13 +662,12 @@ struct GradDense {
     return c.splits > 1 || a.batch * c.slices * L::positions > kGradChain;
   }
 
-  static int64_t workspace(const ConvArgs& a) {
-    const Cut c = cut(a);
+  static int64_t phases(const ConvArgs&) { return 1; }
+  static int64_t packed_bytes(const ConvArgs& a, const Cut& c) {
     return in_parts(a, c) ? 4 * c.splits * (c.elements + a.channels_out) : 0;
   }
 
-  static int launch(const ConvArgs& a, void* stream) {
-    const Cut c = cut(a);
+  static int launch_phase(const ConvArgs& a, const Cut& c, void* stream) {
     if (c.columns.channels == 0) return 1;  // cudaErrorInvalidValue: `why_not` should have said so
     const bool parts = in_parts(a, c);
     auto* const sums = static_cast<float*>(a.workspace);
@@ -747,36 +708,15 @@ struct GradDense {
             alignment(a.grad_output, a.length_out, 0),
             parts,
             is_near(a, c.columns)});
-    if (error == 0 && parts) error = add_parts<M>(sums, c.elements, c.splits, a.output, stream);
-    if (error == 0 && parts && a.grad_bias != nullptr)
-      error =
-          add_parts<M>(sums + c.splits * c.elements, a.channels_out, c.splits, a.grad_bias, stream);
-    return error;
-  }
-};
-
-// A mode's tiles, numbered from 0.
-template <class M, class... Tiles>
-struct GradLibrary {
-  static int launch(int64_t variant, const ConvArgs& a, void* stream) {
-    int result = 1;
-    int64_t index = 0;
-    (void)((index++ == variant && (result = GradDense<M, Tiles>::launch(a, stream), true)) || ...);
-    return result;
-  }
-  static int64_t workspace(int64_t variant, const ConvArgs& a) {
-    int64_t result = 0, index = 0;
-    (void)((index++ == variant && (result = GradDense<M, Tiles>::workspace(a), true)) || ...);
-    return result;
+    if (error != 0 || !parts) return error;
+    return add_parts<M>(
+        {sums, c.elements, a.output},
+        {sums + c.splits * c.elements, a.grad_bias != nullptr ? a.channels_out : 0, a.grad_bias},
+        c.splits, stream);
   }
 };
 
 }  // namespace fastconv1d
 
-#define FASTCONV1D_GRAD_DENSE_LIBRARY(...)                                                 \
-  int fastconv1d_launch(int64_t variant, const fastconv1d::ConvArgs* args, void* stream) { \
-    return fastconv1d::GradLibrary<__VA_ARGS__>::launch(variant, *args, stream);           \
-  }                                                                                        \
-  int64_t fastconv1d_workspace(int64_t variant, const fastconv1d::ConvArgs* args) {        \
-    return fastconv1d::GradLibrary<__VA_ARGS__>::workspace(variant, *args);                \
-  }
+#define FASTCONV1D_GRAD_DENSE_LIBRARY(...) \
+  FASTCONV1D_TILE_LIBRARY(fastconv1d::GradDense, __VA_ARGS__)

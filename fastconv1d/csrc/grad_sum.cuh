@@ -120,10 +120,6 @@ int add_parts(const GradParts& first, const GradParts& second, int64_t splits, v
                 dim3(kSumElements * kSumWarps), kSumElements * kSumWarps * 8, stream, first, second,
                 splits);
 }
-template <class M>
-int add_parts(const float* parts, int64_t count, int64_t splits, void* output, void* stream) {
-  return add_parts<M>({parts, count, output}, {nullptr, 0, nullptr}, splits, stream);
-}
 // The same of what a kernel stored, if there are several splits.
 template <class M>
 int add_parts(const GradStore<M>& s, void* stream) {
