@@ -241,27 +241,11 @@ def _selected(case: Problem, algorithm: str, op: str) -> list[tuple[plan.Plan, p
     if op != "backward":
         selected.append((plan.select(case, algorithm), plan.model_choice(case)))
     if op != "forward":
-        other = _input_gradient(case)
+        other = case.adjoint
         selected.append((plan.select(other, algorithm), plan.model_choice(other)))
         of_weight = plan.select(case.ordinary, algorithm, gradient=True)
         selected.append((of_weight, of_weight))  # nobody tunes these
     return selected
-
-
-def _input_gradient(case: Problem) -> Problem:
-    """The convolution that computes the gradient of the input: the other one, of its output."""
-    other = replace(
-        case,
-        channels_in=case.channels_out,
-        channels_out=case.channels_in,
-        length=case.length_out,
-        transposed=not case.transposed,
-        output_padding=0,
-        bias=False,
-        row_alignment=0,
-    )
-    missing = 0 if case.transposed else case.length - other.length_out
-    return replace(other, output_padding=missing)
 
 
 def _measure(

@@ -333,6 +333,26 @@ class Problem:
             row_alignment=0,  # of a tensor that is grad_output here
         )
 
+    @property
+    def adjoint(self) -> Problem:
+        """The convolution of this one's grad_output that computes the gradient of the input.
+
+        It has the same weight, and no bias. Where output_padding >= the stride, its output has more
+        positions than the input.
+        """
+        other = replace(
+            self,
+            channels_in=self.channels_out,
+            channels_out=self.channels_in,
+            length=self.length_out,
+            transposed=not self.transposed,
+            output_padding=0,
+            bias=False,
+            row_alignment=0,
+        )
+        missing = 0 if self.transposed else self.length - other.length_out
+        return replace(other, output_padding=missing)
+
     def bucketed(self) -> Problem:
         """This problem with batch and length rounded up to four significant bits.
 

@@ -166,7 +166,7 @@ def test_every_layers_gradients_have_plans(mode: str) -> None:
     plans = set()
     for layer in layers.load():
         case = replace(layer.problem, mode=mode, gpu=export.TARGETS["90a"])
-        other = bench._input_gradient(case)
+        other = case.adjoint
         other.validate()
         assert other.input_shape == case.output_shape and other.weight_shape == case.weight_shape
         assert other.output_shape == case.input_shape
