@@ -85,6 +85,8 @@ SHARE_START, SHARE_BANDWIDTH = 3.0, 2.5e6  # µs, and bytes per µs, that adding
 HOPPER_CHAIN = 18  # steps after which fp32-accurate products are added up apart
 MOST_SHARES, LEAST_STEPS = 8, 192  # of tiles that blocks share: kMostShares, kLeastSteps there
 MOST_STRIDE = 1 << 22  # that the dense kernel walks: kMostLoadStep of csrc/schedule.h
+# That the Hopper kernel of gradients walks, by size: its rows fit boxes of 256 positions.
+MOST_GRAD_STRIDE = {2: 3, 4: 8}
 MOST_LENGTH = 1 << 30  # of padded rows that the Hopper kernel walks, with 32 bits
 MOST_SLIDING = 1 << 29  # positions of padded rows, rows and steps that the sliding kernel counts
 SLIDING_CHAIN, SLIDING_MANY = 16, 8  # kSlidingChain and kManyRows of csrc/sliding.cuh
@@ -178,6 +180,25 @@ class GradTile(_Template):
 
 
 @dataclass(frozen=True, slots=True)
+class GradHopperTile(_Template):
+    """How warpgroups cover (channels and taps, channels_out/groups) with m64nN products: n is N."""
+
+    warpgroups: int
+    m_tiles: int
+    n: int
+
+    @property
+    def pairs(self) -> int:
+        """Pairs of an input channel and a tap of one block."""
+        return self.warpgroups * self.m_tiles * 64
+
+    @property
+    def channels(self) -> int:
+        """Output channels of one block."""
+        return self.n
+
+
+@dataclass(frozen=True, slots=True)
 class HopperCosts:
     """What the Hopper kernel takes, fitted to 25 layers on an H100 (docs/performance.md).
 
@@ -213,6 +234,9 @@ HOPPER_PLANES = {"tf32": 1, "ieee": 2, "bf16": 1, "fp16": 1}  # words of weights
 HOPPER_PRODUCTS = {"tf32": 1, "ieee": 3, "bf16": 1, "fp16": 1}  # of words, for one
 
 
+AnyTile = Tile | HopperTile | GradTile | GradHopperTile
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """One way to run a convolution.
@@ -226,7 +250,7 @@ class Plan:
     family: str
     legality: Callable[[Plan, Problem], str | None]
     model: Callable[[Plan, Problem], float]
-    tiles: Mapping[str, Tile | HopperTile | GradTile] = field(default_factory=dict, hash=False)
+    tiles: Mapping[str, AnyTile] = field(default_factory=dict, hash=False)
     efficiency: float = 1.0
     automatic: bool = True
     gradient: bool = False
@@ -661,6 +685,23 @@ def _grad_dense_why_not(plan: Plan, problem: Problem) -> str | None:
     return None
 
 
+def _grad_hopper_why_not(plan: Plan, problem: Problem) -> str | None:
+    if problem.gpu and problem.gpu.capability != (9, 0):
+        return f"needs compute capability 9.0, this GPU has {problem.gpu.capability}"
+    if reason := _tensor_core_why_not(plan, problem):
+        return reason
+    most = MOST_GRAD_STRIDE[problem.dtype.itemsize]
+    if problem.stride > most:
+        return f"walks strides up to {most}, this one is {problem.stride}"
+    if max(problem.length, problem.length_out) + 2 * problem.padding + problem.reach > MOST_LENGTH:
+        return f"walks padded rows below {MOST_LENGTH}"
+    return None
+
+
+def _grad_hopper_cost(plan: Plan, problem: Problem) -> float:
+    return 1.0
+
+
 def _grad_column_blocks(tile: GradTile, problem: Problem) -> int:
     """Blocks of columns of a group: `best_columns` of csrc/grad_dense.cuh, roughly."""
     channels_in, kernel_size = problem.channels_in // problem.groups, problem.kernel_size
@@ -806,9 +847,22 @@ def _grad_dense(tile: GradTile, modes: Sequence[str], ieee_tile: GradTile | None
 
 _ROUNDED = ("tf32", "bf16", "fp16")
 
+
+def _grad_hopper(warpgroups: int, m_tiles: int, n: int) -> Plan:
+    tile = GradHopperTile(warpgroups, m_tiles, n)
+    name = f"grad_hopper_{tile.channels}x{tile.pairs}"
+    tiles = dict.fromkeys(_ROUNDED, tile)
+    return Plan(name, "hopper", _grad_hopper_why_not, _grad_hopper_cost, tiles, gradient=True)
+
+
 # The tile of these modes, then that of ieee, whose sums take twice the room. 16-bit types, which
 # keep two planes, gain nothing from the largest one.
 GRADIENT_PLANS: tuple[Plan, ...] = (
+    _grad_hopper(2, 2, 128),
+    _grad_hopper(3, 1, 128),
+    _grad_hopper(2, 1, 128),
+    _grad_hopper(2, 2, 64),
+    _grad_hopper(3, 1, 64),
     _grad_dense(GradTile(2, 6, 4, 4, 1), ("tf32",)),
     _grad_dense(GradTile(2, 3, 4, 4, 2), _ROUNDED, GradTile(2, 4, 4, 3, 1)),
     _grad_dense(GradTile(2, 3, 2, 4, 2), _ROUNDED, GradTile(2, 3, 2, 4, 1)),
@@ -930,7 +984,7 @@ def _warn_once(text: str) -> None:
 
 
 TENSOR_CORE_MODES = {"tf32": "Tf32", "ieee": "Ieee", "bf16": "Bf16", "fp16": "Fp16"}
-TENSOR_CORE_FAMILIES = ("hopper", "dense", "grad_dense")
+TENSOR_CORE_FAMILIES = ("hopper", "dense", "grad_hopper", "grad_dense")
 
 
 def arithmetic(family: str, mode: str) -> str:
@@ -980,7 +1034,7 @@ def libraries_for(arch: str) -> dict[str, str]:
     return {
         name: glue
         for name, glue in libraries().items()
-        if name != "binding_cpu" and (arch == "90a" or not name.startswith("hopper"))
+        if name != "binding_cpu" and (arch == "90a" or "hopper" not in name)
     }
 
 

@@ -102,6 +102,15 @@ def on_hopper(runs: Iterable[Run]) -> list[Run]:
     ]
 
 
+def on_grad_hopper(runs: Iterable[Run]) -> list[Run]:
+    """Those that the Hopper kernel of gradients walks, with a Hopper GPU's shared memory."""
+    return [
+        replace(run, shared_bytes=SHARED_BYTES["sm_90"])
+        for run in runs
+        if run.problem.stride <= plan.MOST_GRAD_STRIDE[run.problem.dtype.itemsize]
+    ]
+
+
 def shared_runs(mode: str, variant: int) -> list[Run]:
     """Reductions so long, and outputs so few, that blocks of the Hopper kernel share tiles."""
     problems = (
@@ -142,6 +151,8 @@ def with_few_tiles(library: str, runs: Iterable[Run], every: int = 1) -> tuple[s
     runs = [replace(run, variant=run.variant - run.variant % every) for run in runs]
     if library.startswith("hopper"):
         runs = on_hopper(runs)
+    elif library.startswith("grad_hopper"):
+        runs = on_grad_hopper(runs)
     variants = sorted({run.variant for run in runs})
     moved = [replace(run, variant=variants.index(run.variant)) for run in runs]
     return harness(library, variants), moved
@@ -549,6 +560,8 @@ def library_runs(library: str, problems: Iterable[Problem], *, shared: bool = Tr
         ]
         if family == "hopper":
             runs = on_hopper([*runs, *(shared_runs(mode, 0)[1:] if shared else ())])
-        if family == "grad_dense":
+        if family.startswith("grad"):
             runs = gradient_runs(runs)
+        if family == "grad_hopper":
+            runs = on_grad_hopper(runs)
     return [replace(run, guard=0) for run in runs]

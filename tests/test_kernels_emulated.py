@@ -34,6 +34,7 @@ from kernel_runs import (
     gradient_runs,
     harness,
     library_runs,
+    on_grad_hopper,
     on_hopper,
     on_sliding,
     random_runs,
@@ -103,14 +104,25 @@ def test_tiles(build: Build, tmp_path: Path, family: str, mode: str, variant: in
     if family == "hopper":
         runs = on_hopper([*runs, *shared_runs(mode, variant)])
         assert len(runs) >= 8
-    if family == "grad_dense":
+    if family.startswith("grad"):
         runs = gradient_runs(runs)
+    if family == "grad_hopper":
+        runs = on_grad_hopper(runs)
     assert_right(build(harness(f"{family}_{mode}")), runs, tmp_path)
 
 
-@pytest.mark.parametrize("mode", ["tf32", "ieee", "bf16"])
+@pytest.mark.parametrize(
+    "library",
+    [
+        "grad_dense_tf32",
+        "grad_dense_ieee",
+        "grad_dense_bf16",
+        "grad_hopper_tf32",
+        "grad_hopper_bf16",
+    ],
+)
 def test_infinity_reaches_dense_gradients_that_see_it_alone(
-    build: Build, tmp_path: Path, mode: str
+    build: Build, tmp_path: Path, library: str
 ) -> None:
     """Positions that grad_output does not have meet no product, whatever the input has there."""
     names = (
@@ -119,9 +131,12 @@ def test_infinity_reaches_dense_gradients_that_see_it_alone(
         "stride 3, dilation 4",
         "stride beyond the kernel",
     )
+    mode = library.rsplit("_", 1)[1]
     runs = gradient_runs(corner_runs([CORNERS[name] for name in names], mode, 1))
     runs = [replace(run, infinite=True) for run in runs]
-    assert_right(build(harness(f"grad_dense_{mode}")), runs, tmp_path)
+    if library.startswith("grad_hopper"):
+        runs = on_grad_hopper(runs)
+    assert_right(build(harness(library)), runs, tmp_path)
 
 
 @pytest.mark.parametrize("mode", plan.TENSOR_CORE_MODES)

@@ -25,18 +25,11 @@
 //
 // Workspace: at most kGradWorkspace bytes, or one fp32 gradient where that is larger.
 #pragma once
-#include <type_traits>
-
-#include "grad_sum.cuh"
-#include "tile.cuh"
+#include "grad_tile.cuh"
 
 namespace fastconv1d {
 
-constexpr int kGradSteps = 4, kGradWords = 8 * kGradSteps;  // of a slice
-constexpr int kGradPitch = kGradWords + 4;                  // of rows of grad_output
-constexpr int64_t kGradWorkspace = int64_t{64} << 20;
-// Positions after which sums are added up apart: tensor cores cut off what they add.
-constexpr int64_t kGradChain = 1 << 15;
+constexpr int kGradPitch = kGradWords + 4;  // of rows of grad_output
 
 // WARPS_M x WARPS_N warps of M_TILES x N_TILES mma tiles of 16 rows by 8 columns each, BLOCKS of which share a
 // multiprocessor: one moves its next slice while another multiplies.
@@ -97,33 +90,6 @@ struct GradParams {
   int near;  // whether 32 bits are enough from where a slice begins to all that a block reads
 };
 
-// 16 bytes of a row that begin at a multiple of ALIGNMENT.
-template <int ALIGNMENT, class Element>
-__device__ __forceinline__ uint4 load_words(const Element* from) {
-  if constexpr (ALIGNMENT == 16) {
-    return __ldg(reinterpret_cast<const uint4*>(from));
-  } else {
-    using Half = std::conditional_t<ALIGNMENT == 4, uint32_t, uint16_t>;
-    using Word = std::conditional_t<ALIGNMENT == 8, uint2, Half>;
-    Word value[16 / sizeof(Word)];
-#pragma unroll
-    for (int e = 0; e < static_cast<int>(16 / sizeof(Word)); ++e)
-      value[e] = __ldg(reinterpret_cast<const Word*>(from) + e);
-    uint4 words;
-    memcpy(&words, value, sizeof words);
-    return words;
-  }
-}
-
-// Calls function(alignment), an integral constant.
-template <class Element, class Function>
-__device__ __forceinline__ void with_alignment(int alignment, const Function& function) {
-  if (alignment >= 16) return function(std::integral_constant<int, 16>{});
-  if (alignment == 8) return function(std::integral_constant<int, 8>{});
-  if (sizeof(Element) == 4 || alignment == 4) return function(std::integral_constant<int, 4>{});
-  if constexpr (sizeof(Element) == 2) function(std::integral_constant<int, 2>{});
-}
-
 // 16 bytes of values that lie `step` apart.
 template <class Element>
 __device__ __forceinline__ uint4 load_apart(const Element* from, int step) {
@@ -149,12 +115,6 @@ __device__ __forceinline__ uint4 load_inside(const Element* from, int64_t positi
   uint4 words;
   memcpy(&words, value, sizeof words);
   return words;
-}
-
-// Adds to a sum whose rounding errors are kept beside it.
-__device__ __forceinline__ void add_compensated(float2& sum, float x) {
-  const float corrected = x - sum.y, next = sum.x + corrected;
-  sum = make_float2(next, (next - sum.x) - corrected);
 }
 
 template <class M, class T>
@@ -637,19 +597,7 @@ struct GradDense {
     c.slices = ceil_div(a.length_out, L::positions);
     c.elements = GradStore<M>::weights_of(a);
     c.bytes = buffer_bytes(c.columns);
-    const int64_t all = a.batch * c.slices, at_once = a.multiprocessors * T::blocks;
-    const int64_t most =
-        larger(1, smaller(all / 4, kGradWorkspace / (4 * (c.elements + a.channels_out))));
-    // The number of parts with which the last wave of blocks is the fullest.
-    int64_t least = 0;
-    for (int waves = 1; waves <= 4 && c.tiles > 0; ++waves) {
-      const int64_t splits = smaller(most, larger(1, waves * at_once / c.tiles));
-      const int64_t time = ceil_div(c.tiles * splits, at_once) * (ceil_div(all, splits) + 12);
-      if (c.splits == 0 || time < least) {
-        c.splits = splits;
-        least = time;
-      }
-    }
+    c.splits = splits_of(a, c.tiles, a.batch * c.slices, a.multiprocessors * T::blocks);
     return c;
   }
 
@@ -671,43 +619,37 @@ struct GradDense {
     if (c.columns.channels == 0) return 1;  // cudaErrorInvalidValue: `why_not` should have said so
     const bool parts = in_parts(a, c);
     auto* const sums = static_cast<float*>(a.workspace);
-    const auto alignment = [](const void* first, int64_t row, int64_t batch) {
-      const int64_t bytes = gcd(16, gcd(row, batch) * static_cast<int64_t>(sizeof(Element)));
-      return static_cast<int>(
-          gcd(bytes, static_cast<int64_t>(reinterpret_cast<uintptr_t>(first) % 16 + 16)));
-    };
     int error = set_shared_limit(grad_dense_kernel<M, T>, c.bytes);
     if (error != 0) return error;
     error = fastconv1d::launch(
         grad_dense_kernel<M, T>, dim3(static_cast<unsigned>(c.tiles * c.splits)), dim3(T::threads),
         c.bytes, stream,
-        GradParams{
-            a.input,
-            a.grad_output,
-            parts ? sums : a.output,
-            parts && a.grad_bias != nullptr ? sums + c.splits * c.elements : a.grad_bias,
-            c.columns,
-            a.batch,
-            a.length,
-            a.length_out,
-            a.kernel_size,
-            a.input_batch_stride,
-            a.input_channel_stride,
-            a.channels_in / a.groups,
-            a.channels_out / a.groups,
-            a.groups,
-            c.row_blocks,
-            c.tiles,
-            c.splits,
-            c.slices,
-            c.elements,
-            static_cast<int>(a.stride),
-            static_cast<int>(a.dilation),
-            a.padding,
-            alignment(a.input, a.input_channel_stride, a.batch > 1 ? a.input_batch_stride : 0),
-            alignment(a.grad_output, a.length_out, 0),
-            parts,
-            is_near(a, c.columns)});
+        GradParams{a.input,
+                   a.grad_output,
+                   parts ? sums : a.output,
+                   parts && a.grad_bias != nullptr ? sums + c.splits * c.elements : a.grad_bias,
+                   c.columns,
+                   a.batch,
+                   a.length,
+                   a.length_out,
+                   a.kernel_size,
+                   a.input_batch_stride,
+                   a.input_channel_stride,
+                   a.channels_in / a.groups,
+                   a.channels_out / a.groups,
+                   a.groups,
+                   c.row_blocks,
+                   c.tiles,
+                   c.splits,
+                   c.slices,
+                   c.elements,
+                   static_cast<int>(a.stride),
+                   static_cast<int>(a.dilation),
+                   a.padding,
+                   input_alignment<Element>(a),
+                   grad_alignment<Element>(a),
+                   parts,
+                   is_near(a, c.columns)});
     if (error != 0 || !parts) return error;
     return add_parts<M>(
         {sums, c.elements, a.output},

@@ -68,11 +68,21 @@ inline int64_t grad_splits(const ConvArgs& a, int64_t units, int64_t items) {
       1, smaller(smaller(wanted, items), smaller(kMostGradParts / elements, kMostGradSplits)));
 }
 
-// The parts of some elements, and where their sums go.
+// The parts of some elements, and where their sums go: the order in which these lie, or another one of
+// [group][tap][channel_in][channel_out], if it has channels.
 struct GradParts {
   const float* parts;
   int64_t count;
   void* output;
+  int64_t channels_out = 0, channels_in = 0, kernel_size = 0;  // of a group
+
+  __device__ __forceinline__ int64_t place_of(int64_t element) const {
+    if (channels_out == 0) return element;
+    const int64_t out = element % channels_out, row = element / channels_out,
+                  in = row % channels_in, rest = row / channels_in;
+    const int64_t tap = rest % kernel_size, group = rest / kernel_size;
+    return ((group * channels_out + out) * channels_in + in) * kernel_size + tap;
+  }
 };
 
 template <class M>
@@ -84,13 +94,14 @@ __global__ void __launch_bounds__(kSumElements* kSumWarps)
             warp = static_cast<int>(threadIdx.x) / kSumElements;
   const int64_t first_blocks = ceil_div(first.count, kSumElements);
   const bool of_second = blockIdx.x >= first_blocks;
-  const int64_t count = of_second ? second.count : first.count,
+  const GradParts& own = of_second ? second : first;
+  const int64_t count = own.count,
                 element = (blockIdx.x - (of_second ? first_blocks : 0)) * kSumElements + lane,
                 step = kSumWarps * count;
   double sum = 0;
   if (element < count) {
     constexpr int at_once = 8;  // reads on their way together
-    const float* at = (of_second ? second.parts : first.parts) + warp * count + element;
+    const float* at = own.parts + warp * count + element;
     int64_t left = ceil_div(splits - warp, kSumWarps);
     for (; left >= at_once; left -= at_once) {
       float part[at_once];
@@ -107,7 +118,7 @@ __global__ void __launch_bounds__(kSumElements* kSumWarps)
   if (warp > 0 || element >= count) return;
 #pragma unroll
   for (int other = 1; other < kSumWarps; ++other) sum += sums[other * kSumElements + lane];
-  static_cast<typename M::Element*>(of_second ? second.output : first.output)[element] =
+  static_cast<typename M::Element*>(own.output)[own.place_of(element)] =
       M::to(static_cast<float>(sum));
 }
 

@@ -59,11 +59,6 @@ constexpr int kProducerRegisters = 40, kConsumerRegisters = 232;  // of a thread
 static_assert(kProducerThreads * kProducerRegisters + kConsumerThreads * kConsumerRegisters <=
               kHopperThreads * 168);
 
-// A barrier for each stage that is full, and one for each that is empty again.
-template <int STAGES>
-struct StageBarriers {
-  uint64_t full[STAGES], empty[STAGES];
-};
 // Of the finite values of a slice, without their signs, as bits of fp32: the largest, and the smallest that
 // is not 0, less 1.
 struct Range {
@@ -89,20 +84,8 @@ FASTCONV1D_HD constexpr int64_t hopper_fixed_bytes() {
                   128);
 }
 
-// The stage whose turn it is, and the parity of its phase.
-struct Turn {
-  int stage = 0;
-  uint32_t parity = 0;
-  __device__ __forceinline__ void advance(int stages) {
-    if (++stage < stages) return;
-    stage = 0;
-    parity ^= 1;
-  }
-};
-
 struct HopperParams {
-  BoxMap boxes[kMostKinds];   // of the rows that begin alike modulo 16 bytes
-  int box_leads[kMostKinds];  // positions by which they begin before their rows
+  RowBoxes boxes;  // of the input
   const void* input;
   const uint32_t* weights;  // packed
   const int* scales;        // of each group's and channel block's channels, for Halves: log2
@@ -122,7 +105,6 @@ struct HopperParams {
   int64_t tile_step;       // of the input, from one tile to the next
   int in_boxes;            // whether the input is copied in boxes
   int leads;               // whether these show what is before a row
-  int64_t rows_per_batch;  // of the boxes' rows
 };
 
 // What all roles of a block know.
@@ -193,7 +175,7 @@ struct HopperBlock {
     const bool within =
         (position >= (M::sets > 1 ? 16 / element : 0) || !p.leads) &&
         (p.in_boxes || first_of_block(l.blocks / 2 - 1) + l.block_positions <= left);
-    return {place.batch * static_cast<int>(p.rows_per_batch) + row,
+    return {place.batch * static_cast<int>(p.boxes.rows_per_batch) + row,
             static_cast<uint32_t>(reinterpret_cast<uint64_t>(p.input)) +
                 static_cast<uint32_t>(element) *
                     (place.batch * static_cast<uint32_t>(p.input_batch_stride) + position) +
@@ -236,8 +218,8 @@ struct HopperBlock {
       const Source from = source(tile_of(place, warpgroup), slice, part);
       const int kind = i & (kinds - 1), row = from.row + kind, of_row = row & (kinds - 1),
                 block = (i - warpgroup * of_warpgroup) >> l.alike_log2;
-      copy_box(stage + i * box_bytes, &p.boxes[of_row],
-               from.position + first_of_block(block) + p.box_leads[of_row] - ahead(from, kind),
+      copy_box(stage + i * box_bytes, &p.boxes.maps[of_row],
+               from.position + first_of_block(block) + p.boxes.leads[of_row] - ahead(from, kind),
                row >> l.alike_log2, full);
     }
     reconverge();
@@ -804,13 +786,6 @@ struct HopperBlock {
       for (int i = 0; i < T::channels / 2; ++i) visit(m, i);
   }
 
-  // One thread speaks for its warp, which has read all that it will.
-  static __device__ __forceinline__ void give_back(uint64_t* empty, int stage) {
-    if (stage < 0) return;
-    __syncwarp();
-    if (threadIdx.x % 32 == 0) barrier_arrive(empty + stage);
-  }
-
   // Where a thread's sums of a share are kept: neighbouring threads side by side.
   __device__ __forceinline__ void keep(const Sums& sums, const Place& place) const {
     const int64_t tiles = p.batch * p.tiles,
@@ -1040,7 +1015,9 @@ struct Hopper {
     p.first_position = c.phase.first_shift;
     p.row_bytes = a.input_channel_stride * static_cast<int64_t>(sizeof(Element));
     p.tile_step = T::positions * c.phase.in_step;
-    p.in_boxes = make_boxes(a, l, p);
+    p.in_boxes = make_row_boxes<Element>(p.boxes, rows_of_input(a), l.alike_log2, l.block_positions,
+                                         (4 * M::values_per_word) << l.quads_of_kind_log2);
+    p.leads = !p.in_boxes || p.boxes.lead();
     p.slices_of_share = static_cast<int>(c.slices_of_share);
     if (shares(c) > 1)
       p.shares = reinterpret_cast<float*>(static_cast<char*>(a.workspace) + before_shares(c));
@@ -1060,36 +1037,6 @@ struct Hopper {
         4 * T::channels + OutputLayout<M, T::m_tiles>::bytes, stream,
         SharesParams{p.shares, a.bias, p.output, a.batch, c.tiles, c.channels_out, a.groups,
                      c.block_channels, c.channel_blocks, static_cast<int>(shares(c))});
-  }
-
-  // Whether the input's rows, those of all batches one after the other, can be copied in boxes.
-  static bool make_boxes(const ConvArgs& a, const Pipeline& l, HopperParams& p) {
-    p.leads = 1;
-    if (a.input_channel_stride <= 0) return false;
-    if (a.batch > 1 && (a.input_batch_stride < 0 || a.input_batch_stride % a.input_channel_stride))
-      return false;
-    const int64_t per_batch = a.batch > 1 ? a.input_batch_stride / a.input_channel_stride : 0,
-                  rows = (a.batch - 1) * per_batch + a.channels_in;
-    if (rows >= INT32_MAX) return false;
-    int leads = 0;
-    for (int kind = 0; kind < 1 << l.alike_log2; ++kind) {
-      const uintptr_t begin = reinterpret_cast<uintptr_t>(a.input),
-                      first = begin + kind * static_cast<uintptr_t>(p.row_bytes);
-      p.box_leads[kind] = static_cast<int>(first % 16 / sizeof(Element));
-      leads += p.box_leads[kind];
-      // A kind may have no rows, and a map of it then nothing that anybody looks at, but within the input.
-      const uintptr_t of_map = kind < rows ? first : begin;
-      const int64_t columns = a.length + (kind < rows ? p.box_leads[kind] : 0);
-      if (make_box_map(p.boxes + kind, sizeof(Element),
-                       reinterpret_cast<const void*>(of_map & ~uintptr_t{15}), columns,
-                       larger(1, ceil_div(rows - kind, 1 << l.alike_log2)),
-                       p.row_bytes << l.alike_log2, l.block_positions,
-                       (4 * M::values_per_word) << l.quads_of_kind_log2) != 0)
-        return false;
-    }
-    p.leads = leads > 0;
-    p.rows_per_batch = per_batch;
-    return true;
   }
 };
 

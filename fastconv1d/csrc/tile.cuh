@@ -63,6 +63,79 @@ struct Digits {
   }
 };
 
+// A barrier for each stage that is full, and one for each that is empty again.
+template <int STAGES>
+struct StageBarriers {
+  uint64_t full[STAGES], empty[STAGES];
+};
+// The stage whose turn it is, and the parity of its phase.
+struct Turn {
+  int stage = 0;
+  uint32_t parity = 0;
+  __device__ __forceinline__ void advance(int stages) {
+    if (++stage < stages) return;
+    stage = 0;
+    parity ^= 1;
+  }
+};
+
+// One thread speaks for its warp, which has read all that it will of a stage; of none if that is negative.
+__device__ __forceinline__ void give_back(uint64_t* empty, int stage) {
+  if (stage < 0) return;
+  __syncwarp();
+  if (threadIdx.x % 32 == 0) barrier_arrive(empty + stage);
+}
+
+// A tensor's rows, all of the same length.
+struct TensorRows {
+  const void* first;
+  int64_t batch, channels, length, batch_stride, channel_stride;  // in elements
+};
+inline TensorRows rows_of_input(const ConvArgs& a) {
+  return {a.input, a.batch, a.channels_in, a.length, a.input_batch_stride, a.input_channel_stride};
+}
+
+// Maps of a tensor's rows, those of all batches one after the other: one for each kind of rows, which begin
+// alike modulo 16 bytes, as every 2^n-th does. Boxes begin at multiples of 16 bytes.
+struct RowBoxes {
+  BoxMap maps[kMostKinds];
+  int leads[kMostKinds];  // positions by which maps begin before their rows
+  int64_t rows_per_batch;
+  bool lead() const {
+    int any = 0;
+    for (const int lead : leads) any |= lead;
+    return any != 0;
+  }
+};
+
+// Whether rows can be copied in boxes of so many positions and rows of a kind.
+template <class Element>
+bool make_row_boxes(RowBoxes& boxes, const TensorRows& r, int kinds_log2, int box_positions,
+                    int box_rows) {
+  boxes = {};
+  if (r.channel_stride <= 0) return false;
+  if (r.batch > 1 && (r.batch_stride < 0 || r.batch_stride % r.channel_stride)) return false;
+  const int64_t rows_per_batch = r.batch > 1 ? r.batch_stride / r.channel_stride : 0,
+                rows = (r.batch - 1) * rows_per_batch + r.channels,
+                row_bytes = r.channel_stride * static_cast<int64_t>(sizeof(Element));
+  if (rows >= INT32_MAX) return false;
+  for (int kind = 0; kind < 1 << kinds_log2; ++kind) {
+    const uintptr_t begin = reinterpret_cast<uintptr_t>(r.first),
+                    first = begin + kind * static_cast<uintptr_t>(row_bytes);
+    boxes.leads[kind] = static_cast<int>(first % 16 / sizeof(Element));
+    // A kind may have no rows, and a map of it then nothing that anybody looks at, but within the tensor.
+    const uintptr_t of_map = kind < rows ? first : begin;
+    const int64_t columns = r.length + (kind < rows ? boxes.leads[kind] : 0);
+    if (make_box_map(boxes.maps + kind, sizeof(Element),
+                     reinterpret_cast<const void*>(of_map & ~uintptr_t{15}), columns,
+                     larger(1, ceil_div(rows - kind, 1 << kinds_log2)), row_bytes << kinds_log2,
+                     box_positions, box_rows) != 0)
+      return false;
+  }
+  boxes.rows_per_batch = rows_per_batch;
+  return true;
+}
+
 // What a thread of mma.sync adds up: four sums of each mma tile, a chain of products cut off where a mode says
 // so.
 template <class M, class T>

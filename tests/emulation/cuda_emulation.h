@@ -102,6 +102,7 @@ enum class State { kReady, kAtBlock, kAtWarp, kAtBarrier, kExited };
 struct Copy {
   void* to;
   const void* from;
+  int bytes, existing;  // of what does not exist, zeros
 };
 
 struct Warp {
@@ -665,18 +666,22 @@ FASTCONV1D_EMULATOR inline void load_matrices(uint32_t (&word)[4], const uint32_
 }
 
 // cp.async: the destination is lost at once, and written when the thread waits for its group.
+template <int BYTES>
+void copy_async(void* shared, const void* global, int existing) {
+  using namespace emulation;
+  const auto* to = static_cast<const char*>(shared);
+  if (reinterpret_cast<uintptr_t>(shared) % BYTES || reinterpret_cast<uintptr_t>(global) % BYTES)
+    fail("cp.async at an unaligned address");
+  if (to < shared_memory || to + BYTES > shared_memory + shared_bytes)
+    fail("cp.async beyond the shared memory that was asked for");
+  if (existing < 0 || existing > BYTES) fail("cp.async of more bytes than it copies");
+  std::memset(shared, 0xff, BYTES);
+  current->open.push_back({shared, global, BYTES, existing});
+}
 template <int OFFSET = 0>
 void copy_async_16(void* shared, const void* global) {
-  using namespace emulation;
-  shared = static_cast<char*>(shared) + OFFSET;
-  global = static_cast<const char*>(global) + OFFSET;
-  const auto* to = static_cast<const char*>(shared);
-  if (reinterpret_cast<uintptr_t>(shared) % 16 || reinterpret_cast<uintptr_t>(global) % 16)
-    fail("cp.async of 16 bytes at an unaligned address");
-  if (to < shared_memory || to + 16 > shared_memory + shared_bytes)
-    fail("cp.async beyond the shared memory that was asked for");
-  std::memset(shared, 0xff, 16);
-  current->open.push_back({shared, global});
+  copy_async<16>(static_cast<char*>(shared) + OFFSET, static_cast<const char*>(global) + OFFSET,
+                 16);
 }
 inline void copy_async_commit() {
   emulation::current->groups.push_back(std::move(emulation::current->open));
@@ -686,7 +691,10 @@ template <int N>
 void copy_async_wait() {
   auto& groups = emulation::current->groups;
   for (; groups.size() > N; groups.pop_front())
-    for (const auto& copy : groups.front()) std::memcpy(copy.to, copy.from, 16);
+    for (const auto& copy : groups.front()) {
+      std::memcpy(copy.to, copy.from, copy.existing);
+      std::memset(static_cast<char*>(copy.to) + copy.existing, 0, copy.bytes - copy.existing);
+    }
 }
 
 FASTCONV1D_EMULATOR inline void barrier_init(uint64_t* barrier, int count) {
@@ -775,6 +783,7 @@ inline uint32_t nearest_tf32_bits(float x) {
   return float_as_word(x) + (std::fabs(x) < std::numeric_limits<float>::infinity() ? 0x1000u : 0u);
 }
 
+inline void add_to(float* to, float x) { *to += x; }
 inline void store_16(void* to, const uint4& words) { *static_cast<uint4*>(to) = words; }
 
 inline uint32_t pack_fp16(float first, float second) {

@@ -1,0 +1,839 @@
+// The gradient of a convolution's weight on the tensor cores of Hopper (sm_90a, wgmma).
+//
+//   tile of the gradient = sum over slices of  input (pairs x positions)  *  grad_output (positions x channels)
+//
+// A pair is an input channel and a tap: a row of the product, which runs along positions. wgmma takes its
+// left operand from registers, so a lane reads a pair's positions where they lie, at any shift, and the taps
+// share a row of the input. The right operand is grad_output, a channel's positions as neighbours, as in
+// memory. A block computes a tile for a part of batch x positions. Its warps have roles, and hand stages of
+// shared memory, a slice of positions each, to each other by barriers:
+//
+//   warp 0     has boxes of both tensors' rows copied, some slices ahead -> raw, inputs
+//   warps 1-3  make what products read of grad_output, a slice each in turn -> ready: rows begin where
+//              positions do, values are TF32, what does not exist is zero. They add up its values for the bias.
+//   others     warpgroups of M_TILES x 64 pairs by N output channels each; they round the input's values
+//
+//   raw    = [kind][row of a kind][36 words] of grad_output; kinds are rows that begin alike modulo 16 bytes,
+//            see `RowBoxes`
+//   ready  = [4 words of positions][N channels and one more, for the banks][4 words], channels kind by kind
+//   inputs = [class of taps][kind][row of a kind][vectors] of the input
+//
+// A word is one fp32 value or two positions of a 16-bit type. Taps near each other share a row of the input;
+// if they are so far apart that a row for each is shorter, a channel has as many rows, its classes.
+//
+// Sums leave as parts, [split][group][tap][channel_in][channel_out], that `grad_sum_kernel` adds up.
+//
+// Roofline: as that of grad_dense.cuh. Of shared memory's bandwidth a warpgroup's product takes N x 32 bytes
+// in the time of 64 x N x 8 words, and grad_output's way through it three times its size: the widest tiles keep
+// the tensor cores at two thirds to three quarters.
+#pragma once
+#include "grad_tile.cuh"
+
+namespace fastconv1d {
+
+// WARPGROUPS of M_TILES x 64 pairs by N output channels each.
+template <int WARPGROUPS, int M_TILES, int N>
+struct GradHopperTile {
+  static constexpr int warpgroups = WARPGROUPS, m_tiles = M_TILES, channels = N;
+  static constexpr int pairs_of_warpgroup = 64 * M_TILES, pairs = WARPGROUPS * 64 * M_TILES;
+  static constexpr int threads = 128 * (WARPGROUPS + 1);
+  static constexpr int registers = 65536 / threads / 8 * 8;  // of a thread, at first
+  static constexpr int producer_registers = 96;
+  static constexpr int consumer_registers =
+      (threads * registers - 128 * producer_registers) / (128 * WARPGROUPS) / 8 * 8;
+};
+
+constexpr int kGradStages = 8, kLeastInputStages = 3;     // of a ring at most; of inputs at least
+constexpr int kGradRawPitch = 16 * (kGradWords / 4 + 1);  // bytes of a raw row of grad_output
+constexpr int kGradMakers = 3;                            // warps
+constexpr int kGradPartBytes = 6 * 8 * kGradStages + 96;
+
+// How a tile's pairs lie in the input.
+struct GradPairs {
+  int channels, taps;  // of a block
+  int classes;         // rows of a channel: one, or one for each tap
+  int vectors;         // of a raw row: an odd number, which keeps banks apart
+  int kinds_log2;
+  int64_t channel_blocks, tap_blocks;
+  FASTCONV1D_HD constexpr int row_bytes() const { return 16 * vectors; }
+  FASTCONV1D_HD constexpr int rows_of_kind() const {
+    return (channels + (1 << kinds_log2) - 1) >> kinds_log2;
+  }
+  // There is a box for each kind of each class.
+  FASTCONV1D_HD constexpr int boxes() const { return classes << kinds_log2; }
+  FASTCONV1D_HD constexpr int box_bytes() const { return rows_of_kind() * row_bytes(); }
+  // From one box to the next: a multiple of 128.
+  FASTCONV1D_HD constexpr int box_step() const { return (box_bytes() + 127) / 128 * 128; }
+};
+constexpr int kMostBoxPositions = 256;
+
+struct GradHopperParams {
+  RowBoxes input_boxes, grad_boxes;
+  float* parts;
+  float* bias_parts;  // or null: [split][group][channel_out]
+  GradPairs pairs;
+  int64_t batch, length, length_out, kernel_size;
+  int64_t channels_in, channels_out, groups;  // channels of one group
+  int64_t out_blocks, tiles, splits, slices;  // slices: of a row of grad_output
+  int64_t elements;                           // of the gradient
+  int64_t dilation, padding;
+  int stride;
+  int grad_kinds_log2;
+  int leads;  // whether boxes of the input show what is before a row
+  int raw_stages, ready_stages, input_stages, input_bytes;
+};
+
+template <class M, class T>
+struct GradHopperBlock {
+  using Element = typename M::Element;
+  static constexpr int element = sizeof(Element), values = M::values_per_word;
+  static constexpr int positions = kGradWords * values, vector = 4 * values;
+  static constexpr int quad_bytes = 16 * (T::channels + 1);
+  static constexpr int raw_bytes = T::channels * kGradRawPitch,
+                       ready_bytes = (kGradWords / 4 * quad_bytes + 127) / 128 * 128;
+  static constexpr int bias_bytes = 8 * T::channels * kGradMakers;
+  static constexpr int64_t fixed_bytes = round_up(kGradPartBytes + bias_bytes, 128);
+
+  static constexpr int log2_of_channels = T::channels == 256 ? 8 : T::channels == 128 ? 7 : 6;
+  static_assert(T::channels == 1 << log2_of_channels && kGradWords == 4 * 8);
+
+  // What a block computes. In shared memory, since consumers have no registers to keep it in.
+  struct Part {
+    StageBarriers<kGradStages> raw, ready, inputs;
+    int64_t split, group, first_out, first_channel, first_tap;
+    int64_t begin;  // its first slice, of all the batch has
+    int count;
+    int outs, channels, taps;  // that exist
+    int adds_bias;
+  };
+  static_assert(sizeof(Part) <= kGradPartBytes);
+
+  const GradHopperParams& p;
+  Part* part;
+  float2* bias;  // [warp][row of grad_output]: its sums, and their rounding errors
+  char *raw_stages, *ready_stages, *input_stages;  // the first of each
+
+  __device__ __forceinline__ GradHopperBlock(const GradHopperParams& params, uint32_t* memory)
+      : p(params),
+        part(reinterpret_cast<Part*>(memory)),
+        bias(reinterpret_cast<float2*>(reinterpret_cast<char*>(memory) + kGradPartBytes)),
+        raw_stages(reinterpret_cast<char*>(memory) + fixed_bytes),
+        ready_stages(raw_stages + params.raw_stages * raw_bytes),
+        input_stages(ready_stages + params.ready_stages * ready_bytes) {}
+
+  // One thread, before all others look.
+  __device__ __forceinline__ void begin() const {
+    const GradPairs& c = p.pairs;
+    // Blocks of one part of the positions run together.
+    Digits<uint32_t> digits{blockIdx.x};
+    const auto out_block = digits.take(p.out_blocks), tap_block = digits.take(c.tap_blocks),
+               channel_block = digits.take(c.channel_blocks);
+    Part& of = *part;
+    of.group = digits.take(p.groups);
+    of.split = digits.rest;
+    of.first_out = static_cast<int64_t>(out_block) * T::channels;
+    of.first_tap = static_cast<int64_t>(tap_block) * c.taps;
+    of.first_channel = static_cast<int64_t>(channel_block) * c.channels;
+    of.outs = static_cast<int>(smaller(T::channels, p.channels_out - of.first_out));
+    of.taps = static_cast<int>(smaller(c.taps, p.kernel_size - of.first_tap));
+    of.channels = static_cast<int>(smaller(c.channels, p.channels_in - of.first_channel));
+    of.adds_bias = p.bias_parts != nullptr && tap_block == 0 && channel_block == 0;
+    const int64_t all = p.batch * p.slices, each = ceil_div(all, p.splits);
+    of.begin = smaller(all, of.split * each);
+    of.count = static_cast<int>(smaller(all, of.begin + each) - of.begin);
+    for (int i = 0; i < kGradStages; ++i) {
+      barrier_init(of.raw.full + i, 1);
+      barrier_init(of.raw.empty + i, 1);
+      barrier_init(of.ready.full + i, 1);
+      barrier_init(of.ready.empty + i, 4 * T::warpgroups);
+      barrier_init(of.inputs.full + i, 1);
+      barrier_init(of.inputs.empty + i, 4 * T::warpgroups);
+    }
+    fence_async_proxy();
+  }
+
+  // A slice of a batch.
+  struct Slice {
+    int batch, number;
+    __device__ __forceinline__ void advance(int64_t slices) {
+      if (++number < slices) return;
+      number = 0;
+      ++batch;
+    }
+  };
+  __device__ __forceinline__ Slice first_slice() const {
+    return {static_cast<int>(part->begin / p.slices), static_cast<int>(part->begin % p.slices)};
+  }
+
+  // --- the way in ---------------------------------------------------------------------------------
+
+  // The first rows of a block, counted as those of boxes are.
+  __device__ __forceinline__ int first_grad_row(int batch) const {
+    return static_cast<int>((batch * p.groups + part->group) * p.channels_out + part->first_out);
+  }
+  __device__ __forceinline__ int first_input_row(int batch) const {
+    return static_cast<int>(batch * p.input_boxes.rows_per_batch + part->group * p.channels_in +
+                            part->first_channel);
+  }
+  // Where in the input's row a class of taps begins to see, for a slice.
+  __device__ __forceinline__ int first_of(int tap_class, int slice) const {
+    return static_cast<int>((part->first_tap + tap_class) * p.dilation - p.padding) +
+           slice * positions * p.stride;
+  }
+  // By how many positions a row of the input begins behind its raw one.
+  __device__ __forceinline__ int ahead_of(int row, int first) const {
+    return (p.input_boxes.leads[row & ((1 << p.pairs.kinds_log2) - 1)] + first) & (vector - 1);
+  }
+
+  // One of the boxes of a slice: where it goes in a stage, and where it lies for the first slice of a batch.
+  struct Box {
+    const BoxMap* map;
+    int place, column, row;
+  };
+  __device__ __forceinline__ Box grad_box(int kind, int batch) const {
+    const int row = first_grad_row(batch) + kind;
+    return {&p.grad_boxes.maps[row & ((1 << p.grad_kinds_log2) - 1)],
+            kind * (raw_bytes >> p.grad_kinds_log2), 0, row >> p.grad_kinds_log2};
+  }
+  __device__ __forceinline__ Box input_box(int unit, int batch) const {
+    const GradPairs& c = p.pairs;
+    const int kinds = 1 << c.kinds_log2, row = first_input_row(batch) + (unit & (kinds - 1)),
+              of_row = row & (kinds - 1), first = first_of(unit >> c.kinds_log2, 0);
+    return {&p.input_boxes.maps[of_row], unit * c.box_step(),
+            first + p.input_boxes.leads[of_row] - ahead_of(row, first), row >> c.kinds_log2};
+  }
+
+  // Warp 0. A lane keeps what it knows of its first boxes as long as the batch is the same.
+  __device__ __forceinline__ void copy() const {
+    const int lane = threadIdx.x % 32, grad_kinds = 1 << p.grad_kinds_log2, boxes = p.pairs.boxes(),
+              input_step = positions * p.stride;
+    const auto input_bytes = static_cast<uint32_t>(boxes * p.pairs.box_bytes());
+    Slice slice = first_slice();
+    int of_batch = -1;
+    Box grad{}, input{};
+    Turn raw, inputs;
+#pragma unroll 1
+    for (int number = 0; number < part->count; ++number) {
+      if (of_batch != slice.batch) {
+        of_batch = slice.batch;
+        grad = grad_box(lane % grad_kinds, of_batch);
+        input = input_box(lane < boxes ? lane : 0, of_batch);
+      }
+      uint64_t *const raw_full = part->raw.full + raw.stage, *const inputs_full =
+                                                                 part->inputs.full + inputs.stage;
+      barrier_wait(part->raw.empty + raw.stage, raw.parity ^ 1);
+      barrier_wait(part->inputs.empty + inputs.stage, inputs.parity ^ 1);
+      if (lane == 0) {
+        barrier_arrive_expecting(raw_full, raw_bytes);
+        barrier_arrive_expecting(inputs_full, input_bytes);
+      }
+      __syncwarp();
+      if (lane < grad_kinds)
+        copy_box(raw_stages + raw.stage * raw_bytes + grad.place, grad.map,
+                 slice.number * positions, grad.row, raw_full);
+      char* const to = input_stages + inputs.stage * p.input_bytes;
+      for (int i = lane; i < boxes; i += 32) {
+        const Box box = i < 32 ? input : input_box(i, of_batch);
+        copy_box(to + box.place, box.map, box.column + slice.number * input_step, box.row,
+                 inputs_full);
+      }
+      __syncwarp();
+      raw.advance(p.raw_stages);
+      inputs.advance(p.input_stages);
+      slice.advance(p.slices);
+    }
+  }
+
+  // 16 bytes that begin at a multiple of ALIGNMENT.
+  template <int ALIGNMENT>
+  static __device__ __forceinline__ uint4 read(const char* from) {
+    if constexpr (ALIGNMENT == 16) {
+      return *reinterpret_cast<const uint4*>(from);
+    } else if constexpr (ALIGNMENT == 8) {
+      const auto* const pair = reinterpret_cast<const uint2*>(from);
+      const uint2 first = pair[0], second = pair[1];
+      return make_uint4(first.x, first.y, second.x, second.y);
+    } else {
+      uint32_t word[5];
+      const auto* const words = reinterpret_cast<const uint32_t*>(from - 4 + ALIGNMENT);
+#pragma unroll
+      for (int i = 0; i < (ALIGNMENT == 4 ? 4 : 5); ++i) word[i] = words[i];
+      if constexpr (ALIGNMENT == 2)
+#pragma unroll
+        for (int i = 0; i < 4; ++i) word[i] = halves_of(word[i] >> 16, word[i + 1], false);
+      return make_uint4(word[0], word[1], word[2], word[3]);
+    }
+  }
+  // Calls function(alignment), an integral constant, for rows that begin so many values behind 16 bytes.
+  template <class Function>
+  static __device__ __forceinline__ void with_alignment_of(int ahead, const Function& function) {
+    const int bytes = ahead * element;
+    if (bytes == 0) return function(std::integral_constant<int, 16>{});
+    if (bytes % 8 == 0) return function(std::integral_constant<int, 8>{});
+    if (bytes % 4 == 0) return function(std::integral_constant<int, 4>{});
+    if constexpr (element == 2) function(std::integral_constant<int, 2>{});
+  }
+  // Zeros for what lies outside of [0, length).
+  static __device__ __forceinline__ uint4 inside(const uint4& words, int position, int64_t length) {
+    Element value[vector];
+    memcpy(value, &words, 16);
+#pragma unroll
+    for (int e = 0; e < vector; ++e)
+      if (position + e < 0 || position + e >= length) value[e] = 0;
+    uint4 result;
+    memcpy(&result, value, 16);
+    return result;
+  }
+  static __device__ __forceinline__ float sum_of(const uint4& words) {
+    Element value[vector];
+    memcpy(value, &words, 16);
+    float sum = 0;
+#pragma unroll
+    for (int e = 0; e < vector; ++e) sum += M::from(value[e]);
+    return sum;
+  }
+  static __device__ __forceinline__ void store(char* to, const uint4& words) {
+    auto& place = *reinterpret_cast<uint4*>(to);
+    if constexpr (values == 1)
+      place = make_uint4(round_tf32(float_of(words.x)), round_tf32(float_of(words.y)),
+                         round_tf32(float_of(words.z)), round_tf32(float_of(words.w)));
+    else
+      place = words;
+  }
+
+  // Makes the rows of a kind: a warp's vectors in turn, 8 of a row. All positions exist if they are WHOLE.
+  template <bool WHOLE>
+  __device__ __forceinline__ void make_rows(const char* raw, char* ready, float2* sums, int ahead,
+                                            int first) const {
+    const int lane = threadIdx.x % 32, at = lane % 8, rows = T::channels >> p.grad_kinds_log2;
+    raw += at * 16 + ahead * element;
+    ready += at * quad_bytes;
+    with_alignment_of(ahead, [&](auto alignment) {
+#pragma unroll 4
+      for (int row = lane / 8; row < rows; row += 4) {
+        uint4 words = read<alignment.value>(raw + row * kGradRawPitch);
+        if (!WHOLE) words = inside(words, first + at * vector, p.length_out);
+        if (sums != nullptr) {
+          float sum = sum_of(words);
+#pragma unroll
+          for (int other = 1; other < 8; other *= 2)
+            sum += __shfl_xor_sync(0xffffffffu, sum, other);
+          if (at == 0) add_compensated(sums[row], sum);
+        }
+        store(ready + row * 16, words);
+      }
+    });
+  }
+  // Makes zeros of what a box of the input shows of what lies before its rows.
+  __device__ __forceinline__ void clear_leads(char* box, int row, int first) const {
+    const GradPairs& c = p.pairs;
+    const int lead = p.input_boxes.leads[row & ((1 << c.kinds_log2) - 1)],
+              begin = ahead_of(row, first) - first - lead;  // of these, in the box's rows
+    for (int i = threadIdx.x % 32; i < c.rows_of_kind() * lead; i += 32) {
+      const int of_kind = i / lead, at = begin + i - of_kind * lead;
+      if (at >= 0 && at < c.vectors * vector)
+        reinterpret_cast<Element*>(box + of_kind * c.row_bytes())[at] = 0;
+    }
+  }
+
+  // One of warps 1-3.
+  __device__ __forceinline__ void make(int warp) const {
+    const GradPairs& c = p.pairs;
+    const int grad_kinds = 1 << p.grad_kinds_log2, rows = T::channels >> p.grad_kinds_log2;
+    float2* const sums = part->adds_bias ? bias + warp * T::channels : nullptr;
+    for (int row = threadIdx.x % 32; row < T::channels; row += 32)
+      bias[warp * T::channels + row] = make_float2(0, 0);
+    __syncwarp();
+    Slice slice = first_slice();
+    Turn raw, ready, inputs;
+    const auto advance = [&] {
+      raw.advance(p.raw_stages);
+      ready.advance(p.ready_stages);
+      inputs.advance(p.input_stages);
+      slice.advance(p.slices);
+    };
+    for (int i = 0; i < warp; ++i) advance();
+#pragma unroll 1
+    for (int number = warp; number < part->count; number += kGradMakers) {
+      const char* const from = raw_stages + raw.stage * raw_bytes;
+      char* const to = ready_stages + ready.stage * ready_bytes;
+      const int first_row = first_grad_row(slice.batch), position = slice.number * positions;
+      const bool whole = position + positions <= p.length_out;
+      barrier_wait(part->raw.full + raw.stage, raw.parity);
+      barrier_wait(part->ready.empty + ready.stage, ready.parity ^ 1);
+#pragma unroll 1
+      for (int kind = 0; kind < grad_kinds; ++kind) {
+        const int row = kind * rows,
+                  ahead = p.grad_boxes.leads[(first_row + kind) & (grad_kinds - 1)];
+        float2* const of_kind = sums == nullptr ? nullptr : sums + row;
+        if (whole)
+          make_rows<true>(from + row * kGradRawPitch, to + row * 16, of_kind, ahead, position);
+        else
+          make_rows<false>(from + row * kGradRawPitch, to + row * 16, of_kind, ahead, position);
+      }
+      if (p.leads && first_of(0, slice.number) < 0) {
+        barrier_wait(part->inputs.full + inputs.stage, inputs.parity);
+#pragma unroll 1
+        for (int unit = 0; unit < c.boxes(); ++unit)
+          clear_leads(input_stages + inputs.stage * p.input_bytes + unit * c.box_step(),
+                      first_input_row(slice.batch) + (unit & ((1 << c.kinds_log2) - 1)),
+                      first_of(unit >> c.kinds_log2, slice.number));
+      }
+      fence_async_proxy();
+      give_back(part->ready.full, ready.stage);
+      give_back(part->raw.empty, raw.stage);
+      for (int i = 0; i < kGradMakers; ++i) advance();
+    }
+  }
+
+  __device__ __forceinline__ void produce() const {
+    const int warp = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / 32, 0);
+    if (warp == 0)
+      copy();
+    else
+      make(warp - 1);
+    if (part->adds_bias) write_bias();
+  }
+
+  // The channel of the block that a row of grad_output, or a column of the products, has.
+  __device__ __forceinline__ int out_of(int row) const {
+    const int of_kind = T::channels >> p.grad_kinds_log2;  // a power of two
+    return ((row & (of_kind - 1)) << p.grad_kinds_log2) +
+           (row >> (log2_of_channels - p.grad_kinds_log2));
+  }
+
+  __device__ __forceinline__ void write_bias() const {
+    warpgroup_sync(1);
+    for (int row = threadIdx.x; row < T::channels; row += 128) {
+      const int out = out_of(row);
+      float sum = 0;
+      for (int warp = 0; warp < kGradMakers; ++warp) sum += bias[warp * T::channels + row].x;
+      if (out < part->outs)
+        p.bias_parts[(part->split * p.groups + part->group) * p.channels_out + part->first_out +
+                     out] = sum;
+    }
+  }
+
+  // --- products -----------------------------------------------------------------------------------
+
+  using Sums = float[T::m_tiles][1][T::channels / 2];
+  using Fragments = uint32_t[2][T::m_tiles][1][4];
+
+  static __device__ __forceinline__ void hold(Sums& sums) {
+#pragma unroll
+    for (int m = 0; m < T::m_tiles; ++m) wgmma_hold(sums[m][0]);
+  }
+  static __device__ __forceinline__ void clear(Sums& sums) {
+#pragma unroll
+    for (int m = 0; m < T::m_tiles; ++m)
+#pragma unroll
+      for (int i = 0; i < T::channels / 2; ++i) sums[m][0][i] = 0;
+    hold(sums);
+  }
+
+  // The number of a lane's row in the tile.
+  static __device__ __forceinline__ int row_of(int warpgroup, int m, int h) {
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
+    return warpgroup * T::pairs_of_warpgroup + m * 64 + warp * 16 + lane / 4 + h * 8;
+  }
+
+  // Where a lane's first word of each of its rows lies in an input's stage, and by how many bits the value that it
+  // begins with lies behind that.
+  struct Rows {
+    int at[T::m_tiles][2], bits[T::m_tiles][2];
+  };
+  __device__ __forceinline__ void find_rows(Rows& rows, int warpgroup, int batch) const {
+    const GradPairs& c = p.pairs;
+    const int kinds = 1 << c.kinds_log2, first_row = first_input_row(batch);
+#pragma unroll
+    for (int m = 0; m < T::m_tiles; ++m)
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        const int row = row_of(warpgroup, m, h);
+        int tap = row / c.channels, channel = row % c.channels;
+        if (tap >= part->taps || channel >= part->channels) tap = channel = 0;  // any word will do
+        const int tap_class = c.classes > 1 ? tap : 0, kind = channel & (kinds - 1),
+                  unit = (tap_class << c.kinds_log2) + kind,
+                  ahead = ahead_of(first_row + kind, first_of(tap_class, 0)),
+                  value = ahead + (c.classes > 1 ? 0 : tap * static_cast<int>(p.dilation)) +
+                          static_cast<int>(threadIdx.x % 4) * values * p.stride;
+        rows.at[m][h] =
+            unit * c.box_step() + (channel >> c.kinds_log2) * c.row_bytes() + value / values * 4;
+        rows.bits[m][h] = value % values * 16;
+        keep_in_register(rows.at[m][h]);
+        if (values == 2) keep_in_register(rows.bits[m][h]);
+      }
+  }
+
+  // UNIT: positions are neighbours in the input. WHOLE: all positions of the slice exist in grad_output; or
+  // those beyond the `left` must not meet what the input has there, which may be infinite.
+  template <bool UNIT, bool WHOLE>
+  __device__ __forceinline__ uint32_t word_of(const char* inputs, const Rows& rows, int m, int h,
+                                              int number, int left) const {
+    const char* const from = inputs + rows.at[m][h] + number * 4 * (UNIT ? 1 : p.stride);
+    uint32_t word = *reinterpret_cast<const uint32_t*>(from);
+    if constexpr (values == 2) {
+      if constexpr (UNIT)
+        word = shifted_right(word, reinterpret_cast<const uint32_t*>(from)[1], rows.bits[m][h]);
+      else
+        word = halves_of(
+            word >> rows.bits[m][h],
+            *reinterpret_cast<const uint16_t*>(from + rows.bits[m][h] / 8 + 2 * p.stride), false);
+    }
+    if constexpr (values == 1) word = round_tf32(float_of(word));
+    if constexpr (!WHOLE) {
+      const int exist = left - (number + static_cast<int>(threadIdx.x % 4)) * values;
+      if (exist <= 0) word = 0;
+      if (values == 2 && exist == 1) word &= 0xffffu;
+    }
+    return word;
+  }
+
+  // The stages that a slice is in, and those of the slice before; the latter are given back.
+  struct Stages {
+    int input, ready;
+  };
+  template <bool UNIT, bool WHOLE>
+  __device__ __forceinline__ void multiply_slice(Sums& sums, Fragments& fragments,
+                                                 const Stages& stages, const Stages& before,
+                                                 const Rows& rows, int left) const {
+    const char* const inputs = input_stages + stages.input * p.input_bytes;
+    const Operand right(ready_stages + stages.ready * ready_bytes, quad_bytes, 0);
+#pragma unroll
+    for (int step = 0; step < kGradSteps; ++step) {
+      // The products of what was here before are over.
+      wgmma_wait<1>();
+      auto& fragment = fragments[step % 2];
+#pragma unroll
+      for (int m = 0; m < T::m_tiles; ++m)
+#pragma unroll
+        for (int half = 0; half < 2; ++half)
+#pragma unroll
+          for (int h = 0; h < 2; ++h)
+            fragment[m][0][half * 2 + h] =
+                word_of<UNIT, WHOLE>(inputs, rows, m, h, step * 8 + half * 4, left);
+#pragma unroll
+      for (int m = 0; m < T::m_tiles; ++m) wgmma_hold(fragment[m][0]);
+      wgmma_fence();
+#pragma unroll
+      for (int m = 0; m < T::m_tiles; ++m) M::multiply(sums[m], fragment[m], right.step(step));
+      wgmma_commit();
+      // All products of the slice before are over.
+      if (step == 1) {
+        give_back(part->ready.empty, before.ready);
+        give_back(part->inputs.empty, before.input);
+      }
+    }
+  }
+
+  template <bool UNIT>
+  __device__ __forceinline__ void consume() const {
+    // The same for all lanes, which the compiler should know.
+    const int warpgroup = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x - 128) / 128, 0);
+    Slice slice = first_slice();
+    Rows rows;
+    find_rows(rows, warpgroup, slice.batch);
+    Sums sums;
+    Fragments fragments;
+    clear(sums);
+    Turn inputs, ready;
+    Stages before{-1, -1};
+    int chained = 0;
+    bool first_chain = true, was_whole = true;
+#pragma unroll 1
+    for (int number = 0; number < part->count; ++number) {
+      barrier_wait(part->inputs.full + inputs.stage, inputs.parity);
+      barrier_wait(part->ready.full + ready.stage, ready.parity);
+      const auto left = static_cast<int>(
+          smaller(positions, p.length_out - static_cast<int64_t>(slice.number) * positions));
+      const bool whole = left == positions;
+      if (whole != was_whole) wgmma_settle();
+      was_whole = whole;
+      const Stages stages{inputs.stage, ready.stage};
+      if (whole)
+        multiply_slice<UNIT, true>(sums, fragments, stages, before, rows, left);
+      else
+        multiply_slice<UNIT, false>(sums, fragments, stages, before, rows, left);
+      before = stages;
+      inputs.advance(p.input_stages);
+      ready.advance(p.ready_stages);
+      slice.advance(p.slices);
+      // Another batch's rows may begin otherwise.
+      if (slice.number == 0 && p.pairs.kinds_log2 > 0) find_rows(rows, warpgroup, slice.batch);
+      if (++chained == kGradChain / positions && number + 1 < part->count) {
+        wgmma_wait<0>();
+        hold(sums);
+        write(sums, warpgroup, first_chain);
+        clear(sums);
+        first_chain = false;
+        chained = 0;
+      }
+    }
+    wgmma_wait<0>();
+    hold(sums);
+    write(sums, warpgroup, first_chain);
+  }
+
+  // Writes the sums, or adds them to what was written of this part before.
+  __device__ __forceinline__ void write(const Sums& sums, int warpgroup, bool first) const {
+    const GradPairs& c = p.pairs;
+    const bool in_pairs = first && p.grad_kinds_log2 == 0 && p.channels_out % 2 == 0;
+#pragma unroll
+    for (int m = 0; m < T::m_tiles; ++m)
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        const int row = row_of(warpgroup, m, h), tap = row / c.channels, channel = row % c.channels;
+        if (tap >= part->taps || channel >= part->channels) continue;
+        float* const to = p.parts + part->split * p.elements +
+                          ((part->group * p.kernel_size + part->first_tap + tap) * p.channels_in +
+                           part->first_channel + channel) *
+                              p.channels_out +
+                          part->first_out;
+        int first_column = static_cast<int>(threadIdx.x % 4) * 2;
+        keep_in_register(first_column);  // or all columns' channels would be, from row to row
+#pragma unroll
+        for (int n = 0; n < T::channels / 8; ++n) {
+          const int column = n * 8 + first_column;
+          const float* const own = sums[m][0] + n * 4 + h * 2;
+          if (in_pairs) {
+            if (column < part->outs)
+              *reinterpret_cast<float2*>(to + column) = make_float2(own[0], own[1]);
+            continue;
+          }
+#pragma unroll
+          for (int i = 0; i < 2; ++i) {
+            const int out = out_of(column + i);
+            if (out >= part->outs) continue;
+            if (first)
+              to[out] = own[i];
+            else
+              add_to(to + out, own[i]);  // nobody else adds to it
+          }
+        }
+      }
+  }
+};
+
+template <class M, class T>
+__global__ void __launch_bounds__(T::threads, 1)
+    grad_hopper_kernel(const __grid_constant__ GradHopperParams p) {
+  FASTCONV1D_SHARED(memory);
+  const GradHopperBlock<M, T> block(p, memory);
+  if (threadIdx.x == 0) block.begin();
+  __syncthreads();
+  if (threadIdx.x < 128) {
+    keep_registers<T::producer_registers>();
+    block.produce();
+  } else {
+    take_registers<T::consumer_registers>();
+    if (p.stride == 1)
+      block.template consume<true>();
+    else
+      block.template consume<false>();
+  }
+}
+
+// Copies rows one after the other: the way of those that cannot be copied in boxes.
+template <class Element>
+__global__ void __launch_bounds__(256)
+    grad_copy_kernel(const TensorRows from, Element* __restrict__ to, int64_t count) {
+  for (int64_t i = blockIdx.x * int64_t{256} + threadIdx.x; i < count;
+       i += gridDim.x * int64_t{256}) {
+    const int64_t position = i % from.length, row = i / from.length;
+    to[i] = static_cast<const Element*>(
+        from.first)[row / from.channels * from.batch_stride +
+                    row % from.channels * from.channel_stride + position];
+  }
+}
+
+template <class M, class T>
+struct GradHopper {
+  using Element = typename M::Element;
+  using Block = GradHopperBlock<M, T>;
+
+  struct Cut {
+    GradPairs pairs;
+    int64_t out_blocks, tiles, splits, slices, elements;
+    bool copied;  // whether the input is copied first
+  };
+
+  static int kinds_log2_of(int64_t row) {
+    const int64_t alike = rows_alike(row * static_cast<int64_t>(sizeof(Element)));
+    return alike == 8 ? 3 : alike == 4 ? 2 : alike == 2 ? 1 : 0;
+  }
+
+  static int64_t input_bytes(const GradPairs& c) { return int64_t{c.boxes()} * c.box_step(); }
+  // Stages of each ring; none if they do not fit.
+  struct Rings {
+    int64_t raw, ready, inputs, bytes;
+  };
+  static Rings rings_of(const GradPairs& c) {
+    const int64_t room = shared_budget(1) - Block::fixed_bytes;
+    Rings best{};
+    // Each of the warps that make them has stages of its own: others' phases would not be waited for.
+    for (const int64_t ready : {2 * kGradMakers, kGradMakers}) {
+      const int64_t bytes = kGradMakers * Block::raw_bytes + ready * Block::ready_bytes,
+                    inputs = smaller(kGradStages, (room - bytes) / input_bytes(c));
+      if (inputs < kLeastInputStages) continue;
+      best = {kGradMakers, ready, inputs, Block::fixed_bytes + bytes + inputs * input_bytes(c)};
+      if (inputs >= kGradMakers + 2) break;
+    }
+    return best;
+  }
+
+  // The pairs of blocks with so many taps; no channels if they do not fit.
+  static GradPairs pairs_of(const ConvArgs& a, int64_t taps, int kinds_log2) {
+    const int64_t channels_in = a.channels_in / a.groups;
+    // One more, since rows begin within one; of 16-bit values a lane may read one behind its last.
+    const auto vectors_of = [&](int64_t reach) {
+      return ceil_div((Block::positions - 1) * a.stride + 1 + reach + Block::vector - 1,
+                      Block::vector) |
+             1;
+    };
+    GradPairs c{};
+    const int64_t apart = vectors_of(0), together = vectors_of((taps - 1) * a.dilation);
+    const bool shares = together <= taps * apart && together * Block::vector <= kMostBoxPositions;
+    const int64_t vectors = shares ? together : apart;
+    if (vectors * Block::vector > kMostBoxPositions) return c;
+    c.taps = static_cast<int>(taps);
+    c.tap_blocks = ceil_div(a.kernel_size, taps);
+    c.classes = shares ? 1 : static_cast<int>(taps);
+    c.vectors = static_cast<int>(vectors);
+    c.kinds_log2 = kinds_log2;
+    for (int64_t channels = smaller(channels_in, T::pairs / taps); channels > 0; --channels) {
+      c.channels = static_cast<int>(channels);
+      if (rings_of(c).inputs > 0) break;
+      c.channels = 0;
+    }
+    if (c.channels == 0) return c;
+    c.channel_blocks = ceil_div(channels_in, c.channels);
+    c.channels = static_cast<int>(ceil_div(channels_in, c.channel_blocks));
+    c.channel_blocks = ceil_div(channels_in, c.channels);
+    return c;
+  }
+
+  // What a slice takes for all pairs, in cycles: products, or the traffic of shared memory.
+  static int64_t cost_of(const GradPairs& c) {
+    const int64_t products = int64_t{T::pairs} * T::channels * kGradWords / 1024,
+                  traffic = (2 * Block::raw_bytes + Block::ready_bytes + input_bytes(c)) / 128 +
+                            products * 3 / 4;
+    return c.channel_blocks * c.tap_blocks * larger(products, traffic);
+  }
+
+  static GradPairs best_pairs(const ConvArgs& a, int kinds_log2) {
+    GradPairs best{};
+    int64_t least = 0, tried = 0;
+    for (int64_t blocks = ceil_div(a.kernel_size, T::pairs), taps = 0; taps != 1; ++blocks) {
+      const int64_t next = ceil_div(a.kernel_size, blocks);
+      if (next == taps) continue;
+      taps = ++tried > 40 ? 1 : next;
+      const GradPairs c = pairs_of(a, taps, kinds_log2);
+      if (c.channels == 0) continue;
+      const int64_t cost = cost_of(c);
+      if (best.channels == 0 || cost < least) {
+        best = c;
+        least = cost;
+      }
+    }
+    return best;
+  }
+
+  // Whether the input's rows lie so that `make_row_boxes` can be asked for maps of them.
+  static bool in_boxes(const ConvArgs& a) {
+    if (a.input_channel_stride <= 0 || a.input_channel_stride >= int64_t{1} << 36) return false;
+    return a.batch == 1 ||
+           (a.input_batch_stride >= 0 && a.input_batch_stride % a.input_channel_stride == 0 &&
+            a.batch * (a.input_batch_stride / a.input_channel_stride) + a.channels_in < INT32_MAX);
+  }
+  static TensorRows input_of(const ConvArgs& a, const Cut& c, const void* copy) {
+    if (!c.copied) return rows_of_input(a);
+    return {copy, a.batch, a.channels_in, a.length, a.channels_in * a.length, a.length};
+  }
+
+  static Cut cut(const ConvArgs& a, int64_t) {
+    Cut c{};
+    c.copied = !in_boxes(a);
+    c.pairs = best_pairs(a, kinds_log2_of(c.copied ? a.length : a.input_channel_stride));
+    c.out_blocks = ceil_div(a.channels_out / a.groups, T::channels);
+    c.tiles = a.groups * c.out_blocks * c.pairs.channel_blocks * c.pairs.tap_blocks;
+    c.slices = ceil_div(a.length_out, Block::positions);
+    c.elements = GradStore<M>::weights_of(a);
+    c.splits = splits_of(a, c.tiles, a.batch * c.slices, a.multiprocessors);
+    return c;
+  }
+
+  static int64_t phases(const ConvArgs&) { return 1; }
+  static int64_t parts_bytes(const ConvArgs& a, const Cut& c) {
+    return round_up(4 * c.splits * (c.elements + a.channels_out), 256);
+  }
+  // Parts, and behind them a copy of the input.
+  static int64_t packed_bytes(const ConvArgs& a, const Cut& c) {
+    const int64_t copied = a.batch * a.channels_in * a.length * int64_t{sizeof(Element)};
+    return parts_bytes(a, c) + (c.copied ? copied : 0);
+  }
+
+  static int launch_phase(const ConvArgs& a, const Cut& c, void* stream) {
+    // cudaErrorInvalidValue: `why_not` should have said so.
+    if (c.pairs.channels == 0 || c.tiles * c.splits > INT32_MAX) return 1;
+    auto* const parts = static_cast<float*>(a.workspace);
+    char* const copy = static_cast<char*>(a.workspace) + parts_bytes(a, c);
+    int error = 0;
+    if (c.copied) {
+      const int64_t count = a.batch * a.channels_in * a.length;
+      error = fastconv1d::launch(
+          grad_copy_kernel<Element>,
+          dim3(static_cast<unsigned>(smaller(ceil_div(count, 256), 16 * a.multiprocessors))),
+          dim3(256), 0, stream, rows_of_input(a), reinterpret_cast<Element*>(copy), count);
+      if (error != 0) return error;
+    }
+    GradHopperParams p{};
+    p.pairs = c.pairs;
+    p.grad_kinds_log2 = kinds_log2_of(a.length_out);
+    if (!make_row_boxes<Element>(p.input_boxes, input_of(a, c, copy), c.pairs.kinds_log2,
+                                 c.pairs.vectors * Block::vector, c.pairs.rows_of_kind()) ||
+        !make_row_boxes<Element>(p.grad_boxes,
+                                 {a.grad_output, a.batch, a.channels_out, a.length_out,
+                                  a.channels_out * a.length_out, a.length_out},
+                                 p.grad_kinds_log2, kGradRawPitch / Block::element,
+                                 T::channels >> p.grad_kinds_log2))
+      return 1;
+    p.parts = parts;
+    p.bias_parts = a.grad_bias != nullptr ? parts + c.splits * c.elements : nullptr;
+    p.batch = a.batch;
+    p.length = a.length;
+    p.length_out = a.length_out;
+    p.kernel_size = a.kernel_size;
+    p.channels_in = a.channels_in / a.groups;
+    p.channels_out = a.channels_out / a.groups;
+    p.groups = a.groups;
+    p.out_blocks = c.out_blocks;
+    p.tiles = c.tiles;
+    p.splits = c.splits;
+    p.slices = c.slices;
+    p.elements = c.elements;
+    p.dilation = a.dilation;
+    p.padding = a.padding;
+    p.stride = static_cast<int>(a.stride);
+    p.leads = p.input_boxes.lead();
+    const Rings rings = rings_of(c.pairs);
+    p.raw_stages = static_cast<int>(rings.raw);
+    p.ready_stages = static_cast<int>(rings.ready);
+    p.input_stages = static_cast<int>(rings.inputs);
+    p.input_bytes = static_cast<int>(input_bytes(c.pairs));
+    error = set_shared_limit(grad_hopper_kernel<M, T>, rings.bytes);
+    if (error != 0) return error;
+    error = fastconv1d::launch(grad_hopper_kernel<M, T>,
+                               dim3(static_cast<unsigned>(c.tiles * c.splits)), dim3(T::threads),
+                               rings.bytes, stream, p);
+    if (error != 0) return error;
+    return add_parts<M>(
+        {parts, c.elements, a.output, p.channels_out, p.channels_in, p.kernel_size},
+        {parts + c.splits * c.elements, a.grad_bias != nullptr ? a.channels_out : 0, a.grad_bias},
+        c.splits, stream);
+  }
+};
+
+}  // namespace fastconv1d
+
+#define FASTCONV1D_GRAD_HOPPER_LIBRARY(...) \
+  FASTCONV1D_TILE_LIBRARY(fastconv1d::GradHopper, __VA_ARGS__)
