@@ -21,7 +21,8 @@
 // A word is one fp32 value or two positions of a 16-bit type. Taps near each other share a row of the input;
 // if they are so far apart that a row for each is shorter, a channel has as many rows, its classes.
 //
-// Sums leave as parts, [split][group][tap][channel_in][channel_out], that `grad_sum_kernel` adds up.
+// Pairs are numbered channel by channel, so that sums leave as neighbours: a part for each split, in the
+// gradient's order, that `grad_sum_kernel` adds up, or the gradient itself.
 //
 // Roofline: as that of grad_dense.cuh. Of shared memory's bandwidth a warpgroup's product takes N x 32 bytes
 // in the time of 64 x N x 8 words, and grad_output's way through it three times its size: the widest tiles keep
@@ -43,9 +44,8 @@ struct GradHopperTile {
       (threads * registers - 128 * producer_registers) / (128 * WARPGROUPS) / 8 * 8;
 };
 
-constexpr int kGradStages = 8, kLeastInputStages = 3;     // of a ring at most; of inputs at least
-constexpr int kGradRawPitch = 16 * (kGradWords / 4 + 1);  // bytes of a raw row of grad_output
-constexpr int kGradMakers = 3;                            // warps
+constexpr int kGradStages = 8, kLeastInputStages = 3;  // of a ring at most; of inputs at least
+constexpr int kGradMakers = 3;                         // warps
 constexpr int kGradPartBytes = 6 * 8 * kGradStages + 96;
 
 // How a tile's pairs lie in the input.
@@ -69,7 +69,8 @@ constexpr int kMostBoxPositions = 256;
 
 struct GradHopperParams {
   RowBoxes input_boxes, grad_boxes;
-  float* parts;
+  void* output;       // the gradient, or null: parts
+  float* parts;       // [split]
   float* bias_parts;  // or null: [split][group][channel_out]
   GradPairs pairs;
   int64_t batch, length, length_out, kernel_size;
@@ -79,7 +80,8 @@ struct GradHopperParams {
   int64_t dilation, padding;
   int stride;
   int grad_kinds_log2;
-  int leads;  // whether boxes of the input show what is before a row
+  int raw_pitch;  // bytes of a raw row of grad_output: one piece of 16 more if some begin within one
+  int leads;      // whether boxes of the input show what is before a row
   int raw_stages, ready_stages, input_stages, input_bytes;
 };
 
@@ -89,7 +91,8 @@ struct GradHopperBlock {
   static constexpr int element = sizeof(Element), values = M::values_per_word;
   static constexpr int positions = kGradWords * values, vector = 4 * values;
   static constexpr int quad_bytes = 16 * (T::channels + 1);
-  static constexpr int raw_bytes = T::channels * kGradRawPitch,
+  static constexpr int most_pitch = 16 * (kGradWords / 4 + 1),  // bytes of a raw row of grad_output
+      raw_bytes = T::channels * most_pitch,
                        ready_bytes = (kGradWords / 4 * quad_bytes + 127) / 128 * 128;
   static constexpr int bias_bytes = 8 * T::channels * kGradMakers;
   static constexpr int64_t fixed_bytes = round_up(kGradPartBytes + bias_bytes, 128);
@@ -193,7 +196,7 @@ struct GradHopperBlock {
   __device__ __forceinline__ Box grad_box(int kind, int batch) const {
     const int row = first_grad_row(batch) + kind;
     return {&p.grad_boxes.maps[row & ((1 << p.grad_kinds_log2) - 1)],
-            kind * (raw_bytes >> p.grad_kinds_log2), 0, row >> p.grad_kinds_log2};
+            kind * (T::channels >> p.grad_kinds_log2) * p.raw_pitch, 0, row >> p.grad_kinds_log2};
   }
   __device__ __forceinline__ Box input_box(int unit, int batch) const {
     const GradPairs& c = p.pairs;
@@ -224,7 +227,7 @@ struct GradHopperBlock {
       barrier_wait(part->raw.empty + raw.stage, raw.parity ^ 1);
       barrier_wait(part->inputs.empty + inputs.stage, inputs.parity ^ 1);
       if (lane == 0) {
-        barrier_arrive_expecting(raw_full, raw_bytes);
+        barrier_arrive_expecting(raw_full, T::channels * p.raw_pitch);
         barrier_arrive_expecting(inputs_full, input_bytes);
       }
       __syncwarp();
@@ -311,7 +314,7 @@ struct GradHopperBlock {
     with_alignment_of(ahead, [&](auto alignment) {
 #pragma unroll 4
       for (int row = lane / 8; row < rows; row += 4) {
-        uint4 words = read<alignment.value>(raw + row * kGradRawPitch);
+        uint4 words = read<alignment.value>(raw + row * p.raw_pitch);
         if (!WHOLE) words = inside(words, first + at * vector, p.length_out);
         if (sums != nullptr) {
           float sum = sum_of(words);
@@ -367,9 +370,9 @@ struct GradHopperBlock {
                   ahead = p.grad_boxes.leads[(first_row + kind) & (grad_kinds - 1)];
         float2* const of_kind = sums == nullptr ? nullptr : sums + row;
         if (whole)
-          make_rows<true>(from + row * kGradRawPitch, to + row * 16, of_kind, ahead, position);
+          make_rows<true>(from + row * p.raw_pitch, to + row * 16, of_kind, ahead, position);
         else
-          make_rows<false>(from + row * kGradRawPitch, to + row * 16, of_kind, ahead, position);
+          make_rows<false>(from + row * p.raw_pitch, to + row * 16, of_kind, ahead, position);
       }
       if (p.leads && first_of(0, slice.number) < 0) {
         barrier_wait(part->inputs.full + inputs.stage, inputs.parity);
@@ -450,8 +453,8 @@ struct GradHopperBlock {
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
         const int row = row_of(warpgroup, m, h);
-        int tap = row / c.channels, channel = row % c.channels;
-        if (tap >= part->taps || channel >= part->channels) tap = channel = 0;  // any word will do
+        int channel = row / part->taps, tap = row % part->taps;
+        if (channel >= part->channels) tap = channel = 0;  // any word will do
         const int tap_class = c.classes > 1 ? tap : 0, kind = channel & (kinds - 1),
                   unit = (tap_class << c.kinds_log2) + kind,
                   ahead = ahead_of(first_row + kind, first_of(tap_class, 0)),
@@ -576,39 +579,31 @@ struct GradHopperBlock {
 
   // Writes the sums, or adds them to what was written of this part before.
   __device__ __forceinline__ void write(const Sums& sums, int warpgroup, bool first) const {
-    const GradPairs& c = p.pairs;
-    const bool in_pairs = first && p.grad_kinds_log2 == 0 && p.channels_out % 2 == 0;
+    const int64_t row_step = p.channels_in * p.kernel_size;  // from a channel_out to the next
 #pragma unroll
     for (int m = 0; m < T::m_tiles; ++m)
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
-        const int row = row_of(warpgroup, m, h), tap = row / c.channels, channel = row % c.channels;
-        if (tap >= part->taps || channel >= part->channels) continue;
-        float* const to = p.parts + part->split * p.elements +
-                          ((part->group * p.kernel_size + part->first_tap + tap) * p.channels_in +
-                           part->first_channel + channel) *
-                              p.channels_out +
-                          part->first_out;
+        const int row = row_of(warpgroup, m, h), channel = row / part->taps, tap = row % part->taps;
+        if (channel >= part->channels) continue;
+        const int64_t element = ((part->group * p.channels_out + part->first_out) * p.channels_in +
+                                 part->first_channel + channel) *
+                                    p.kernel_size +
+                                part->first_tap + tap;
+        float* const to = p.parts + part->split * p.elements + element;
         int first_column = static_cast<int>(threadIdx.x % 4) * 2;
         keep_in_register(first_column);  // or all columns' channels would be, from row to row
 #pragma unroll
-        for (int n = 0; n < T::channels / 8; ++n) {
-          const int column = n * 8 + first_column;
-          const float* const own = sums[m][0] + n * 4 + h * 2;
-          if (in_pairs) {
-            if (column < part->outs)
-              *reinterpret_cast<float2*>(to + column) = make_float2(own[0], own[1]);
-            continue;
-          }
-#pragma unroll
-          for (int i = 0; i < 2; ++i) {
-            const int out = out_of(column + i);
-            if (out >= part->outs) continue;
-            if (first)
-              to[out] = own[i];
-            else
-              add_to(to + out, own[i]);  // nobody else adds to it
-          }
+        for (int i = 0; i < T::channels / 4; ++i) {
+          const int out = out_of(first_column + i / 2 * 8 + i % 2);
+          if (out >= part->outs) continue;
+          const float sum = sums[m][0][i / 2 * 4 + h * 2 + i % 2];
+          if (p.output != nullptr)
+            static_cast<Element*>(p.output)[element + out * row_step] = M::to(sum);
+          else if (first)
+            to[out * row_step] = sum;
+          else
+            add_to(to + out * row_step, sum);  // nobody else adds to it
         }
       }
   }
@@ -789,14 +784,19 @@ struct GradHopper {
     GradHopperParams p{};
     p.pairs = c.pairs;
     p.grad_kinds_log2 = kinds_log2_of(a.length_out);
+    const bool aligned =
+        p.grad_kinds_log2 == 0 && reinterpret_cast<uintptr_t>(a.grad_output) % 16 == 0;
+    p.raw_pitch = Block::most_pitch - (aligned ? 16 : 0);
     if (!make_row_boxes<Element>(p.input_boxes, input_of(a, c, copy), c.pairs.kinds_log2,
                                  c.pairs.vectors * Block::vector, c.pairs.rows_of_kind()) ||
         !make_row_boxes<Element>(p.grad_boxes,
                                  {a.grad_output, a.batch, a.channels_out, a.length_out,
                                   a.channels_out * a.length_out, a.length_out},
-                                 p.grad_kinds_log2, kGradRawPitch / Block::element,
+                                 p.grad_kinds_log2, p.raw_pitch / Block::element,
                                  T::channels >> p.grad_kinds_log2))
       return 1;
+    p.output =
+        c.splits == 1 && a.batch * c.slices * Block::positions <= kGradChain ? a.output : nullptr;
     p.parts = parts;
     p.bias_parts = a.grad_bias != nullptr ? parts + c.splits * c.elements : nullptr;
     p.batch = a.batch;
@@ -827,7 +827,7 @@ struct GradHopper {
                                rings.bytes, stream, p);
     if (error != 0) return error;
     return add_parts<M>(
-        {parts, c.elements, a.output, p.channels_out, p.channels_in, p.kernel_size},
+        {parts, p.output != nullptr ? 0 : c.elements, a.output},
         {parts + c.splits * c.elements, a.grad_bias != nullptr ? a.channels_out : 0, a.grad_bias},
         c.splits, stream);
   }

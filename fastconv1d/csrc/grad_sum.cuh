@@ -2,9 +2,9 @@
 // blocks that share an element.
 //
 // With one split sums are rounded and go where they belong. With more they go to the workspace, as fp32:
-// [split][element of the weight], and then [split][channel] of the bias. A block of the kernel has 32
-// neighbouring elements: each of its 8 warps adds up every 8th split of these, in turn, and then one warp
-// the sums of all, from shared memory: [warp][element]. In fp64, which costs nothing here: there may be hundreds
+// [split][element of the weight], and then [split][channel] of the bias. A warp of the kernel has 32
+// neighbouring elements, and with many splits some share the same ones: each adds up every n-th split, in turn,
+// and one of them the sums of all, from shared memory: [warp][element]. In fp64, which costs nothing here: there may be hundreds
 // of parts. The order is that of the splits alone. DRAM or L2 sees each part once, in whole lines.
 #pragma once
 #include "device.cuh"
@@ -68,41 +68,34 @@ inline int64_t grad_splits(const ConvArgs& a, int64_t units, int64_t items) {
       1, smaller(smaller(wanted, items), smaller(kMostGradParts / elements, kMostGradSplits)));
 }
 
-// The parts of some elements, and where their sums go: the order in which these lie, or another one of
-// [group][tap][channel_in][channel_out], if it has channels.
+// The parts of some elements, and where their sums go.
 struct GradParts {
   const float* parts;
   int64_t count;
   void* output;
-  int64_t channels_out = 0, channels_in = 0, kernel_size = 0;  // of a group
-
-  __device__ __forceinline__ int64_t place_of(int64_t element) const {
-    if (channels_out == 0) return element;
-    const int64_t out = element % channels_out, row = element / channels_out,
-                  in = row % channels_in, rest = row / channels_in;
-    const int64_t tap = rest % kernel_size, group = rest / kernel_size;
-    return ((group * channels_out + out) * channels_in + in) * kernel_size + tap;
-  }
 };
 
+// `shares` of a block's warps, a power of two, share the splits of the same elements.
 template <class M>
 __global__ void __launch_bounds__(kSumElements* kSumWarps)
-    grad_sum_kernel(const GradParts first, const GradParts second, int64_t splits) {
+    grad_sum_kernel(const GradParts first, const GradParts second, int64_t splits, int shares) {
   FASTCONV1D_SHARED(memory);
   auto* const sums = reinterpret_cast<double*>(memory);
   const int lane = static_cast<int>(threadIdx.x) % kSumElements,
-            warp = static_cast<int>(threadIdx.x) / kSumElements;
-  const int64_t first_blocks = ceil_div(first.count, kSumElements);
+            warp = static_cast<int>(threadIdx.x) / kSumElements, share = warp & (shares - 1);
+  const int64_t of_block = kSumElements * kSumWarps / shares,
+                first_blocks = ceil_div(first.count, of_block);
   const bool of_second = blockIdx.x >= first_blocks;
   const GradParts& own = of_second ? second : first;
   const int64_t count = own.count,
-                element = (blockIdx.x - (of_second ? first_blocks : 0)) * kSumElements + lane,
-                step = kSumWarps * count;
+                element = (blockIdx.x - (of_second ? first_blocks : 0)) * of_block +
+                          warp / shares * kSumElements + lane,
+                step = shares * count;
   double sum = 0;
   if (element < count) {
     constexpr int at_once = 8;  // reads on their way together
-    const float* at = own.parts + warp * count + element;
-    int64_t left = ceil_div(splits - warp, kSumWarps);
+    const float* at = own.parts + share * count + element;
+    int64_t left = ceil_div(splits - share, shares);
     for (; left >= at_once; left -= at_once) {
       float part[at_once];
 #pragma unroll
@@ -115,21 +108,23 @@ __global__ void __launch_bounds__(kSumElements* kSumWarps)
   }
   sums[threadIdx.x] = sum;
   __syncthreads();
-  if (warp > 0 || element >= count) return;
-#pragma unroll
-  for (int other = 1; other < kSumWarps; ++other) sum += sums[other * kSumElements + lane];
-  static_cast<typename M::Element*>(own.output)[own.place_of(element)] =
-      M::to(static_cast<float>(sum));
+  if (share > 0 || element >= count) return;
+  for (int other = 1; other < shares; ++other) sum += sums[threadIdx.x + other * kSumElements];
+  static_cast<typename M::Element*>(own.output)[element] = M::to(static_cast<float>(sum));
 }
 
 // Adds up the splits' parts of two sets of elements, either of which may be empty. Returns a cudaError_t.
 template <class M>
 int add_parts(const GradParts& first, const GradParts& second, int64_t splits, void* stream) {
-  const int64_t blocks = ceil_div(first.count, kSumElements) + ceil_div(second.count, kSumElements);
+  int shares = 1;
+  while (shares < kSumWarps && 4 * shares < splits) shares *= 2;
+  const int64_t of_block = kSumElements * kSumWarps / shares,
+                blocks = ceil_div(first.count, of_block) + ceil_div(second.count, of_block);
+  if (blocks == 0) return 0;
   if (blocks > INT32_MAX) return 1;  // cudaErrorInvalidValue
   return launch(grad_sum_kernel<M>, dim3(static_cast<unsigned>(blocks)),
                 dim3(kSumElements * kSumWarps), kSumElements * kSumWarps * 8, stream, first, second,
-                splits);
+                splits, shares);
 }
 // The same of what a kernel stored, if there are several splits.
 template <class M>
