@@ -304,26 +304,41 @@ struct GradHopperBlock {
       place = words;
   }
 
-  // Makes the rows of a kind: a warp's vectors in turn, 8 of a row. All positions exist if they are WHOLE.
+  // Makes the rows of a kind, some at a time, with 8 lanes for each. All positions exist if they are WHOLE.
   template <bool WHOLE>
   __device__ __forceinline__ void make_rows(const char* raw, char* ready, float2* sums, int ahead,
                                             int first) const {
-    const int lane = threadIdx.x % 32, at = lane % 8, rows = T::channels >> p.grad_kinds_log2;
-    raw += at * 16 + ahead * element;
-    ready += at * quad_bytes;
+    constexpr int at_once = 4;  // reads, which take longer than all else
+    const int lane = threadIdx.x % 32, at = lane % 8, rows = T::channels >> p.grad_kinds_log2,
+              step = 4 * p.raw_pitch;
+    const char* from = raw + at * 16 + ahead * element + lane / 8 * p.raw_pitch;
+    char* to = ready + at * quad_bytes + lane / 8 * 16;
     with_alignment_of(ahead, [&](auto alignment) {
-#pragma unroll 4
-      for (int row = lane / 8; row < rows; row += 4) {
-        uint4 words = read<alignment.value>(raw + row * p.raw_pitch);
-        if (!WHOLE) words = inside(words, first + at * vector, p.length_out);
-        if (sums != nullptr) {
-          float sum = sum_of(words);
+#pragma unroll 1
+      for (int row = lane / 8; row < rows; row += 4 * at_once) {
+        uint4 words[at_once];
+        // There are 8 rows of a kind at least, and at most half of a turn's are missing.
+        const int count = rows < 4 * at_once ? at_once / 2 : at_once;
 #pragma unroll
-          for (int other = 1; other < 8; other *= 2)
-            sum += __shfl_xor_sync(0xffffffffu, sum, other);
-          if (at == 0) add_compensated(sums[row], sum);
-        }
-        store(ready + row * 16, words);
+        for (int i = 0; i < at_once; ++i, from += step)
+          if (i < count) words[i] = read<alignment.value>(from);
+        if (!WHOLE)
+#pragma unroll
+          for (int i = 0; i < at_once; ++i)
+            if (i < count) words[i] = inside(words[i], first + at * vector, p.length_out);
+        if (sums != nullptr)
+#pragma unroll
+          for (int i = 0; i < at_once; ++i) {
+            if (i >= count) break;
+            float sum = sum_of(words[i]);
+#pragma unroll
+            for (int other = 1; other < 8; other *= 2)
+              sum += __shfl_xor_sync(0xffffffffu, sum, other);
+            if (at == 0) add_compensated(sums[row + 4 * i], sum);
+          }
+#pragma unroll
+        for (int i = 0; i < at_once; ++i, to += 64)
+          if (i < count) store(to, words[i]);
       }
     });
   }
@@ -468,28 +483,60 @@ struct GradHopperBlock {
       }
   }
 
-  // UNIT: positions are neighbours in the input. WHOLE: all positions of the slice exist in grad_output; or
-  // those beyond the `left` must not meet what the input has there, which may be infinite.
+  // What a lane reads for a step: of each mma tile, half and row, a word and what follows it.
+  using Raw = uint32_t[T::m_tiles][2][2][values];
+
+  // UNIT: positions are neighbours in the input.
+  template <bool UNIT>
+  __device__ __forceinline__ void read_step(Raw& raw, const char* inputs, const Rows& rows,
+                                            int step) const {
+#pragma unroll
+    for (int m = 0; m < T::m_tiles; ++m)
+#pragma unroll
+      for (int half = 0; half < 2; ++half)
+#pragma unroll
+        for (int h = 0; h < 2; ++h) {
+          const char* const from =
+              inputs + rows.at[m][h] + (step * 8 + half * 4) * 4 * (UNIT ? 1 : p.stride);
+          auto& words = raw[m][half][h];
+          words[0] = *reinterpret_cast<const uint32_t*>(from);
+          if constexpr (values == 2)
+            words[1] =
+                UNIT
+                    ? reinterpret_cast<const uint32_t*>(from)[1]
+                    : *reinterpret_cast<const uint16_t*>(from + rows.bits[m][h] / 8 + 2 * p.stride);
+        }
+  }
+  // Makes words as wgmma takes them. WHOLE: all positions of the slice exist in grad_output; or those beyond
+  // the `left` must not meet what the input has there, which may be infinite.
   template <bool UNIT, bool WHOLE>
-  __device__ __forceinline__ uint32_t word_of(const char* inputs, const Rows& rows, int m, int h,
-                                              int number, int left) const {
-    const char* const from = inputs + rows.at[m][h] + number * 4 * (UNIT ? 1 : p.stride);
-    uint32_t word = *reinterpret_cast<const uint32_t*>(from);
-    if constexpr (values == 2) {
-      if constexpr (UNIT)
-        word = shifted_right(word, reinterpret_cast<const uint32_t*>(from)[1], rows.bits[m][h]);
-      else
-        word = halves_of(
-            word >> rows.bits[m][h],
-            *reinterpret_cast<const uint16_t*>(from + rows.bits[m][h] / 8 + 2 * p.stride), false);
-    }
-    if constexpr (values == 1) word = round_tf32(float_of(word));
-    if constexpr (!WHOLE) {
-      const int exist = left - (number + static_cast<int>(threadIdx.x % 4)) * values;
-      if (exist <= 0) word = 0;
-      if (values == 2 && exist == 1) word &= 0xffffu;
-    }
-    return word;
+  __device__ __forceinline__ void make_fragment(uint32_t (&fragment)[T::m_tiles][1][4],
+                                                const Raw& raw, const Rows& rows, int step,
+                                                int left) const {
+#pragma unroll
+    for (int m = 0; m < T::m_tiles; ++m)
+#pragma unroll
+      for (int half = 0; half < 2; ++half)
+#pragma unroll
+        for (int h = 0; h < 2; ++h) {
+          const auto& words = raw[m][half][h];
+          uint32_t word = words[0];
+          if constexpr (values == 1)
+            word = round_tf32(float_of(word));
+          else if constexpr (UNIT)
+            word = shifted_right(word, words[1], rows.bits[m][h]);
+          else
+            word = halves_of(word >> rows.bits[m][h], words[1], false);
+          if constexpr (!WHOLE) {
+            const int number = step * 8 + half * 4 + static_cast<int>(threadIdx.x % 4),
+                      exist = left - number * values;
+            if (exist <= 0) word = 0;
+            if (values == 2 && exist == 1) word &= 0xffffu;
+          }
+          fragment[m][0][half * 2 + h] = word;
+        }
+#pragma unroll
+    for (int m = 0; m < T::m_tiles; ++m) wgmma_hold(fragment[m][0]);
   }
 
   // The stages that a slice is in, and those of the slice before; the latter are given back.
@@ -502,25 +549,24 @@ struct GradHopperBlock {
                                                  const Rows& rows, int left) const {
     const char* const inputs = input_stages + stages.input * p.input_bytes;
     const Operand right(ready_stages + stages.ready * ready_bytes, quad_bytes, 0);
+    // Words are read while products of the step before are made, unless one instruction after another makes
+    // a word where it is: ptxas serialises products then.
+    constexpr bool early =
+        values > 1 && T::m_tiles * T::channels <= 128;  // or there are no registers
+    Raw raw;
+    if (early) read_step<UNIT>(raw, inputs, rows, 0);
 #pragma unroll
     for (int step = 0; step < kGradSteps; ++step) {
       // The products of what was here before are over.
       wgmma_wait<1>();
+      if (!early) read_step<UNIT>(raw, inputs, rows, step);
       auto& fragment = fragments[step % 2];
-#pragma unroll
-      for (int m = 0; m < T::m_tiles; ++m)
-#pragma unroll
-        for (int half = 0; half < 2; ++half)
-#pragma unroll
-          for (int h = 0; h < 2; ++h)
-            fragment[m][0][half * 2 + h] =
-                word_of<UNIT, WHOLE>(inputs, rows, m, h, step * 8 + half * 4, left);
-#pragma unroll
-      for (int m = 0; m < T::m_tiles; ++m) wgmma_hold(fragment[m][0]);
+      make_fragment<UNIT, WHOLE>(fragment, raw, rows, step, left);
       wgmma_fence();
 #pragma unroll
       for (int m = 0; m < T::m_tiles; ++m) M::multiply(sums[m], fragment[m], right.step(step));
       wgmma_commit();
+      if (early && step + 1 < kGradSteps) read_step<UNIT>(raw, inputs, rows, step + 1);
       // All products of the slice before are over.
       if (step == 1) {
         give_back(part->ready.empty, before.ready);
@@ -665,13 +711,14 @@ struct GradHopper {
   static Rings rings_of(const GradPairs& c) {
     const int64_t room = shared_budget(1) - Block::fixed_bytes;
     Rings best{};
-    // Each of the warps that make them has stages of its own: others' phases would not be waited for.
-    for (const int64_t ready : {2 * kGradMakers, kGradMakers}) {
-      const int64_t bytes = kGradMakers * Block::raw_bytes + ready * Block::ready_bytes,
+    // Each of the warps that make them has stages of its own: others' phases would not be waited for. With two
+    // raw ones, one comes while it makes the other ready.
+    for (const int64_t raw : {2 * kGradMakers, kGradMakers}) {
+      const int64_t bytes = raw * Block::raw_bytes + kGradMakers * Block::ready_bytes,
                     inputs = smaller(kGradStages, (room - bytes) / input_bytes(c));
       if (inputs < kLeastInputStages) continue;
-      best = {kGradMakers, ready, inputs, Block::fixed_bytes + bytes + inputs * input_bytes(c)};
-      if (inputs >= kGradMakers + 2) break;
+      best = {raw, kGradMakers, inputs, Block::fixed_bytes + bytes + inputs * input_bytes(c)};
+      if (inputs >= kGradMakers + 1) break;
     }
     return best;
   }
