@@ -120,15 +120,15 @@ def test_no_kernel_spills(logs: dict[str, Future[str]], library: str) -> None:
         assert kernel.shared <= STATIC_SHARED_LIMIT, kernel
 
 
-@pytest.mark.parametrize("library", [name for name in LIBRARIES if name.startswith("hopper")])
-def test_products_of_the_hopper_kernel_overlap(logs: dict[str, Future[str]], library: str) -> None:
+@pytest.mark.parametrize("library", [name for name in LIBRARIES if "hopper" in name])
+def test_products_of_the_hopper_kernels_overlap(logs: dict[str, Future[str]], library: str) -> None:
     log = logs[library].result()
     # What ptxas says where it serialises wgmma or waits for it, or ignores a count of registers.
     assert not re.findall(r"C7508|C751\d", log)
     # What setmaxnreg hands out must be there from the start, or warps wait for it for ever.
     kernels = [k for k in kernels_in(log) if "hopper_kernel" in k.name]
     assert kernels
-    assert all(kernel.registers == 168 for kernel in kernels)
+    assert {kernel.registers for kernel in kernels} <= {168, 128}  # of 384 threads, of 512
 
 
 @pytest.mark.parametrize("mode", plan.TENSOR_CORE_MODES)
@@ -140,7 +140,11 @@ def test_each_tile_is_compiled(logs: dict[str, Future[str]], family: str, mode: 
     compiled = {
         tuple(map(int, re.findall(r"\d+", found[1])))
         for name in names
-        if (found := re.search(r"_kernel.*(?:4|10Hopper|8Grad)TileI((?:Li\d+E)+)E", name))
+        if (
+            found := re.search(
+                r"_kernel.*(?:4|10Hopper|8Grad|14GradHopper)TileI((?:Li\d+E)+)E", name
+            )
+        )
     }
     assert compiled == {astuple(row.tiles[mode]) for row in plan.tile_rows(family, mode)}
 

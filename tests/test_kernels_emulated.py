@@ -139,6 +139,20 @@ def test_infinity_reaches_dense_gradients_that_see_it_alone(
     assert_right(build(harness(library)), runs, tmp_path)
 
 
+# More positions than sums of products may have, of one part, twice.
+A_CHAIN = Run(
+    Problem(1, 1, 3, 70_001, 2, bias=True, mode="bf16"), 4, gradient=True, multiprocessors=1
+)
+
+
+@pytest.mark.parametrize("library", ["grad_dense_bf16", "grad_hopper_bf16", "grad_hopper_tf32"])
+def test_a_chain_of_products_ends(build: Build, tmp_path: Path, library: str) -> None:
+    mode = library.rsplit("_", 1)[1]
+    run = replace(A_CHAIN, problem=replace(A_CHAIN.problem, mode=mode), variant=3)
+    source, runs = with_few_tiles(library, [run])
+    assert_right(build(source), runs, tmp_path)
+
+
 @pytest.mark.parametrize("mode", plan.TENSOR_CORE_MODES)
 def test_blocks_share_what_is_said_to_be_shared(mode: str) -> None:
     for variant, row in enumerate(plan.tile_rows("hopper", mode)):
@@ -273,6 +287,7 @@ WAITS = [
         ("dense", "dense"),
         ("sliding", "sliding"),
         ("grad_dense", "grad_dense"),
+        ("grad_hopper", "grad_hopper"),
         ("grad_sliding", "grad_sliding"),
         ("grad_sliding", "grad_long"),
         ("grad_sliding", "grad_sum"),
@@ -303,6 +318,10 @@ def test_each_wait_is_needed(
         runs = {"bf16": gradient_runs(corner_runs(few, "bf16", 0))}
     if family == "grad_dense":
         runs = {"bf16": gradient_runs(runs["bf16"])}
+    if family == "grad_hopper":
+        few += [CORNERS["aligned rows"], CORNERS["long rows"], CORNERS["far taps"]]
+        runs = {"bf16": on_grad_hopper(gradient_runs(corner_runs(few, "bf16", 4)))}
+        runs["bf16"].append(A_CHAIN)
     if family == "grad_direct":
         runs = {
             "bf16": gradient_runs(corner_runs([CORNERS["groups"]], "bf16", MODES.index("bf16")))

@@ -455,10 +455,14 @@ struct GradHopperBlock {
     return warpgroup * T::pairs_of_warpgroup + m * 64 + warp * 16 + lane / 4 + h * 8;
   }
 
-  // Where a lane's first word of each of its rows lies in an input's stage, and by how many bits the value that it
-  // begins with lies behind that.
+  // Where a lane's first value of each of its rows lies in a stage of inputs, in bytes.
   struct Rows {
-    int at[T::m_tiles][2], bits[T::m_tiles][2];
+    int at[T::m_tiles][2];
+    __device__ __forceinline__ int word(int m, int h) const {
+      return values == 1 ? at[m][h] : at[m][h] & ~3;
+    }
+    // How far behind its word's beginning.
+    __device__ __forceinline__ int bits(int m, int h) const { return at[m][h] * 8 & 31; }
   };
   __device__ __forceinline__ void find_rows(Rows& rows, int warpgroup, int batch) const {
     const GradPairs& c = p.pairs;
@@ -476,10 +480,8 @@ struct GradHopperBlock {
                   value = ahead + (c.classes > 1 ? 0 : tap * static_cast<int>(p.dilation)) +
                           static_cast<int>(threadIdx.x % 4) * values * p.stride;
         rows.at[m][h] =
-            unit * c.box_step() + (channel >> c.kinds_log2) * c.row_bytes() + value / values * 4;
-        rows.bits[m][h] = value % values * 16;
+            unit * c.box_step() + (channel >> c.kinds_log2) * c.row_bytes() + value * element;
         keep_in_register(rows.at[m][h]);
-        if (values == 2) keep_in_register(rows.bits[m][h]);
       }
   }
 
@@ -497,14 +499,14 @@ struct GradHopperBlock {
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
           const char* const from =
-              inputs + rows.at[m][h] + (step * 8 + half * 4) * 4 * (UNIT ? 1 : p.stride);
+              inputs + rows.word(m, h) + (step * 8 + half * 4) * 4 * (UNIT ? 1 : p.stride);
           auto& words = raw[m][half][h];
           words[0] = *reinterpret_cast<const uint32_t*>(from);
           if constexpr (values == 2)
             words[1] =
                 UNIT
                     ? reinterpret_cast<const uint32_t*>(from)[1]
-                    : *reinterpret_cast<const uint16_t*>(from + rows.bits[m][h] / 8 + 2 * p.stride);
+                    : *reinterpret_cast<const uint16_t*>(from + rows.bits(m, h) / 8 + 2 * p.stride);
         }
   }
   // Makes words as wgmma takes them. WHOLE: all positions of the slice exist in grad_output; or those beyond
@@ -524,9 +526,9 @@ struct GradHopperBlock {
           if constexpr (values == 1)
             word = round_tf32(float_of(word));
           else if constexpr (UNIT)
-            word = shifted_right(word, words[1], rows.bits[m][h]);
+            word = shifted_right(word, words[1], rows.bits(m, h));
           else
-            word = halves_of(word >> rows.bits[m][h], words[1], false);
+            word = halves_of(word >> rows.bits(m, h), words[1], false);
           if constexpr (!WHOLE) {
             const int number = step * 8 + half * 4 + static_cast<int>(threadIdx.x % 4),
                       exist = left - number * values;
@@ -612,7 +614,7 @@ struct GradHopperBlock {
       if (++chained == kGradChain / positions && number + 1 < part->count) {
         wgmma_wait<0>();
         hold(sums);
-        write(sums, warpgroup, first_chain);
+        end_chain(sums, warpgroup, first_chain);
         clear(sums);
         first_chain = false;
         chained = 0;
@@ -620,22 +622,68 @@ struct GradHopperBlock {
     }
     wgmma_wait<0>();
     hold(sums);
-    write(sums, warpgroup, first_chain);
+    leave(sums, warpgroup, first_chain);
   }
 
-  // Writes the sums, or adds them to what was written of this part before.
-  __device__ __forceinline__ void write(const Sums& sums, int warpgroup, bool first) const {
+  // Where the gradient of a row of the tile lies, for the block's first channel_out; -1 if nowhere.
+  __device__ __forceinline__ int64_t element_of(int row) const {
+    const int channel = row / part->taps, tap = row % part->taps;
+    if (channel >= part->channels) return -1;
+    return ((part->group * p.channels_out + part->first_out) * p.channels_in + part->first_channel +
+            channel) *
+               p.kernel_size +
+           part->first_tap + tap;
+  }
+
+  // Writes the last sums, by way of shared memory: a warp's 16 rows of some columns at a time. Were they written
+  // from registers, one after the other, there would be that much code, which runs once, and takes longer to be
+  // fetched than to run.
+  __device__ __forceinline__ void leave(const Sums& sums, int warpgroup, bool first) const {
+    constexpr int columns = 32, pitch = 18;
+    static_assert(4 * 4 * T::warpgroups * columns * pitch <= kGradMakers * raw_bytes);
+    // What came raw has all been made ready.
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 - 4;
+    float* const own = reinterpret_cast<float*>(raw_stages) + warp * columns * pitch;
     const int64_t row_step = p.channels_in * p.kernel_size;  // from a channel_out to the next
+#pragma unroll
+    for (int m = 0; m < T::m_tiles; ++m) {
+      const int64_t element =
+          element_of(warpgroup * T::pairs_of_warpgroup + m * 64 + warp % 4 * 16 + lane % 16);
+      float* const to = p.parts + part->split * p.elements + element;
+#pragma unroll
+      for (int chunk = 0; chunk < T::channels / columns; ++chunk) {
+        __syncwarp();  // all have read what was here
+#pragma unroll
+        for (int i = 0; i < columns / 2; ++i)
+          own[(i / 4 * 8 + lane % 4 * 2 + i % 2) * pitch + lane / 4 + i / 2 % 2 * 8] =
+              sums[m][0][chunk * columns / 2 + i];
+        __syncwarp();
+        if (element < 0) continue;
+#pragma unroll 4
+        for (int column = lane / 16; column < columns; column += 2) {
+          const int out = out_of(chunk * columns + column);
+          if (out >= part->outs) continue;
+          const float sum = own[column * pitch + lane % 16];
+          if (p.output != nullptr)
+            static_cast<Element*>(p.output)[element + out * row_step] = M::to(sum);
+          else if (first)
+            to[out * row_step] = sum;
+          else
+            add_to(to + out * row_step, sum);  // nobody else adds to it
+        }
+      }
+    }
+  }
+
+  // Adds a chain's sums to the part, or begins it, while shared memory is in use.
+  __device__ __forceinline__ void end_chain(const Sums& sums, int warpgroup, bool first) const {
+    const int64_t row_step = p.channels_in * p.kernel_size;
 #pragma unroll
     for (int m = 0; m < T::m_tiles; ++m)
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
-        const int row = row_of(warpgroup, m, h), channel = row / part->taps, tap = row % part->taps;
-        if (channel >= part->channels) continue;
-        const int64_t element = ((part->group * p.channels_out + part->first_out) * p.channels_in +
-                                 part->first_channel + channel) *
-                                    p.kernel_size +
-                                part->first_tap + tap;
+        const int64_t element = element_of(row_of(warpgroup, m, h));
+        if (element < 0) continue;
         float* const to = p.parts + part->split * p.elements + element;
         int first_column = static_cast<int>(threadIdx.x % 4) * 2;
         keep_in_register(first_column);  // or all columns' channels would be, from row to row
@@ -644,12 +692,10 @@ struct GradHopperBlock {
           const int out = out_of(first_column + i / 2 * 8 + i % 2);
           if (out >= part->outs) continue;
           const float sum = sums[m][0][i / 2 * 4 + h * 2 + i % 2];
-          if (p.output != nullptr)
-            static_cast<Element*>(p.output)[element + out * row_step] = M::to(sum);
-          else if (first)
+          if (first)
             to[out * row_step] = sum;
           else
-            add_to(to + out * row_step, sum);  // nobody else adds to it
+            add_to(to + out * row_step, sum);
         }
       }
   }
