@@ -1006,7 +1006,8 @@ def libraries() -> dict[str, str]:
     glue = {}
     for family in TENSOR_CORE_FAMILIES:
         for mode in TENSOR_CORE_MODES:
-            glue[f"{family}_{mode}"] = tile_glue(family, mode, tile_rows(family, mode))
+            if rows := tile_rows(family, mode):
+                glue[f"{family}_{mode}"] = tile_glue(family, mode, rows)
     for mode_type in ("Fp32", "Bf16", "Fp16"):
         glue[f"sliding_{mode_type.lower()}"] = (
             f'#include "sliding.cuh"\nFASTCONV1D_SLIDING_LIBRARY(fastconv1d::{mode_type})\n'

@@ -230,7 +230,6 @@ struct GradHopperBlock {
         barrier_arrive_expecting(raw_full, T::channels * p.raw_pitch);
         barrier_arrive_expecting(inputs_full, input_bytes);
       }
-      __syncwarp();
       if (lane < grad_kinds)
         copy_box(raw_stages + raw.stage * raw_bytes + grad.place, grad.map,
                  slice.number * positions, grad.row, raw_full);
@@ -240,7 +239,7 @@ struct GradHopperBlock {
         copy_box(to + box.place, box.map, box.column + slice.number * input_step, box.row,
                  inputs_full);
       }
-      __syncwarp();
+      reconverge();
       raw.advance(p.raw_stages);
       inputs.advance(p.input_stages);
       slice.advance(p.slices);
