@@ -56,6 +56,20 @@ GRAD_SLICE = {  # ns that a slice of a tile takes, by rows, columns and mode
     (128, 32): {"tf32": 1224, "ieee": 1618, "bf16": 1603, "fp16": 1603},
     (16, 256): {"tf32": 1375, "ieee": 1375, "bf16": 2022, "fp16": 2022},
 }
+# The same of the Hopper kernel of gradients, by channels and pairs, measured on an H200 in TF32 and
+# bf16 alike: µs that a slice takes when there are many, and what each of the first ones takes more.
+GRAD_HOPPER_SLICE = {
+    (128, 256): (1.28, 0.45),
+    (128, 192): (1.10, 0.65),
+    (128, 128): (1.00, 0.70),
+    (64, 256): (0.80, 0.30),
+    (64, 192): (0.68, 0.35),
+}
+GRAD_HOPPER_STRIDED = {2: 1.6, 4: 1.1}  # times as long with a stride, by size
+GRAD_HOPPER_FIRST = 200  # slices that take longer
+GRAD_HOPPER_START, GRAD_HOPPER_WAVE = 14.0, 4.0  # µs: both kernels; what a block takes at its end
+GRAD_HOPPER_BANDWIDTH = 3.2e6  # bytes per µs that it reads
+GRAD_BLOCK_SLICES = 12  # slices' time that a block's start takes: splits_of in csrc/grad_tile.cuh
 GRAD_STRIDED, GRAD_SHORT = 1.18, 1.5  # times as long with a stride, and where rows have few slices
 GRAD_FEW_SLICES = 8
 GRAD_PARTS_BANDWIDTH = 2.5e6  # bytes per µs in which parts are written and added up
@@ -699,7 +713,58 @@ def _grad_hopper_why_not(plan: Plan, problem: Problem) -> str | None:
 
 
 def _grad_hopper_cost(plan: Plan, problem: Problem) -> float:
-    return 1.0
+    tile = plan.tiles.get(problem.mode)
+    if problem.gpu is None or not isinstance(tile, GradHopperTile):
+        return float("inf")
+    tiles = problem.groups * _ceil_div(problem.channels_out // problem.groups, tile.channels)
+    tiles *= _grad_pair_blocks(tile.pairs, problem)
+    waves, slices, splits = _grad_split(problem, tiles, problem.gpu.multiprocessors)
+    each, more = GRAD_HOPPER_SLICE[tile.channels, tile.pairs]
+    work = waves * slices * each + min(waves * slices, GRAD_HOPPER_FIRST) * more
+    if problem.stride > 1:
+        work *= GRAD_HOPPER_STRIDED[problem.dtype.itemsize]
+    traffic = problem.bytes / (GRAD_HOPPER_BANDWIDTH * _scale(problem))
+    time = GRAD_HOPPER_START + waves * GRAD_HOPPER_WAVE + _larger(work, traffic)
+    return time + _grad_parts_time(problem, splits)
+
+
+def _grad_pair_blocks(pairs: int, problem: Problem) -> int:
+    """Blocks of a group's channels and taps: `best_pairs` of csrc/grad_hopper.cuh, roughly."""
+    channels_in, kernel_size = problem.channels_in // problem.groups, problem.kernel_size
+    taps_at_once = {
+        _ceil_div(kernel_size, blocks)
+        for blocks in range(_ceil_div(kernel_size, pairs), kernel_size + 1)[:8]
+    }
+    return min(
+        _ceil_div(channels_in, pairs // taps) * _ceil_div(kernel_size, taps)
+        for taps in taps_at_once
+    )
+
+
+def _grad_split(problem: Problem, tiles: int, at_once: int) -> tuple[int, int, int]:
+    """Waves of blocks, slices of each block and splits: `splits_of` of csrc/grad_tile.cuh."""
+    of_row = _ceil_div(problem.length_out, 64 if problem.dtype.itemsize == 2 else 32)
+    slices = problem.batch * of_row
+    most = max(1, min(slices // 4, GRAD_WORKSPACE // (4 * _grad_elements(problem))))
+    best = (0, 0, 0)
+    least = float("inf")
+    for turns in (1, 2, 3, 4):
+        splits = min(most, max(1, turns * at_once // tiles))
+        waves, each = _ceil_div(tiles * splits, at_once), _ceil_div(slices, splits)
+        if waves * (each + GRAD_BLOCK_SLICES) < least:
+            least = waves * (each + GRAD_BLOCK_SLICES)
+            best = (waves, each, splits)
+    return best
+
+
+def _grad_elements(problem: Problem) -> int:
+    """Of the gradients of weight and bias."""
+    return _grad_pairs(problem) * problem.kernel_size + problem.channels_out
+
+
+def _grad_parts_time(problem: Problem, splits: int) -> float:
+    """µs in which parts are written and added up."""
+    return 8 * splits * _grad_elements(problem) / GRAD_PARTS_BANDWIDTH
 
 
 def _grad_column_blocks(tile: GradTile, problem: Problem) -> int:
@@ -722,22 +787,15 @@ def _grad_dense_cost(plan: Plan, problem: Problem) -> float:
         return float("inf")
     tiles = problem.groups * _ceil_div(problem.channels_out // problem.groups, tile.rows)
     tiles *= _grad_column_blocks(tile, problem)
-    of_row = _ceil_div(problem.length_out, 64 if problem.dtype.itemsize == 2 else 32)
-    slices, at_once = problem.batch * of_row, problem.gpu.multiprocessors * tile.blocks
-    elements = _grad_pairs(problem) * problem.kernel_size
-    most = max(1, min(slices // 4, GRAD_WORKSPACE // (4 * elements)))
-    work, splits = min(
-        (_ceil_div(tiles * splits, at_once) * _ceil_div(slices, splits), splits)
-        for splits in {min(most, max(1, waves * at_once // tiles)) for waves in (1, 2, 3, 4)}
-    )
+    waves, slices, splits = _grad_split(problem, tiles, problem.gpu.multiprocessors * tile.blocks)
     each = GRAD_SLICE[tile.rows, tile.columns][problem.mode] / 1e3
     if problem.stride > 1:
         each *= GRAD_STRIDED
-    if of_row < GRAD_FEW_SLICES:
+    if _ceil_div(problem.length_out, 64 if problem.dtype.itemsize == 2 else 32) < GRAD_FEW_SLICES:
         each *= GRAD_SHORT
     traffic = problem.bytes / (GRAD_BANDWIDTH * _scale(problem))
-    parts = 8 * splits * elements / GRAD_PARTS_BANDWIDTH
-    return GRAD_DENSE_START + _larger(work * each, traffic) + parts
+    time = GRAD_DENSE_START + _larger(waves * slices * each, traffic)
+    return time + _grad_parts_time(problem, splits)
 
 
 def _grad_sliding_why_not(plan: Plan, problem: Problem) -> str | None:

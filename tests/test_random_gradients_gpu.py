@@ -35,6 +35,7 @@ FLOPS = 1 << 27
 REPEATS = 100
 FAMILIES = {
     "by itself": ("", MODES),
+    "hopper": ("hopper", ("tf32", "bf16", "fp16")),
     "dense": ("dense", tuple(TENSOR_CORE_MODES)),
     "sliding": ("sliding", tuple(TENSOR_CORE_MODES)),
     "direct": ("direct", MODES),
@@ -203,7 +204,7 @@ def test_a_family_that_cannot_run_a_problem_says_why(fp32_precision: str) -> Non
     problem = Problem(2, 64, 64, 100, 3, mode=fp32_precision)
     input, weight, _ = draw(problem, "cuda", 0)
     grad_output = draw_grad_output(problem, "cuda", 0)
-    for algorithm in ("dense", "sliding", "direct"):
+    for algorithm in ("hopper", "dense", "sliding", "direct"):
         if not rows_that_run(replace(problem, gpu=Gpu.of(input.device)), algorithm):
             with pytest.raises(RuntimeError, match=f"algorithm '{algorithm}' cannot run this"):
                 backward(problem, grad_output, input, weight, algorithm, "grad_weight")
