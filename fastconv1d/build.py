@@ -47,6 +47,9 @@ CSRC = Path(__file__).parent / "csrc"
 CXX_FLAGS = ("-O3", "-fopenmp")
 """Flags of a binding (torch adds the C++ standard of its headers); at::parallel_for is OpenMP."""
 
+NATIVE_FLAGS = ("-mcpu=native" if platform.machine() == "aarch64" else "-march=native",)
+"""More of a kernel library of the CPU: vectors as wide as those of the machine that runs it."""
+
 NVCC_FLAGS = ("-O3", "-std=c++17", "-lineinfo", "-Xcompiler=-fno-gnu-unique")
 """Flags of a kernel library, beside its `-gencode`."""
 # no-gnu-unique: else the static variables of two libraries made from the same header are one.
@@ -102,6 +105,12 @@ class _Library:
         # Host code is for no architecture, but load_inline guesses one where it is told none.
         number = self.arch if self.arch[0].isdigit() else "80"
         return f"-gencode=arch=compute_{number},code=sm_{number}"
+
+    @property
+    def cxx_flags(self) -> tuple[str, ...]:
+        # The binding shares inline functions with torch, which must be those of any machine.
+        native = self.arch == "cpu" and "binding.cpp" not in self.source
+        return CXX_FLAGS + (NATIVE_FLAGS if native else ())
 
     @property
     def target(self) -> str:
@@ -297,10 +306,22 @@ def _entry(library: _Library, compiler: Compiler) -> str:
     # A compiler is known by its file, so that a warm start runs none.
     stamps = [(str(tool.resolve()), tool.stat().st_size, tool.stat().st_mtime_ns) for tool in tools]
     versions = [torch.__version__, torch.version.cuda, sys.implementation.cache_tag]
-    flags = [*CXX_FLAGS, *NVCC_FLAGS, library.gencode]
-    made_of = [sources_hash([library.source]), flags, stamps, versions, platform.machine()]
+    flags = [*library.cxx_flags, *NVCC_FLAGS, library.gencode]
+    machine = [platform.machine(), *(_cpu_features() if library.arch == "cpu" else [])]
+    made_of = [sources_hash([library.source]), flags, stamps, versions, machine]
     key = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:16]
     return f"{library.name}-{library.arch}-{key}"
+
+
+@cache
+def _cpu_features() -> list[str]:
+    """What native flags stand for here: a cache may be shared with other machines."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return [platform.processor(), platform.node()]
+    wanted = ("model name", "flags", "Features", "CPU implementer", "CPU part")
+    return sorted({line for line in text.splitlines() if line.startswith(wanted)})
 
 
 def _cache_root() -> Path | None:
@@ -380,7 +401,7 @@ def _compile(library: _Library, compiler: Compiler, folder: Path, kept: str) -> 
                     library.name,
                     cpp_sources="" if is_kernel else library.source,
                     cuda_sources=library.source if is_kernel else None,
-                    extra_cflags=list(CXX_FLAGS),
+                    extra_cflags=list(library.cxx_flags),
                     extra_cuda_cflags=[*NVCC_FLAGS, library.gencode],
                     extra_ldflags=["-Wl,--as-needed", "-L.", "-fopenmp"],
                     extra_include_paths=[str(CSRC)],
