@@ -822,9 +822,12 @@ GRADIENT_PLANS: tuple[Plan, ...] = (
     Plan("grad_sliding", "sliding", _grad_sliding_why_not, _grad_sliding_cost, gradient=True),
     Plan("grad_direct", "direct", _direct_why_not, _grad_direct_cost, gradient=True),
     Plan(
-        "grad_simd", "simd", _simd_why_not, lambda plan, problem: cpu_costs.grad_simd(problem),
+        "grad_simd",
+        "simd",
+        _simd_why_not,
+        lambda plan, problem: cpu_costs.grad_simd(problem),
         gradient=True,
-    ),  # fmt: skip
+    ),
     Plan("grad_aten", "aten", _aten_why_not, _grad_aten_cost, gradient=True),
 )
 

@@ -196,7 +196,7 @@ def test_plans_explains_a_layer_on_a_gpu_that_is_not_there(
     assert "8.0" in why["dense_128x128"] and not old["plan"].startswith("dense")
 
     [cpu] = answer(capsys, "plans", "--explain", "67", "--gpu", "none")
-    assert cpu["plan"] == "aten"
+    assert cpu["plan"] == "simd"
 
 
 def test_plans_explains_a_geometry(capsys: pytest.CaptureFixture[str]) -> None:

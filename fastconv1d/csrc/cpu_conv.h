@@ -31,8 +31,9 @@ constexpr int64_t kTileBytes = 256 << 10;    // of the input, kept in L2
 constexpr int64_t kBufferBytes = 128 << 10;  // of outputs on their way
 constexpr int64_t kMostSteps = 16;           // of positions in a tile, each of most_vectors
 constexpr int64_t kDirectChannels = 32;      // of the input that are read where they lie
+constexpr int64_t kLeastDirect = 512;        // positions that are worth it
 constexpr int64_t kWorkPerThread = 1 << 16;  // multiplications that are worth another thread
-constexpr int64_t kWorkPerTask = 1 << 18;
+constexpr int64_t kWorkPerTask = 1 << 16;
 
 // Columns of a tile that some taps share: column q is input position `first + q * in_step` of the tile's own start;
 // there are `extra` more than outputs.
@@ -61,6 +62,7 @@ struct CpuWalk {
   int64_t tile_size, buffer_size, scratch;  // in sums, of a worker
   int64_t packed_size;                      // in sums
   int64_t threads;
+  int64_t least_shift, most_shift;
   bool direct;          // reads the input where it lies
   bool packed_in_turn;  // weights that one task alone reads are packed by it
 
@@ -138,11 +140,15 @@ CpuWalk cpu_walk_of(const ConvArgs& a) {
   w.positions = ceil_div(a.length_out, w.phases);
   w.in_step = a.transposed ? 1 : a.stride;
   w.classes = classes_of(a);
+  w.least_shift = INT64_MAX, w.most_shift = INT64_MIN;
   int64_t most_taps = 0, span = 0, rows = 0;
   for (const PhaseClass& c : w.classes) {
     w.taps_of_unit += c.taps * static_cast<int64_t>(c.phases.size());
     most_taps += c.taps;
-    if (c.taps > 0) span = larger(span, (c.shifts.back() - c.shifts.front()) / w.in_step);
+    if (c.taps == 0) continue;
+    span = larger(span, (c.shifts.back() - c.shifts.front()) / w.in_step);
+    w.least_shift = smaller(w.least_shift, c.shifts.front());
+    w.most_shift = larger(w.most_shift, c.shifts.back());
   }
   w.unit = smaller(kMostRows, w.channels_out);
   // All of a channel's phases leave together; of many, few channels at a time.
@@ -151,12 +157,14 @@ CpuWalk cpu_walk_of(const ConvArgs& a) {
   w.units = ceil_div(w.channels_out, w.unit);
   w.weights_of_group = w.channels_out * w.channels_in * w.taps_of_unit;
   rows = w.unit * w.phases;
-  w.direct = sizeof(Element) == size && w.in_step == 1 && w.units == 1 && rows <= kMostRows &&
-             w.channels_in <= kDirectChannels;
 
   const int64_t residues = smaller(w.in_step, larger(1, most_taps));
   const int64_t step = lanes * most_vectors(rows >= kMostRows ? kMostRows : 1);
-  int64_t steps = smaller(kMostSteps, ceil_div(w.positions, step));
+  // Rows that few outputs are made of are read at memory's pace, which is that of neighbouring addresses.
+  const bool few = w.units == 1 && rows <= kMostRows && w.channels_in <= kDirectChannels;
+  w.direct = few && sizeof(Element) == size && w.in_step == 1;
+  const int64_t most_steps = w.direct ? 4 * kMostSteps : few ? 2 * kMostSteps : kMostSteps;
+  int64_t steps = smaller(most_steps, ceil_div(w.positions, step));
   for (; steps > 1; --steps) {
     const int64_t pitch =
         smaller(residues * (steps * step + span), larger(1, most_taps) * steps * step);
@@ -385,12 +393,12 @@ class ConvolutionTask {
     const int64_t chunk = task % w.chunks, tile = task / w.chunks % w.tiles;
     const int64_t run = task / (w.chunks * w.tiles) % w.runs;
     batch = task / (w.chunks * w.tiles * w.runs);
-    first = tile * w.tile_positions;
-    count = smaller(w.tile_positions, w.positions - first);
-    vectors = ceil_div(count, kLanes<Value>);
-    look();
-    for (int64_t group = run * w.run; group < smaller(a.groups, (run + 1) * w.run); ++group)
-      convolve(group, chunk * w.chunk, smaller(w.units, (chunk + 1) * w.chunk));
+    const int64_t end = smaller((tile + 1) * w.tile_positions, w.positions);
+    for (first = tile * w.tile_positions; first < end; first += count) {
+      look(end);
+      for (int64_t group = run * w.run; group < smaller(a.groups, (run + 1) * w.run); ++group)
+        convolve(group, chunk * w.chunk, smaller(w.units, (chunk + 1) * w.chunk));
+    }
   }
 
  private:
@@ -403,26 +411,35 @@ class ConvolutionTask {
   int64_t batch, first, count, vectors;
   bool sees_nothing, direct;
 
-  void look() {
-    int64_t least = INT64_MAX, most = INT64_MIN;
+  // Takes positions from `first` to `end`, or those alone that can, or cannot, be read where they lie.
+  void look(int64_t end) {
+    constexpr int64_t lanes = kLanes<Value>;
+    count = end - first;
+    direct = false;
+    if (w.direct && w.least_shift <= w.most_shift) {
+      const int64_t before = -(first + w.least_shift);
+      const int64_t inside = (a.length - w.most_shift - first) / lanes * lanes;
+      if (before > 0 && round_up(before, lanes) + kLeastDirect < inside) {
+        count = smaller(count, round_up(before, lanes));
+      } else if (before <= 0 && inside > kLeastDirect) {
+        count = smaller(count, inside);
+        direct = count % lanes == 0 || first + round_up(count, lanes) + w.most_shift <= a.length;
+      }
+    }
+    vectors = ceil_div(count, lanes);
+    sees_nothing = true;
     for (size_t number = 0; number < w.classes.size(); ++number) {
       const PhaseClass& c = w.classes[number];
       Seen s{0, c.taps};
       while (s.first < s.last && (first + count - 1) * w.in_step + c.shifts[s.first] < 0) ++s.first;
       while (s.last > s.first && first * w.in_step + c.shifts[s.last - 1] >= a.length) --s.last;
-      if (s.first < s.last) {
-        least = smaller(least, c.shifts[s.first]);
-        most = larger(most, c.shifts[s.last - 1]);
-      }
+      sees_nothing = sees_nothing && s.first == s.last;
       taps[number] = s;
     }
-    const int64_t whole = vectors * kLanes<Value>;
-    sees_nothing = least > most;
-    direct = w.direct && !sees_nothing && first + least >= 0 && first + whole - 1 + most < a.length;
     for (size_t number = 0; number < w.pieces.size(); ++number) {
       const Piece& piece = w.pieces[number];
-      const Inside in =
-          inside_of(whole + piece.extra, w.in_step, first * w.in_step + piece.first, a.length);
+      const Inside in = inside_of(vectors * lanes + piece.extra, w.in_step,
+                                  first * w.in_step + piece.first, a.length);
       columns[number] = {in.first, in.last};
     }
   }
