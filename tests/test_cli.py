@@ -40,7 +40,7 @@ def get_init_inputs():
 def table(tmp_path: Path) -> Path:
     """A table with one small convolution and its transpose."""
     file = tmp_path / "layers.csv"
-    rows = [f"Test,{kind},{kind},2,8,16,3,1,1,0,1,1,1,101,here" for kind in ("conv", "transposed")]
+    rows = [f"Test,{kind},{kind},2,8,24,3,1,1,0,1,1,1,101,here" for kind in ("conv", "transposed")]
     file.write_text("\n".join([HEADER, *rows]) + "\n", encoding="utf-8")
     return file
 

@@ -290,7 +290,11 @@ def test_tune_times_every_plan_and_stores_the_fastest(
     rows = tuned_rows(capsys, "--layers", table)
     assert [row["layer"] for row in rows] == ["Test · first", "Test · second"]
     for row in rows:
-        assert set(row["times_ms"]) == {"simd", "im2col", "aten"} and not row["wrong"] and not row["failed"]
+        assert (
+            set(row["times_ms"]) == {"simd", "im2col", "aten"}
+            and not row["wrong"]
+            and not row["failed"]
+        )
         assert row["model_plan"] == "simd" and row["model_ms"] == row["times_ms"]["simd"]
         assert row["best_ms"] == min(row["times_ms"].values())
         assert row["gain"] == pytest.approx(row["model_ms"] / row["best_ms"])

@@ -6,7 +6,7 @@
 //
 // A row is the outputs of one channel in one phase. Phases whose taps have the same shifts are a class, and any rows
 // of a class may share a block. Every output is one chain of fused additions over channels and taps, in this order,
-// begun with the bias: nothing depends on tiles, threads or the width of vectors. Taps and channels that do not exist
+// and the bias last: nothing depends on tiles, threads or the width of vectors. Taps and channels that do not exist
 // meet no data: blocks are 8, 4, 2 or 1 rows, exactly those that there are.
 //
 // Roofline: a block of 8 rows by 3 vectors reads 3 vectors and 8 weights for 24 fused multiply-adds.
@@ -292,7 +292,7 @@ inline void multiply(const Factors<Value>& f, const Value* bias, Value* out, int
 #pragma GCC unroll 8
   for (int m = 0; m < ROWS; ++m)
 #pragma GCC unroll 8
-    for (int v = 0; v < VECTORS; ++v) sum[m][v] = broadcast(bias[m]);
+    for (int v = 0; v < VECTORS; ++v) sum[m][v] = Vector<Value>{};
   for (int64_t c = 0; c < f.channels; ++c) {
     const Value* const row = f.input + c * f.input_pitch;
     const Value* weight = f.weight + c * f.weight_pitch;
@@ -312,7 +312,8 @@ inline void multiply(const Factors<Value>& f, const Value* bias, Value* out, int
 #pragma GCC unroll 8
   for (int m = 0; m < ROWS; ++m)
 #pragma GCC unroll 8
-    for (int v = 0; v < VECTORS; ++v) store(out + m * out_pitch + v * lanes, sum[m][v]);
+    for (int v = 0; v < VECTORS; ++v)
+      store(out + m * out_pitch + v * lanes, sum[m][v] + broadcast(bias[m]));
 }
 
 template <class Value, int ROWS, int VECTORS>
