@@ -181,7 +181,8 @@ def test_every_layers_gradients_have_plans(mode: str) -> None:
 def test_a_plan_asked_for_computes_what_it_can(mode: str) -> None:
     [row] = measure(modes=[mode], operations=["backward"], plans=["im2col"])
     # No plan for the gradient of the weight is called im2col.
-    assert row.plan == "im2col + grad_simd" and row.forced and row.correct, row.failure
+    assert row.plan in ("im2col + grad_simd", "im2col + grad_aten")
+    assert row.forced and row.correct, row.failure
 
 
 def test_training_is_not_compiled() -> None:

@@ -209,63 +209,70 @@ void for_each_block(int64_t rows, const Block& block) {
   }
 }
 
-// Deals `count` values of each of ROWS rows out to neighbours: to[i * ROWS + m] = rows[m][i].
+// Deals `count` values of each of ROWS rows, `step` apart, out to neighbours: to[i * ROWS + m] = rows[m][i * step].
 template <int ROWS, class From, class To>
-void interleave(const From* const* rows, int64_t count, To* to) {
+void interleave(const From* const* rows, int64_t count, int64_t step, To* to) {
   const From* from[ROWS];
   for (int m = 0; m < ROWS; ++m) from[m] = rows[m];
-  for (int64_t i = 0; i < count; ++i)
+  const auto deal = [&](int64_t apart) {
+    for (int64_t i = 0; i < count; ++i)
 #pragma GCC unroll 8
-    for (int m = 0; m < ROWS; ++m) convert(from[m][i], to[i * ROWS + m]);
+      for (int m = 0; m < ROWS; ++m) convert(from[m][i * apart], to[i * ROWS + m]);
+  };
+  if (step == 1)
+    deal(1);
+  else
+    deal(step);
 }
 template <class From, class To>
-void interleave(const From* const* rows, int64_t number, int64_t count, To* to) {
+void interleave(const From* const* rows, int64_t number, int64_t count, int64_t step, To* to) {
   switch (number) {
     case 1:
-      return convert(rows[0], to, count);
+      return interleave<1>(rows, count, step, to);
     case 2:
-      return interleave<2>(rows, count, to);
+      return interleave<2>(rows, count, step, to);
     case 4:
-      return interleave<4>(rows, count, to);
+      return interleave<4>(rows, count, step, to);
     case 8:
-      return interleave<8>(rows, count, to);
+      return interleave<8>(rows, count, step, to);
     default:
       for (int64_t m = 0; m < number; ++m)
-        for (int64_t i = 0; i < count; ++i) convert(rows[m][i], to[i * number + m]);
+        for (int64_t i = 0; i < count; ++i) convert(rows[m][i * step], to[i * number + m]);
   }
 }
 
-// Packs the weights of a unit of a group.
+// Packs what a unit of a group multiplies channels `first` to `last` of the input with.
 template <class Element>
-void pack_weights(const CpuWalk& w, const ConvArgs& a, int64_t group, int64_t unit,
-                  Sum<Element>* packed) {
+void pack_weights(const CpuWalk& w, const ConvArgs& a, int64_t group, int64_t unit, int64_t first,
+                  int64_t last, Sum<Element>* packed) {
   const auto* const weight = static_cast<const Element*>(a.weight);
   const int64_t first_channel = unit * w.unit;
   const int64_t channels = smaller(w.unit, w.channels_out - first_channel);
   for (const PhaseClass& c : w.classes) {
     const auto members = static_cast<int64_t>(c.phases.size());
     for_each_block(channels * members, [&](int64_t rows, int64_t first_row) {
+      const Element* from[kMostRows];
+      Sum<Element>* const to = packed + first * c.taps * rows;
       if (!a.transposed) {
-        const Element* of_rows[kMostRows];
-        const int64_t depth = w.channels_in * a.kernel_size;
         for (int64_t m = 0; m < rows; ++m)
-          of_rows[m] = weight + (group * w.channels_out + first_channel + first_row + m) * depth;
-        interleave(of_rows, rows, depth, packed);
+          from[m] =
+              weight +
+              ((group * w.channels_out + first_channel + first_row + m) * w.channels_in + first) *
+                  a.kernel_size;
+        interleave(from, rows, (last - first) * a.kernel_size, 1, to);
       } else {
-        const Element* from[kMostRows];
         int64_t step = 0;
         for (int64_t m = 0; m < rows; ++m) {
           const Phase phase = phase_of(a, c.phases[(first_row + m) % members]);
           const int64_t out = first_channel + (first_row + m) / members;
-          from[m] = weight + (group * w.channels_in * w.channels_out + out) * a.kernel_size +
+          from[m] = weight +
+                    ((group * w.channels_in + first) * w.channels_out + out) * a.kernel_size +
                     phase.first_tap;
           step = phase.tap_step;
         }
-        Sum<Element>* to = packed;
-        for (int64_t in = 0; in < w.channels_in; ++in) {
-          const int64_t row = in * w.channels_out * a.kernel_size;
-          for (int64_t j = 0; j < c.taps; ++j, to += rows)
-            for (int64_t m = 0; m < rows; ++m) convert(from[m][row + j * step], to[m]);
+        for (int64_t in = 0; in < last - first; ++in) {
+          interleave(from, rows, c.taps, step, to + in * c.taps * rows);
+          for (int64_t m = 0; m < rows; ++m) from[m] += w.channels_out * a.kernel_size;
         }
       }
       packed += rows * w.channels_in * c.taps;
@@ -465,7 +472,7 @@ class ConvolutionTask {
           a.bias == nullptr ? nullptr : static_cast<const Element*>(a.bias) + channel;
       const Value* weight = packed + w.packed_place(group, unit);
       if (w.packed_in_turn) {
-        pack_weights<Element>(w, a, group, unit, own_weights);
+        pack_weights<Element>(w, a, group, unit, 0, w.channels_in, own_weights);
         weight = own_weights;
       }
       Value* to = straight ? reinterpret_cast<Value*>(output) : buffer;
@@ -514,7 +521,7 @@ class ConvolutionTask {
           rows_of_phases[c.phases[m]] = of_class + (o * members + m) * w.tile_positions;
         of_class += channels * members * w.tile_positions;
       }
-      interleave(rows_of_phases, w.phases, even, output);
+      interleave(rows_of_phases, w.phases, even, 1, output);
       for (int64_t r = 0; r < outputs - even * w.phases; ++r)
         convert(rows_of_phases[r][even], output[even * w.phases + r]);
     }
@@ -532,10 +539,17 @@ void convolve(const ConvArgs& a, const Parallel& parallel) {
   const CpuWalk w = cpu_walk_of<Element>(a);
   auto* const packed = static_cast<Sum<Element>*>(a.workspace);
   auto* const scratch = packed + w.packed_size;
+  // A transposed weight has the values of a channel of the input side by side: few of these at a time, so that
+  // their pages are at hand for some units.
+  const int64_t at_once = a.transposed ? 16 : w.channels_in, some = a.transposed ? 8 : 1;
+  const int64_t packs = ceil_div(w.units, some);
   if (!w.packed_in_turn)
-    for_each(parallel, w.threads, a.groups * w.units, [&](int64_t task, int64_t) {
-      const int64_t group = task / w.units, unit = task % w.units;
-      pack_weights<Element>(w, a, group, unit, packed + w.packed_place(group, unit));
+    for_each(parallel, w.threads, a.groups * packs, [&](int64_t task, int64_t) {
+      const int64_t group = task / packs, unit = task % packs * some;
+      for (int64_t first = 0; first < w.channels_in; first += at_once)
+        for (int64_t one = unit; one < smaller(w.units, unit + some); ++one)
+          pack_weights<Element>(w, a, group, one, first, smaller(w.channels_in, first + at_once),
+                                packed + w.packed_place(group, one));
     });
   for_each(parallel, w.threads, w.tasks(a), [&](int64_t task, int64_t worker) {
     ConvolutionTask<Element>(w, a, task, packed, scratch + worker * w.scratch);
