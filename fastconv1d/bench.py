@@ -631,7 +631,7 @@ def provenance(device: torch.device, commit: str | None = None) -> dict[str, Any
     return {
         "commit": commit,
         "dirty": dirty,
-        "sources_hash": ops.sources_hash(),
+        "sources_hash": ops.sources_hash(device.type),
         "gpu": torch.cuda.get_device_name(device) if cuda else None,
         "driver": _driver() if cuda else None,
         "cpu": _processor(),

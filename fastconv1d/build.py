@@ -123,15 +123,33 @@ def arch_of(capability: tuple[int, int]) -> str:
     return "90a" if (major, minor) == (9, 0) else f"{major}{minor}"
 
 
-def sources_hash(extra: Iterable[str] = ()) -> str:
-    """A short hash of every file under csrc/, by name and content, and of the `extra` strings."""
+def sources_hash(glue: Iterable[str] = ()) -> str:
+    """A short hash of glue and the files under csrc/ that it includes, by name and content.
+
+    Without glue, of all files.
+    """
+    texts = list(glue)
+    files = _included(texts) if texts else (path for path in CSRC.rglob("*") if path.is_file())
     digest = hashlib.sha256()
-    for path in sorted(path for path in CSRC.rglob("*") if path.is_file()):
+    for path in sorted(files):
         for part in (path.relative_to(CSRC).as_posix().encode(), path.read_bytes()):
             digest.update(len(part).to_bytes(8, "little") + part)
-    for text in extra:
+    for text in texts:
         digest.update(text.encode() + b"\0")
     return digest.hexdigest()[:16]
+
+
+def _included(texts: Iterable[str]) -> set[Path]:
+    """The files under csrc/ that texts include, and those that these include."""
+    found: set[Path] = set()
+    waiting = list(texts)
+    while waiting:
+        for name in re.findall(r'^\s*#\s*include "([^"]+)"', waiting.pop(), re.MULTILINE):
+            path = CSRC / name
+            if path not in found and path.is_file():
+                found.add(path)
+                waiting.append(path.read_text(encoding="utf-8"))
+    return found
 
 
 # ---------------------------------------------------------------------------------- compilers

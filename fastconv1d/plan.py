@@ -895,9 +895,15 @@ def tuned_choice(problem: Problem) -> tuned.Choice | None:
     stored = tuned.choices()
     if not stored:
         return None
-    choice = stored.get(tuned.context(problem.gpu, sources_hash()), {}).get(tuned.geometry(problem))
+    choice = stored.get(tuned.context(problem.gpu, _hash_for(problem)), {}).get(
+        tuned.geometry(problem)
+    )
     row = choice and _BY_NAME.get(choice.plan)
     return choice if row and row.why_not(problem.bucketed()) is None else None
+
+
+def _hash_for(problem: Problem) -> str:
+    return sources_hash("cuda" if problem.gpu else "cpu")
 
 
 def model_choice(problem: Problem) -> Plan:
@@ -982,10 +988,12 @@ def libraries() -> dict[str, str]:
     return glue
 
 
-@lru_cache(maxsize=1)
-def sources_hash() -> str:
-    """A hash of all that our kernels' results depend on: sources and generated glue."""
-    return build.sources_hash(libraries().values())
+@lru_cache(maxsize=2)
+def sources_hash(device: str = "cuda") -> str:
+    """A hash of all that our kernels' results on a device depend on: sources and generated glue."""
+    glue = libraries().items()
+    of_device = [text for name, text in glue if (name in CPU_LIBRARIES) == (device == "cpu")]
+    return build.sources_hash(text for text in of_device if "binding.cpp" not in text)
 
 
 def libraries_for(arch: str) -> dict[str, str]:

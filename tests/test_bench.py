@@ -42,7 +42,7 @@ def test_a_row_is_checked_timed_and_complete(device: str) -> None:
         assert row.ours_spread[0] <= row.ours_ms <= row.ours_spread[1]
         assert row.host_us is not None and row.host_us > 0
         assert (row.peak_bytes is not None) == (device == "cuda")
-        assert row.provenance["sources_hash"] == ops.sources_hash()
+        assert row.provenance["sources_hash"] == ops.sources_hash(device)
 
 
 TRANSPOSED = Problem(
