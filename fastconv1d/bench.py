@@ -636,6 +636,7 @@ def provenance(device: torch.device, commit: str | None = None) -> dict[str, Any
         "driver": _driver() if cuda else None,
         "cpu": _processor(),
         "threads": torch.get_num_threads(),
+        "torch_huge_pages": os.environ.get("THP_MEM_ALLOC_ENABLE") == "1",
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
         "cudnn": cudnn_version() if cuda else None,

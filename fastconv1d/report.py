@@ -230,6 +230,16 @@ def _by_device(rows: Sequence[Row]) -> Iterator[tuple[str, list[Row]]]:
         yield device, [row for row in rows if _device(row) == device]
 
 
+def _by_class(rows: Sequence[Row]) -> Iterator[tuple[str, list[Row]]]:
+    """Rows of GPUs, and those of CPUs, which have pictures of their own, with words to say so."""
+    yield "", [row for row in rows if row["gpu"] is not None]
+    yield " on CPUs", [row for row in rows if row["gpu"] is None]
+
+
+def _picture(file: Path, where: str) -> Path:
+    return file.with_stem(f"{file.stem}-cpu") if where else file
+
+
 def _measured(rows: Sequence[Row]) -> str:
     """On what and when, in bold and plain words."""
     dates = sorted({row["date"][:10] for row in rows})
@@ -379,8 +389,10 @@ def markdown(rows: Sequence[Row], sources_hash: Collection[str]) -> str:
             tables.append(f"{summary}\n\n{table}\n\n</details>")
     if any(row["ratio"] is not None for row in _of(chosen, "forward")):
         parts += [
-            f"![{caption}, layer by layer]({file.as_posix()})"
-            for file, caption in PICTURES.values()
+            f"![{caption}, layer by layer{where}]({file.as_posix()})"
+            for where, some in _by_class(_of(chosen, "forward"))
+            for file, caption in ((_picture(file, where), text) for file, text in PICTURES.values())
+            if any(row["ratio"] is not None for row in some)
         ]
     parts += tables
     parts.append(
@@ -403,8 +415,11 @@ def details(rows: Sequence[Row], sources_hash: Collection[str]) -> str:
     for op, (title, picture) in TRAINING.items():
         if some := _of(chosen, op):
             parts.append(f"## {title}")
-            if any(row["ratio"] is not None for row in some):
-                parts.append(f"![{title}](images/{picture.name})")
+            parts += [
+                f"![{title}{where}](images/{_picture(picture, where).name})"
+                for where, here in _by_class(some)
+                if any(row["ratio"] is not None for row in here)
+            ]
             parts += _sections(some, TRAINING_COLUMNS, sources_hash)
     if any(row["op"] != "forward" for row in chosen):
         parts.append(TRAINING_LEGEND)
@@ -592,8 +607,11 @@ def update(root: Path, sources_hash: Collection[str], *, write: bool) -> bool:
 
 def _pictures(chosen: Sequence[Row]) -> list[tuple[Path, list[Row], str, str]]:
     """The file, rows, field and title of each picture that rows hold times for."""
-    forward = _of(chosen, "forward")
-    pictures = [(file, forward, quantity, "") for quantity, (file, _) in PICTURES.items()]
-    for op, (title, file) in TRAINING.items():
-        pictures.append((file, _of(chosen, op), "ratio", title))
+    pictures = []
+    for where, here in _by_class(chosen):
+        forward = _of(here, "forward")
+        for quantity, (file, _) in PICTURES.items():
+            pictures.append((_picture(file, where), forward, quantity, ""))
+        for op, (title, file) in TRAINING.items():
+            pictures.append((_picture(file, where), _of(here, op), "ratio", title))
     return [one for one in pictures if any(row["ratio"] is not None for row in one[1])]

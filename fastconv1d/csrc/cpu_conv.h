@@ -5,9 +5,9 @@
 //   registers ──> output, or rows of a buffer (L1) ──interleave phases, narrow──> output
 //
 // A row is the outputs of one channel in one phase. Phases whose taps have the same shifts are a class, and any rows
-// of a class may share a block. Every output is one chain of fused additions over channels and taps, in this order,
-// and the bias last: nothing depends on tiles, threads or the width of vectors. Taps and channels that do not exist
-// meet no data: blocks are 8, 4, 2 or 1 rows, exactly those that there are.
+// of a class may share a block. An output's products are added up channel by channel, in chains that then are added
+// up in order: nothing depends on tiles, threads or the width of vectors. Taps and channels that do not exist meet no
+// data: blocks are 8, 4, 2 or 1 rows, exactly those that there are.
 //
 // Roofline: a block of 8 rows by 3 vectors reads 3 vectors and 8 weights for 24 fused multiply-adds.
 #pragma once
@@ -32,6 +32,7 @@ constexpr int64_t kBufferBytes = 128 << 10;  // of outputs on their way
 constexpr int64_t kMostSteps = 16;           // of positions in a tile, each of most_vectors
 constexpr int64_t kDirectChannels = 32;      // of the input that are read where they lie
 constexpr int64_t kLeastDirect = 512;        // positions that are worth it
+constexpr int64_t kChain = 128;              // products that are added up one after the other
 constexpr int64_t kWorkPerThread = 1 << 16;  // multiplications that are worth another thread
 constexpr int64_t kWorkPerTask = 1 << 16;
 
@@ -289,38 +290,45 @@ struct Factors {
   int64_t taps;
   const Value* weight;
   int64_t weight_pitch;  // from channel to channel
+  int64_t chain;         // channels whose products are added up before they join the others
 };
 
 // Sums of a block of rows and vectors.
 template <class Value, int ROWS, int VECTORS>
 inline void multiply(const Factors<Value>& f, const Value* bias, Value* out, int64_t out_pitch) {
   constexpr int lanes = kLanes<Value>;
-  Vector<Value> sum[ROWS][VECTORS];
+  for (int64_t first = 0; first < f.channels; first += f.chain) {
+    const int64_t last = smaller(f.channels, first + f.chain);
+    Vector<Value> sum[ROWS][VECTORS];
 #pragma GCC unroll 8
-  for (int m = 0; m < ROWS; ++m)
+    for (int m = 0; m < ROWS; ++m)
 #pragma GCC unroll 8
-    for (int v = 0; v < VECTORS; ++v) sum[m][v] = Vector<Value>{};
-  for (int64_t c = 0; c < f.channels; ++c) {
-    const Value* const row = f.input + c * f.input_pitch;
-    const Value* weight = f.weight + c * f.weight_pitch;
-    for (int64_t t = 0; t < f.taps; ++t, weight += ROWS) {
-      const Value* const from = row + f.places[t];
-      Vector<Value> x[VECTORS];
+      for (int v = 0; v < VECTORS; ++v) sum[m][v] = Vector<Value>{};
+    for (int64_t c = first; c < last; ++c) {
+      const Value* const row = f.input + c * f.input_pitch;
+      const Value* weight = f.weight + c * f.weight_pitch;
+      for (int64_t t = 0; t < f.taps; ++t, weight += ROWS) {
+        const Value* const from = row + f.places[t];
+        Vector<Value> x[VECTORS];
 #pragma GCC unroll 8
-      for (int v = 0; v < VECTORS; ++v) x[v] = load(from + v * lanes);
+        for (int v = 0; v < VECTORS; ++v) x[v] = load(from + v * lanes);
 #pragma GCC unroll 8
-      for (int m = 0; m < ROWS; ++m) {
-        const Vector<Value> one = broadcast(weight[m]);
+        for (int m = 0; m < ROWS; ++m) {
+          const Vector<Value> one = broadcast(weight[m]);
 #pragma GCC unroll 8
-        for (int v = 0; v < VECTORS; ++v) sum[m][v] += one * x[v];
+          for (int v = 0; v < VECTORS; ++v) sum[m][v] += one * x[v];
+        }
       }
     }
+    // The bias joins the first chain's sum, and the others' are added to those there.
+#pragma GCC unroll 8
+    for (int m = 0; m < ROWS; ++m)
+#pragma GCC unroll 8
+      for (int v = 0; v < VECTORS; ++v) {
+        Value* const to = out + m * out_pitch + v * lanes;
+        store(to, sum[m][v] + (first == 0 ? broadcast(bias[m]) : load(to)));
+      }
   }
-#pragma GCC unroll 8
-  for (int m = 0; m < ROWS; ++m)
-#pragma GCC unroll 8
-    for (int v = 0; v < VECTORS; ++v)
-      store(out + m * out_pitch + v * lanes, sum[m][v] + broadcast(bias[m]));
 }
 
 template <class Value, int ROWS, int VECTORS>
@@ -493,7 +501,8 @@ class ConvolutionTask {
               (direct ? c.shifts.data() : c.places.data()) + s.first,
               s.last - s.first,
               weight + s.first * rows,
-              c.taps * rows};
+              c.taps * rows,
+              larger(1, kChain / larger(1, c.taps))};
           multiply_block(rows, vectors, factors, biases, to + first_row * to_pitch, to_pitch);
           weight += rows * w.channels_in * c.taps;
         });
