@@ -17,8 +17,12 @@ WORK_PER_THREAD = 1 << 16  # multiplications that are worth another thread: csrc
 RATE = 104e3  # FLOP per µs of one thread, fp32
 BANDWIDTH = 16e3  # bytes per µs of one thread
 ROWS = {1: 0.33, 2: 0.6, 4: 0.9, 8: 1.0}  # share of the rate that blocks of so many rows reach
+SMALL_RATE = 0.75  # share that blocks of 16 registers reach where they read much of L2:
+SMALL_WIDE, SMALL_WIDE_STRIDED = 512, 128  # channels of the input from which on they do
 ROW_START = 0.05  # µs: one row of a group of few channels
 PACKED = 1e-3, 2e-3  # µs for each value of the weight, ordinary and transposed
+
+ONE_TILE = 48  # positions that surely are one tile
 
 GRAD_RATE = 58e3  # FLOP per µs of one thread
 GRAD_LANES = 100  # positions of a tile whose products take as long as adding up lanes
@@ -86,10 +90,18 @@ def simd(problem: Problem) -> float:
     rows = _channels(problem)[1] * (problem.stride if problem.transposed else 1)
     block = next(size for size in (8, 4, 2, 1) if size <= rows)
     rate = RATE * ROWS[block] * _width() * 4 / max(4, problem.dtype.itemsize)
+    channels_in = _channels(problem)[0]
+    strided = problem.stride > 1 and not problem.transposed
+    if _width() < 1 and channels_in >= (SMALL_WIDE_STRIDED if strided else SMALL_WIDE):
+        rate *= SMALL_RATE
     time = max(problem.flops / rate, problem.bytes / BANDWIDTH)
     if rows < 8:
         time += problem.batch * problem.groups * ROW_START
-    return START + (time + _weights(problem) * PACKED[problem.transposed]) / _threads(problem)
+    # Weights that one tile alone reads are packed in cache.
+    positions = problem.length_out // (problem.stride if problem.transposed else 1)
+    in_cache = problem.batch == 1 and positions <= ONE_TILE
+    packed = PACKED[problem.transposed and not in_cache]
+    return START + (time + _weights(problem) * packed) / _threads(problem)
 
 
 def aten(problem: Problem) -> float:

@@ -20,6 +20,7 @@ OURS = [
     Problem(16, 512, 512, 417, 31, padding=15, groups=512),
     Problem(3, 192, 192, 8202, 12, stride=2, groups=192, transposed=True),
     Problem(16, 64, 32, 4096, 4, stride=2, padding=1, transposed=True),
+    Problem(1, 1536, 768, 16, 16, stride=8, padding=4, transposed=True),
 ]
 ATENS = [
     Problem(1, 1280, 1280, 406, 3, stride=2, padding=1),
