@@ -135,10 +135,9 @@ def run(
     """Benchmarks layers and yields a row for each layer, mode, bias, op and plan.
 
     `modes` defaults to tf32, ieee and bf16 on a GPU, to ieee on a CPU; `bias` is a key of
-    `BIASES`; `plans` are names for `algorithm` (default: the plan that the layer gets by itself,
-    which on a CPU is ATen, so that im2col is measured there, if forward alone); `operations` are of
-    `OPS`. `seconds` is the time each row's race lasts. Falling back to another plan is an error
-    inside.
+    `BIASES`; `plans` are names for `algorithm` (default: the plan that the layer gets by itself);
+    `operations` are of `OPS`. `seconds` is the time each row's race lasts. Falling back to another
+    plan is an error inside.
 
     Raises:
         ValueError: a mode does not exist on the device, or something else than forward is to be
@@ -158,11 +157,7 @@ def run(
             for with_bias in BIASES[bias](problem):
                 case = replace(problem, mode=mode, bias=with_bias, gpu=gpu)
                 blank = _blank(layer, case, device, scaled, origin)
-                races = (
-                    (op, algorithm)
-                    for op in operations
-                    for algorithm in plans or _default_algorithms(case, op)
-                )
+                races = ((op, algorithm) for op in operations for algorithm in plans or ("",))
                 for op, algorithm in races:
                     row = replace(blank, op=op, forced=algorithm in plans)
                     what = f"{layer.name}, {mode}, {'bias' if with_bias else 'no bias'}"
@@ -172,13 +167,6 @@ def run(
                     if device.type == "cuda":
                         torch.cuda.empty_cache()
                     yield row
-
-
-def _default_algorithms(case: Problem, op: str) -> tuple[str]:
-    if op != "forward":
-        return ("",)
-    legal = plan.explain(case, "im2col")[0][1] is None
-    return ("im2col",) if case.gpu is None and legal else ("",)
 
 
 def _fit(
@@ -627,11 +615,12 @@ def provenance(device: torch.device, commit: str | None = None) -> dict[str, Any
     return {
         "commit": commit,
         "dirty": dirty,
-        "sources_hash": ops.sources_hash(),
+        "sources_hash": ops.sources_hash(device.type),
         "gpu": torch.cuda.get_device_name(device) if cuda else None,
         "driver": _driver() if cuda else None,
         "cpu": _processor(),
         "threads": torch.get_num_threads(),
+        "torch_huge_pages": os.environ.get("THP_MEM_ALLOC_ENABLE") == "1",
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
         "cudnn": cudnn_version() if cuda else None,

@@ -47,6 +47,9 @@ CSRC = Path(__file__).parent / "csrc"
 CXX_FLAGS = ("-O3", "-fopenmp")
 """Flags of a binding (torch adds the C++ standard of its headers); at::parallel_for is OpenMP."""
 
+NATIVE_FLAGS = ("-mcpu=native" if platform.machine() == "aarch64" else "-march=native",)
+"""More of a kernel library of the CPU: vectors as wide as those of the machine that runs it."""
+
 NVCC_FLAGS = ("-O3", "-std=c++17", "-lineinfo", "-Xcompiler=-fno-gnu-unique")
 """Flags of a kernel library, beside its `-gencode`."""
 # no-gnu-unique: else the static variables of two libraries made from the same header are one.
@@ -104,6 +107,12 @@ class _Library:
         return f"-gencode=arch=compute_{number},code=sm_{number}"
 
     @property
+    def cxx_flags(self) -> tuple[str, ...]:
+        # The binding shares inline functions with torch, which must be those of any machine.
+        native = self.arch == "cpu" and "binding.cpp" not in self.source
+        return CXX_FLAGS + (NATIVE_FLAGS if native else ())
+
+    @property
     def target(self) -> str:
         return f"sm_{self.arch}" if self.arch[0].isdigit() else self.arch
 
@@ -114,15 +123,33 @@ def arch_of(capability: tuple[int, int]) -> str:
     return "90a" if (major, minor) == (9, 0) else f"{major}{minor}"
 
 
-def sources_hash(extra: Iterable[str] = ()) -> str:
-    """A short hash of every file under csrc/, by name and content, and of the `extra` strings."""
+def sources_hash(glue: Iterable[str] = ()) -> str:
+    """A short hash of glue and the files under csrc/ that it includes, by name and content.
+
+    Without glue, of all files.
+    """
+    texts = list(glue)
+    files = _included(texts) if texts else (path for path in CSRC.rglob("*") if path.is_file())
     digest = hashlib.sha256()
-    for path in sorted(path for path in CSRC.rglob("*") if path.is_file()):
+    for path in sorted(files):
         for part in (path.relative_to(CSRC).as_posix().encode(), path.read_bytes()):
             digest.update(len(part).to_bytes(8, "little") + part)
-    for text in extra:
+    for text in texts:
         digest.update(text.encode() + b"\0")
     return digest.hexdigest()[:16]
+
+
+def _included(texts: Iterable[str]) -> set[Path]:
+    """The files under csrc/ that texts include, and those that these include."""
+    found: set[Path] = set()
+    waiting = list(texts)
+    while waiting:
+        for name in re.findall(r'^\s*#\s*include "([^"]+)"', waiting.pop(), re.MULTILINE):
+            path = CSRC / name
+            if path not in found and path.is_file():
+                found.add(path)
+                waiting.append(path.read_text(encoding="utf-8"))
+    return found
 
 
 # ---------------------------------------------------------------------------------- compilers
@@ -297,10 +324,22 @@ def _entry(library: _Library, compiler: Compiler) -> str:
     # A compiler is known by its file, so that a warm start runs none.
     stamps = [(str(tool.resolve()), tool.stat().st_size, tool.stat().st_mtime_ns) for tool in tools]
     versions = [torch.__version__, torch.version.cuda, sys.implementation.cache_tag]
-    flags = [*CXX_FLAGS, *NVCC_FLAGS, library.gencode]
-    made_of = [sources_hash([library.source]), flags, stamps, versions, platform.machine()]
+    flags = [*library.cxx_flags, *NVCC_FLAGS, library.gencode]
+    machine = [platform.machine(), *(_cpu_features() if library.arch == "cpu" else [])]
+    made_of = [sources_hash([library.source]), flags, stamps, versions, machine]
     key = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:16]
     return f"{library.name}-{library.arch}-{key}"
+
+
+@cache
+def _cpu_features() -> list[str]:
+    """What native flags stand for here: a cache may be shared with other machines."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return [platform.processor(), platform.node()]
+    wanted = ("model name", "flags", "Features", "CPU implementer", "CPU part")
+    return sorted({line for line in text.splitlines() if line.startswith(wanted)})
 
 
 def _cache_root() -> Path | None:
@@ -380,7 +419,7 @@ def _compile(library: _Library, compiler: Compiler, folder: Path, kept: str) -> 
                     library.name,
                     cpp_sources="" if is_kernel else library.source,
                     cuda_sources=library.source if is_kernel else None,
-                    extra_cflags=list(CXX_FLAGS),
+                    extra_cflags=list(library.cxx_flags),
                     extra_cuda_cflags=[*NVCC_FLAGS, library.gencode],
                     extra_ldflags=["-Wl,--as-needed", "-L.", "-fopenmp"],
                     extra_include_paths=[str(CSRC)],

@@ -394,8 +394,8 @@ def diagnosis() -> dict[str, Any]:
     built.pop("sources_hash")  # of csrc/ alone: provenance counts the generated glue in
     entries = built.pop("entries")
     if gpu is None:
-        fallback = "no GPU: torch's own CPU kernels run everything; algorithm='im2col' is ours"
-        needed = ["binding_cpu"]
+        fallback = "no GPU: kernels for this processor, and ATen where it is faster"
+        needed = list(plan.CPU_LIBRARIES)
     else:
         fallback = "nothing but what a plan leaves to ATen"
         needed = list(plan.libraries_for(arch))
@@ -409,7 +409,7 @@ def diagnosis() -> dict[str, Any]:
         **built,
         "libraries": {name: _built(name, arch, entries) for name in needed},
         "fallback": fallback,
-        "tuned": tuned.status(gpu, plan.sources_hash()),
+        "tuned": tuned.status(gpu, plan.sources_hash("cuda" if gpu else "cpu")),
         "environment": {name: os.environ.get(name) for name in config.ENVIRONMENT},
     }
 
@@ -427,7 +427,9 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    in_step = report.update(arguments.root, ops.sources_hash(), write=not arguments.check)
+    in_step = report.update(
+        arguments.root, {ops.sources_hash(), ops.sources_hash("cpu")}, write=not arguments.check
+    )
     stale = arguments.check and not in_step
     if arguments.json:
         print(json.dumps({"in_step": in_step}))

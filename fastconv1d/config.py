@@ -15,6 +15,7 @@ ENVIRONMENT: dict[str, str] = {
     "FASTCONV1D_PLAN": "run this plan (or family of plans) wherever it is legal",
     "FASTCONV1D_STRICT": "1: raise an error that says why, instead of falling back to another plan",
     "FASTCONV1D_CACHE_DIR": "folder of kernels and tuned plans (default: the user's cache folder)",
+    "FASTCONV1D_HUGE_PAGES": "0: torch's allocator for large outputs on the CPU, no huge pages",
     "FASTCONV1D_BUILD_TIMEOUT": "seconds to wait for a build by another process (default: 600)",
 }
 

@@ -15,7 +15,7 @@ from itertools import product
 from math import gcd
 from typing import Any, cast
 
-from fastconv1d import build, config, tuned
+from fastconv1d import build, config, cpu_costs, tuned
 from fastconv1d.problem import Gpu, Problem
 
 # The cost model's constants, measured on an H200. Only ratios matter to the choice between plans;
@@ -641,6 +641,10 @@ def _direct_cost(plan: Plan, problem: Problem) -> float:
     return LAUNCH + max(elements / DIRECT_MEMORY, arithmetic) / _scale(problem)
 
 
+def _simd_why_not(plan: Plan, problem: Problem) -> str | None:
+    return None if problem.gpu is None else "needs a CPU tensor, this one is on a GPU"
+
+
 def _im2col_why_not(plan: Plan, problem: Problem) -> str | None:
     if problem.gpu is None and problem.dtype.itemsize < 4:
         return f"has no {problem.mode} arithmetic on the CPU"
@@ -672,7 +676,7 @@ def _aten_cost(plan: Plan, problem: Problem) -> float:
     # cuDNN's dense kernels want NHWC, so input and output change layout; the bias is a pass too.
     # Depthwise layers go to a kernel of ATen's own, without either.
     if problem.gpu is None:
-        return problem.flops / CPU_RATE
+        return cpu_costs.aten(problem)
     elements = problem.input_elements + problem.output_elements
     if problem.groups == problem.channels_in and problem.groups > 1:
         arithmetic = problem.flops / ATEN_DEPTHWISE_RATE
@@ -843,7 +847,7 @@ def _grad_aten_cost(plan: Plan, problem: Problem) -> float:
     # cuDNN changes the layout of both tensors, and few channels leave its tiles empty; ATen's own
     # depthwise kernel adds up products one by one.
     if problem.gpu is None:
-        return problem.flops / CPU_RATE
+        return cpu_costs.grad_aten(problem)
     elements = problem.input_elements + problem.output_elements
     if problem.groups == problem.channels_in and problem.groups > 1:
         time = problem.flops / GRAD_ATEN_DEPTHWISE_RATE
@@ -890,6 +894,7 @@ PLANS: tuple[Plan, ...] = (
     _dense("dense_32x128", Tile(2, 4, 1, 4), Tile(2, 4, 1, 4), 0.35),
     Plan("sliding", "sliding", _sliding_why_not, _sliding_cost),
     Plan("direct", "direct", _direct_why_not, _direct_cost),
+    Plan("simd", "simd", _simd_why_not, lambda plan, problem: cpu_costs.simd(problem)),
     Plan("im2col", "im2col", _im2col_why_not, _im2col_cost, automatic=False),
     Plan("aten", "aten", _aten_why_not, _aten_cost),
 )
@@ -928,6 +933,13 @@ GRADIENT_PLANS: tuple[Plan, ...] = (
     _grad_dense(GradTile(1, 8, 1, 4, 1), _ROUNDED, GradTile(1, 8, 1, 4, 1)),
     Plan("grad_sliding", "sliding", _grad_sliding_why_not, _grad_sliding_cost, gradient=True),
     Plan("grad_direct", "direct", _direct_why_not, _grad_direct_cost, gradient=True),
+    Plan(
+        "grad_simd",
+        "simd",
+        _simd_why_not,
+        lambda plan, problem: cpu_costs.grad_simd(problem),
+        gradient=True,
+    ),
     Plan("grad_aten", "aten", _aten_why_not, _grad_aten_cost, gradient=True),
 )
 
@@ -995,9 +1007,15 @@ def tuned_choice(problem: Problem) -> tuned.Choice | None:
     stored = tuned.choices()
     if not stored:
         return None
-    choice = stored.get(tuned.context(problem.gpu, sources_hash()), {}).get(tuned.geometry(problem))
+    choice = stored.get(tuned.context(problem.gpu, _hash_for(problem)), {}).get(
+        tuned.geometry(problem)
+    )
     row = choice and _BY_NAME.get(choice.plan)
     return choice if row and row.why_not(problem.bucketed()) is None else None
+
+
+def _hash_for(problem: Problem) -> str:
+    return sources_hash("cuda" if problem.gpu else "cpu")
 
 
 def model_choice(problem: Problem) -> Plan:
@@ -1020,10 +1038,6 @@ def _cheapest_first(bucketed: Problem, requested: str, gradient: bool) -> tuple[
     table = GRADIENT_PLANS if gradient else PLANS
     rows = _named(requested, gradient) if requested else [row for row in table if row.automatic]
     legal = [plan for plan in rows if plan.why_not(bucketed) is None]
-    if bucketed.gpu is None and not requested:
-        # torch's own CPU kernels are faster than anything here.
-        legal.sort(key=lambda plan: plan.family != "aten")
-        return tuple(legal)
     return tuple(sorted(legal, key=lambda plan: plan.cost(bucketed)))
 
 
@@ -1059,6 +1073,9 @@ def tile_glue(family: str, mode: str, rows: Sequence[Plan]) -> str:
     )
 
 
+CPU_LIBRARIES = ("simd", "grad_simd", "binding_cpu")
+
+
 def libraries() -> dict[str, str]:
     """The C++ glue of every library, by name: the instantiations that the table needs."""
     glue = {}
@@ -1077,15 +1094,19 @@ def libraries() -> dict[str, str]:
     glue["grad_direct"] = '#include "grad_direct.cuh"\nFASTCONV1D_GRAD_DIRECT_LIBRARY\n'
     glue["direct"] = '#include "direct.cuh"\nFASTCONV1D_DIRECT_LIBRARY\n'
     glue["im2col"] = '#include "im2col.cuh"\nFASTCONV1D_IM2COL_LIBRARY\n'
+    glue["grad_simd"] = '#include "cpu_grad.h"\nFASTCONV1D_GRAD_SIMD_LIBRARY\n'
+    glue["simd"] = '#include "cpu_conv.h"\nFASTCONV1D_SIMD_LIBRARY\n'
     glue["binding_cuda"] = '#define FASTCONV1D_CUDA 1\n#include "binding.cpp"\n'
     glue["binding_cpu"] = '#include "binding.cpp"\n'
     return glue
 
 
-@lru_cache(maxsize=1)
-def sources_hash() -> str:
-    """A hash of all that our kernels' results depend on: sources and generated glue."""
-    return build.sources_hash(libraries().values())
+@lru_cache(maxsize=2)
+def sources_hash(device: str = "cuda") -> str:
+    """A hash of all that our kernels' results on a device depend on: sources and generated glue."""
+    glue = libraries().items()
+    of_device = [text for name, text in glue if (name in CPU_LIBRARIES) == (device == "cpu")]
+    return build.sources_hash(text for text in of_device if "binding.cpp" not in text)
 
 
 def libraries_for(arch: str) -> dict[str, str]:
@@ -1093,7 +1114,7 @@ def libraries_for(arch: str) -> dict[str, str]:
     return {
         name: glue
         for name, glue in libraries().items()
-        if name != "binding_cpu" and (arch == "90a" or "hopper" not in name)
+        if name not in CPU_LIBRARIES and (arch == "90a" or "hopper" not in name)
     }
 
 
@@ -1114,7 +1135,7 @@ def library_of(plan: Plan, problem: Problem) -> str:
         return f"{family}_{problem.mode}"
     if plan.family == "sliding":
         return f"{family}_{'fp32' if problem.dtype.itemsize == 4 else problem.mode}"
-    if plan.family == "aten" or problem.gpu is None:
+    if plan.family == "aten" or (plan.family == "im2col" and problem.gpu is None):
         return ""
     return family
 

@@ -1,7 +1,7 @@
 """Tables and pictures from benchmark rows: the terminal's, the README's and those of docs/."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import geometric_mean
 from typing import TYPE_CHECKING, Any
@@ -230,6 +230,16 @@ def _by_device(rows: Sequence[Row]) -> Iterator[tuple[str, list[Row]]]:
         yield device, [row for row in rows if _device(row) == device]
 
 
+def _by_class(rows: Sequence[Row]) -> Iterator[tuple[str, list[Row]]]:
+    """Rows of GPUs, and those of CPUs, which have pictures of their own, with words to say so."""
+    yield "", [row for row in rows if row["gpu"] is not None]
+    yield " on CPUs", [row for row in rows if row["gpu"] is None]
+
+
+def _picture(file: Path, where: str) -> Path:
+    return file.with_stem(f"{file.stem}-cpu") if where else file
+
+
 def _measured(rows: Sequence[Row]) -> str:
     """On what and when, in bold and plain words."""
     dates = sorted({row["date"][:10] for row in rows})
@@ -245,11 +255,11 @@ def _table(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
 def _rows_table(
     columns: Mapping[str, Callable[[Row], str]],
     rows: Sequence[Row],
-    sources_hash: str,
+    sources_hash: Collection[str],
     name: Callable[[Row], str],
 ) -> str:
     def cells(row: Row) -> list[str]:
-        stale = "" if row["sources_hash"] == sources_hash else " †"
+        stale = "" if row["sources_hash"] in sources_hash else " †"
         return [name(row) + stale, *(cell(row) for cell in list(columns.values())[1:])]
 
     return _table(list(columns), map(cells, rows))
@@ -280,7 +290,7 @@ def _sorted_by_kind(rows: Iterable[Row]) -> list[Row]:
     return sorted(rows, key=lambda row: KINDS.index(kind(row)))
 
 
-def _means(rows: Sequence[Row], sources_hash: str) -> str:
+def _means(rows: Sequence[Row], sources_hash: Collection[str]) -> str:
     """The geometric mean of the ratio, by kind and mode, between the least and the greatest."""
     timed = [row for row in rows if row["ratio"] is not None]
     modes = list(dict.fromkeys(row["mode"] for row in timed))
@@ -292,7 +302,7 @@ def _means(rows: Sequence[Row], sources_hash: str) -> str:
         return f"{geometric_mean(ratios):.2f}× ({min(ratios):.2f}–{max(ratios):.2f})"
 
     def line(name: str, some: Sequence[Row]) -> list[str]:
-        stale = "" if all(row["sources_hash"] == sources_hash for row in some) else " †"
+        stale = "" if all(row["sources_hash"] in sources_hash for row in some) else " †"
         by_mode = [cell([row for row in some if row["mode"] == mode]) for mode in modes]
         return [name + stale, str(len({row["layer"] for row in some})), *by_mode]
 
@@ -325,7 +335,7 @@ def _of(rows: Iterable[Row], op: str) -> list[Row]:
     return [row for row in rows if row["op"] == op]
 
 
-def _summaries(rows: Sequence[Row], sources_hash: str) -> list[str]:
+def _summaries(rows: Sequence[Row], sources_hash: Collection[str]) -> list[str]:
     """A line for each op of `TRAINING` that rows hold times of: how fast by mode, and how bad."""
     lines = []
     for op, (title, _) in TRAINING.items():
@@ -337,7 +347,7 @@ def _summaries(rows: Sequence[Row], sources_hash: str) -> list[str]:
             ratios = [row["ratio"] for row in timed if row["mode"] == mode]
             means.append(f"{mode} {geometric_mean(ratios):.2f}×")
         slowest = min(timed, key=lambda row: row["ratio"])
-        stale = "" if all(row["sources_hash"] == sources_hash for row in timed) else " †"
+        stale = "" if all(row["sources_hash"] in sources_hash for row in timed) else " †"
         lines.append(
             f"{title.lower()}, torch ÷ ours: {', '.join(means)} (geometric means of "
             f"{len({row['layer'] for row in timed})} layers); slowest: {_namer(timed)(slowest)}, "
@@ -355,7 +365,7 @@ def _lines(texts: Iterable[str]) -> str:
 DAGGER = "† measured on other kernels than those in this tree."
 
 
-def markdown(rows: Sequence[Row], sources_hash: str) -> str:
+def markdown(rows: Sequence[Row], sources_hash: Collection[str]) -> str:
     """The README's results section: means, findings and a short table for each GPU.
 
     Rows measured on other kernels than those of `sources_hash` carry a †.
@@ -379,8 +389,10 @@ def markdown(rows: Sequence[Row], sources_hash: str) -> str:
             tables.append(f"{summary}\n\n{table}\n\n</details>")
     if any(row["ratio"] is not None for row in _of(chosen, "forward")):
         parts += [
-            f"![{caption}, layer by layer]({file.as_posix()})"
-            for file, caption in PICTURES.values()
+            f"![{caption}, layer by layer{where}]({file.as_posix()})"
+            for where, some in _by_class(_of(chosen, "forward"))
+            for file, caption in ((_picture(file, where), text) for file, text in PICTURES.values())
+            if any(row["ratio"] is not None for row in some)
         ]
     parts += tables
     parts.append(
@@ -389,12 +401,12 @@ def markdown(rows: Sequence[Row], sources_hash: str) -> str:
         f"[{DETAILS.as_posix()}]({DETAILS.as_posix()}) has every row in full: spread, im2col's "
         "times, errors, host time, memory."
     )
-    if any(row["sources_hash"] != sources_hash for row in chosen):
+    if any(row["sources_hash"] not in sources_hash for row in chosen):
         parts.append(DAGGER)
     return "\n\n".join(parts)
 
 
-def details(rows: Sequence[Row], sources_hash: str) -> str:
+def details(rows: Sequence[Row], sources_hash: Collection[str]) -> str:
     """docs/results.md: every column of every row that counts, and all remarks."""
     parts = ["# Results", "Made by `fastconv1d report` from the rows in benchmarks/results."]
     chosen = newest(rows)
@@ -403,18 +415,21 @@ def details(rows: Sequence[Row], sources_hash: str) -> str:
     for op, (title, picture) in TRAINING.items():
         if some := _of(chosen, op):
             parts.append(f"## {title}")
-            if any(row["ratio"] is not None for row in some):
-                parts.append(f"![{title}](images/{picture.name})")
+            parts += [
+                f"![{title}{where}](images/{_picture(picture, where).name})"
+                for where, here in _by_class(some)
+                if any(row["ratio"] is not None for row in here)
+            ]
             parts += _sections(some, TRAINING_COLUMNS, sources_hash)
     if any(row["op"] != "forward" for row in chosen):
         parts.append(TRAINING_LEGEND)
-    if any(row["sources_hash"] != sources_hash for row in chosen):
+    if any(row["sources_hash"] not in sources_hash for row in chosen):
         parts.append(DAGGER)
     return "\n\n".join(parts) + "\n"
 
 
 def _sections(
-    rows: Sequence[Row], columns: Mapping[str, Callable[[Row], str]], sources_hash: str
+    rows: Sequence[Row], columns: Mapping[str, Callable[[Row], str]], sources_hash: Collection[str]
 ) -> Iterator[str]:
     """Where rows of one op were measured, their tables by kind, and remarks; means where they are
     not the README's."""
@@ -463,7 +478,7 @@ def plot(
     rows: Sequence[Row],
     path: Path,
     quantity: str = "ratio",
-    sources_hash: str | None = None,
+    sources_hash: Collection[str] = (),
     title: str = "",
 ) -> None:
     """Draws a field of `PICTURES`, a line of marks for each layer, a panel for each GPU.
@@ -507,7 +522,7 @@ def plot(
             label.set_fontweight("bold")
         axes.tick_params(labelsize=7, labeltop=True)
         axes.tick_params(axis="y", length=0)
-        stale = sources_hash and any(row["sources_hash"] != sources_hash for row in here)
+        stale = sources_hash and any(row["sources_hash"] not in sources_hash for row in here)
         axes.set_title(device + (" †" if stale else ""), fontsize=8, fontweight="bold")
     modes = [mode for mode in MARKERS if any(row["mode"] == mode for row in timed)]
     handles = [_mark(mode, False) for mode in modes] + [_mark("", True)]
@@ -564,7 +579,7 @@ def _mark(mode: str, hollow: bool) -> Any:
     )  # fmt: skip
 
 
-def update(root: Path, sources_hash: str, *, write: bool) -> bool:
+def update(root: Path, sources_hash: Collection[str], *, write: bool) -> bool:
     """Brings a source tree's README, docs/results.md and pictures in step with its results.
 
     Returns whether they were already; with `write` false nothing is changed. A picture counts as
@@ -592,8 +607,11 @@ def update(root: Path, sources_hash: str, *, write: bool) -> bool:
 
 def _pictures(chosen: Sequence[Row]) -> list[tuple[Path, list[Row], str, str]]:
     """The file, rows, field and title of each picture that rows hold times for."""
-    forward = _of(chosen, "forward")
-    pictures = [(file, forward, quantity, "") for quantity, (file, _) in PICTURES.items()]
-    for op, (title, file) in TRAINING.items():
-        pictures.append((file, _of(chosen, op), "ratio", title))
+    pictures = []
+    for where, here in _by_class(chosen):
+        forward = _of(here, "forward")
+        for quantity, (file, _) in PICTURES.items():
+            pictures.append((_picture(file, where), forward, quantity, ""))
+        for op, (title, file) in TRAINING.items():
+            pictures.append((_picture(file, where), _of(here, op), "ratio", title))
     return [one for one in pictures if any(row["ratio"] is not None for row in one[1])]

@@ -205,7 +205,7 @@ def store(result: Result) -> None:
         date=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     problem = result.case.problem
-    place = tuned.context(problem.gpu, plan.sources_hash())
+    place = tuned.context(problem.gpu, plan.sources_hash("cuda" if problem.gpu else "cpu"))
     tuned.store({place: {tuned.geometry(problem): choice}})
 
 

@@ -158,10 +158,12 @@ def test_everything_a_library_is_made_from_is_in_its_key(
 ) -> None:
     use_compiler(monkeypatch, tmp_path, "")
 
-    def entry(source: str = GLUE) -> str:
+    glue = '#include "tiny.cuh"\n'
+
+    def entry(source: str = glue) -> str:
         return build._entry(build._library("tiny", source, "cpu"), build.find_compiler())
 
-    entries = [entry(), entry(GLUE + " ")]
+    entries = [entry(), entry(glue + " ")]
     (build.CSRC / "tiny.cuh").write_text(TINY_CUH + " ")
     entries.append(entry())
     (build.CSRC / "tiny.cuh").rename(build.CSRC / "small.cuh")
@@ -169,6 +171,8 @@ def test_everything_a_library_is_made_from_is_in_its_key(
     os.utime(os.environ["CXX"], (1, 1))
     entries.append(entry())
     monkeypatch.setattr(build, "CXX_FLAGS", ("-O2",))
+    entries.append(entry())
+    monkeypatch.setattr(build, "_cpu_features", lambda: ["flags: another processor's"])
     entries.append(entry())
     monkeypatch.setattr(torch, "__version__", "0.0.0")
     entries.append(entry())

@@ -40,7 +40,7 @@ def get_init_inputs():
 def table(tmp_path: Path) -> Path:
     """A table with one small convolution and its transpose."""
     file = tmp_path / "layers.csv"
-    rows = [f"Test,{kind},{kind},2,8,16,3,1,1,0,1,1,1,101,here" for kind in ("conv", "transposed")]
+    rows = [f"Test,{kind},{kind},2,8,24,3,1,1,0,1,1,1,101,here" for kind in ("conv", "transposed")]
     file.write_text("\n".join([HEADER, *rows]) + "\n", encoding="utf-8")
     return file
 
@@ -63,7 +63,7 @@ def test_doctor_as_a_module_prints_the_sources_hash() -> None:
     )
     facts = json.loads(done.stdout)
     assert done.returncode == (1 if facts["cannot_build"] or facts["cache_problem"] else 0)
-    assert facts["sources_hash"] == ops.sources_hash()
+    assert facts["sources_hash"] == ops.sources_hash("cuda" if facts["gpu"] else "cpu")
     assert facts["torch"] == torch.__version__
     assert set(facts["environment"]) == set(config.ENVIRONMENT)
     assert facts["environment"]["FASTCONV1D_PLAN"] == "aten"
@@ -196,7 +196,7 @@ def test_plans_explains_a_layer_on_a_gpu_that_is_not_there(
     assert "8.0" in why["dense_128x128"] and not old["plan"].startswith("dense")
 
     [cpu] = answer(capsys, "plans", "--explain", "67", "--gpu", "none")
-    assert cpu["plan"] == "aten"
+    assert cpu["plan"] == "simd"
 
 
 def test_plans_explains_a_geometry(capsys: pytest.CaptureFixture[str]) -> None:

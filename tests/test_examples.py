@@ -57,7 +57,7 @@ def test_on_a_cpu_both_backends_learn_the_same(example: ModuleType, bf16: bool) 
     runs = [
         example.train(backend, 3, example.SMALL, device, 8, bf16) for backend in example.BACKENDS
     ]
-    assert runs[0].losses == runs[1].losses
+    assert runs[0].losses == pytest.approx(runs[1].losses, rel=0.02 if bf16 else 1e-4)
     other = example.train("torch", 4, example.SMALL, device, 8, bf16)
     assert other.losses != runs[0].losses
 
@@ -87,7 +87,7 @@ def test_comparing_prints_losses_spread_and_speed(
     assert example.main(options) == 0
     printed = capsys.readouterr().out
     assert all(word in printed for word in ("seed", "mean", "fastconv1d, ms/step", "within the"))
-    assert "0 apart at most" in printed and "×." in printed
+    assert "apart at most" in printed and "×." in printed
     with file.open(encoding="utf-8") as lines:
         pairs = {(row["backend"], row["seed"]) for row in csv.DictReader(lines)}
     assert pairs == {(one, seed) for one in ("torch", "fastconv1d") for seed in "012"}

@@ -13,13 +13,14 @@ import pytest
 from fastconv1d import config
 
 PACKAGE = Path(__file__).parents[1] / "fastconv1d"
-CORE = ["config", "problem", "build", "tuned", "plan", "ops", "functional", "modules"]
+CORE = ["config", "problem", "build", "tuned", "cpu_costs", "plan", "ops", "functional", "modules"]
 MAY_IMPORT: dict[str, set[str]] = {
     "config": set(),
     "problem": {"config"},
     "build": {"config"},
     "tuned": {"config", "problem", "build"},
-    "plan": {"config", "problem", "build", "tuned"},
+    "cpu_costs": {"problem"},
+    "plan": {"config", "problem", "build", "tuned", "cpu_costs"},
     "ops": {"config", "problem", "plan", "build"},
     "functional": {"ops", "problem"},
     "modules": {"functional"},

@@ -81,7 +81,9 @@ def test_values(device: torch.device, dtype: torch.dtype, algorithm: str, kind: 
         y = kind.ours(x, w, bias, **geometry, algorithm=algorithm)
         assert y.dtype == dtype
         assert y.is_contiguous()
-        torch.testing.assert_close(y, kind.theirs(x, w, bias, **geometry))
+        # torch rounds sums of 16-bit types more than once where it convolves them on the CPU.
+        wide = [t if t is None or dtype.itemsize > 2 else t.float() for t in (x, w, bias)]
+        torch.testing.assert_close(y, kind.theirs(*wide, **geometry).to(dtype))
 
 
 @both
@@ -361,12 +363,16 @@ def test_select_answers_the_binding() -> None:
     select = torch.ops.fastconv1d._select
     names = [row.name for row in plan.EVERY_PLAN]
     arguments = (x, w.shape, True, 1, 0, 1, False, 0, 2)
-    assert select(*arguments, "ieee", False, "") == [ops.ATEN, names.index("aten"), 0, 0, 0]
+    kind, index, launch, workspace, variant = select(*arguments, "ieee", False, "")
+    assert (kind, index, variant) == (ops.LIBRARY, names.index("simd"), 1)
+    assert launch and workspace
+    assert select(*arguments, "ieee", False, "aten") == [ops.ATEN, names.index("aten"), 0, 0, 0]
     im2col = names.index("im2col")
     assert select(*arguments, "ieee", False, "im2col") == [ops.IM2COL, im2col, 0, 0, 1]
     double = (x.double(), *arguments[1:], "fp64", False)
     assert select(*double, "im2col") == [ops.IM2COL, im2col, 0, 0, 4]
-    assert select(*arguments, "ieee", True, "") == [ops.ATEN, names.index("grad_aten"), 0, 0, 0]
+    aten = [ops.ATEN, names.index("grad_aten"), 0, 0, 0]
+    assert select(*arguments, "ieee", True, "aten") == aten
 
 
 # --- errors ---------------------------------------------------------------------------------------
@@ -587,7 +593,7 @@ def test_autocast_as_torch(device: torch.device, dtype: torch.dtype, kind: Kind)
     with torch.autocast(device.type, dtype=dtype):
         y, expected = kind.ours(x, w, b, groups=2), kind.theirs(x, w, b, groups=2)
         assert y.dtype == expected.dtype == dtype
-        torch.testing.assert_close(y, expected)
+        torch.testing.assert_close(y, expected, rtol=0.02, atol=0.002)  # torch may round twice
         mixed = kind.ours(x.to(dtype), w, b.double().float(), groups=2)
         assert mixed.dtype == dtype
         double = [tensor.double() for tensor in (x, w, b)]

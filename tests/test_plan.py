@@ -192,9 +192,9 @@ def test_a_transposed_convolution_is_one_launch_or_many() -> None:
     assert plan.select(UPSAMPLING).family == "hopper"
 
 
-def test_the_cpu_runs_aten_and_im2col_when_asked() -> None:
+def test_the_cpu_runs_its_own_kernel_and_im2col_when_asked() -> None:
     for problem in (on_cpu(LAYER_67), on_cpu(TINY)):
-        assert plan.select(problem).name == "aten"
+        assert plan.select(problem).name == "simd"
         assert plan.select(problem, "im2col").name == "im2col"
 
 
@@ -330,7 +330,7 @@ def test_every_plan_has_its_library_and_variant() -> None:
         "grad_hopper_tf32", "grad_hopper_bf16", "grad_hopper_fp16",
         "grad_dense_tf32", "grad_dense_ieee", "grad_dense_bf16", "grad_dense_fp16",
         "grad_sliding_fp32", "grad_sliding_bf16", "grad_sliding_fp16", "grad_direct",
-        "binding_cuda", "binding_cpu",
+        "binding_cuda", *plan.CPU_LIBRARIES,
     }  # fmt: skip
     assert libraries["dense_tf32"].splitlines() == [
         '#include "dense.cuh"',
@@ -342,7 +342,7 @@ def test_every_plan_has_its_library_and_variant() -> None:
         "FASTCONV1D_HOPPER_LIBRARY(fastconv1d::Halves, fastconv1d::HopperTile<1, 128>, "
         "fastconv1d::HopperTile<1, 96>, fastconv1d::HopperTile<1, 64>)",
     ]
-    assert set(libraries) - set(plan.libraries_for("90a")) == {"binding_cpu"}
+    assert set(libraries) - set(plan.libraries_for("90a")) == set(plan.CPU_LIBRARIES)
     assert not any("hopper" in name for name in plan.libraries_for("100"))
     for row in plan.PLANS:
         name = plan.library_of(row, replace(LAYER_67, mode=next(iter(row.tiles), "tf32")))

@@ -118,4 +118,4 @@ def test_random_problems_of_few_channels(fp32_precision: str) -> None:
 def test_random_problems_on_the_cpu(mode: str) -> None:
     ran, faults = random_runs(mode, PROBLEMS_PER_MODE_ON_CPU, torch.device("cpu"))
     assert not faults, "\n".join(faults)
-    assert ran == {"im2col": PROBLEMS_PER_MODE_ON_CPU}
+    assert set(ran) == {"simd", "im2col"}

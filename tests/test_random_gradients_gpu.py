@@ -30,6 +30,7 @@ from fastconv1d.plan import TENSOR_CORE_MODES
 from fastconv1d.problem import Gpu, Problem
 from random_problems import LAYOUTS, laid_out, random_problem
 
+CUDA = torch.device("cuda")
 PROBLEMS_PER_MODE = 400
 FLOPS = 1 << 27
 REPEATS = 100
@@ -113,9 +114,8 @@ def left_to_aten(problem: Problem, algorithm: str) -> tuple[bool, bool, bool]:
     return of_input.family == "aten", both, both
 
 
-def run(problem: Problem, algorithm: str, random: Random) -> str:
+def run(problem: Problem, algorithm: str, random: Random, device: torch.device = CUDA) -> str:
     """Compute the gradients of one problem, laid out at random; what was wrong, or ''."""
-    device = torch.device("cuda")
     by_aten = left_to_aten(problem, algorithm)
     rounds_once = not any(by_aten) or problem.dtype.itemsize > 2
     exact = rounds_once and random.random() < 0.4

@@ -387,4 +387,6 @@ def test_nothing_to_plot_is_an_error(tmp_path: Path) -> None:
 
 
 def test_this_readme_is_in_step_with_the_committed_rows() -> None:
-    assert report.update(ROOT, ops.sources_hash(), write=False), "run `fastconv1d report`"
+    assert report.update(ROOT, {ops.sources_hash(), ops.sources_hash("cpu")}, write=False), (
+        "run `fastconv1d report`"
+    )

@@ -32,7 +32,7 @@ def choice(name: str, ms: float = 1.0) -> Choice:
 
 def keep(name: str, problem: Problem = LAYER, sources_hash: str | None = None) -> None:
     """Store a plan's name for a problem, and have the next selection read it."""
-    place = tuned.context(problem.gpu, sources_hash or plan.sources_hash())
+    place = tuned.context(problem.gpu, sources_hash or plan._hash_for(problem))
     tuned.store({place: {tuned.geometry(problem): choice(name)}})
     forget_tuned()
 
@@ -290,14 +290,18 @@ def test_tune_times_every_plan_and_stores_the_fastest(
     rows = tuned_rows(capsys, "--layers", table)
     assert [row["layer"] for row in rows] == ["Test · first", "Test · second"]
     for row in rows:
-        assert set(row["times_ms"]) == {"im2col", "aten"} and not row["wrong"] and not row["failed"]
-        assert row["model_plan"] == "aten" and row["model_ms"] == row["times_ms"]["aten"]
+        assert (
+            set(row["times_ms"]) == {"simd", "im2col", "aten"}
+            and not row["wrong"]
+            and not row["failed"]
+        )
+        assert row["model_plan"] == "simd" and row["model_ms"] == row["times_ms"]["simd"]
         assert row["best_ms"] == min(row["times_ms"].values())
         assert row["gain"] == pytest.approx(row["model_ms"] / row["best_ms"])
     forget_tuned()
     [stored] = tuned.choices().values()
     assert [one.plan for one in stored.values()] == [row["best_plan"] for row in rows]
-    assert tuned.status(None, plan.sources_hash())["choices"] == 2
+    assert tuned.status(None, plan.sources_hash("cpu"))["choices"] == 2
     best = rows[0]["best_plan"]
     assert plan.select(SMALL).name == plan.select(replace(SMALL, length=97)).name == best
 
@@ -334,10 +338,10 @@ def test_a_wrong_plan_is_told_and_not_stored(
 
     monkeypatch.setattr(bench, "conv1d", wrong)
     [row] = tuned_rows(capsys, "first", "--layers", table, status=1)
-    assert "im2col" in row["wrong"] and set(row["times_ms"]) == {"aten"}
+    assert "im2col" in row["wrong"] and set(row["times_ms"]) == {"simd", "aten"}
     forget_tuned()
     [stored] = tuned.choices().values()
-    assert [one.plan for one in stored.values()] == ["aten"]
+    assert [one.plan for one in stored.values()] == [row["best_plan"]]
 
 
 def test_a_plan_that_does_not_run_is_told_and_the_others_race(
@@ -352,7 +356,8 @@ def test_a_plan_that_does_not_run_is_told_and_the_others_race(
 
     monkeypatch.setattr(bench, "conv1d", fails)
     [row] = tuned_rows(capsys, "first", "--layers", table)
-    assert row["failed"] == {"im2col": "no compiler"} and row["best_plan"] == "aten"
+    assert row["failed"] == {"im2col": "no compiler"}
+    assert row["best_plan"] in ("simd", "aten")
 
 
 def test_a_store_that_fails_is_told_after_all_is_shown(
@@ -376,7 +381,7 @@ def test_torch_races_whatever_its_accuracy(
 
     monkeypatch.setattr(bench, "conv1d", rough)
     [row] = tuned_rows(capsys, "first", "--layers", table)
-    assert set(row["times_ms"]) == {"im2col", "aten"} and "output" in row["inaccurate"]
+    assert set(row["times_ms"]) == {"simd", "im2col", "aten"} and "output" in row["inaccurate"]
 
 
 MODEL = """
@@ -433,7 +438,7 @@ def test_tune_of_a_model_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     file.write_text(MODEL, encoding="utf-8")
     rows = tuned_rows(capsys, "--model", file)
     assert len(rows) == 6 and all(row["best_plan"] for row in rows)
-    assert set(rows[-1]["times_ms"]) == {"aten"}  # fp16: no im2col on the CPU
+    assert set(rows[-1]["times_ms"]) == {"simd", "aten"}  # fp16: no im2col on the CPU
 
 
 def test_inputs_are_drawn_with_the_rows_as_far_apart_as_recorded() -> None:

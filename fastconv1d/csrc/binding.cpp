@@ -1,6 +1,7 @@
 // The operators' C++ kernels: look the problem's plan up, ask Python for it where it is new, run it.
 // Built once with FASTCONV1D_CUDA and once without, for the CPU.
 #include <ATen/Context.h>
+#include <ATen/EmptyTensor.h>
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/core/dispatch/Dispatcher.h>
@@ -11,6 +12,7 @@
 #include <ATen/ops/convolution_native.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/sum.h>
+#include <c10/core/CPUAllocator.h>
 #include <torch/library.h>
 
 #include <array>
@@ -28,7 +30,9 @@
 #endif
 
 #include "args.h"
+#include "blocks.h"
 #include "im2col_cpu.h"
+#include "parallel.h"
 
 namespace {
 
@@ -106,6 +110,38 @@ int64_t row_alignment(const Tensor& input) {
 std::string environment(const char* name) {
   const char* const value = std::getenv(name);
   return value ? value : "";
+}
+
+#ifndef FASTCONV1D_CUDA
+// Large outputs and workspaces lie in blocks of our own: see blocks.h.
+struct BlockAllocator final : c10::Allocator {
+  static fastconv1d::Blocks& blocks() {
+    static auto* const all = new fastconv1d::Blocks;  // outputs may outlive static objects
+    return *all;
+  }
+  static void release(void* block) { blocks().give(static_cast<fastconv1d::Block*>(block)); }
+  c10::DataPtr allocate(size_t bytes) override {
+    constexpr size_t kLarge = size_t{1} << 20;
+    auto* const block = bytes < kLarge ? nullptr : blocks().take(bytes);
+    if (block == nullptr) return c10::GetDefaultCPUAllocator()->allocate(bytes);
+    return {block->address, block, release, c10::Device(c10::kCPU)};
+  }
+  void copy_data(void* to, const void* from, size_t count) const override {
+    default_copy_data(to, from, count);
+  }
+};
+#endif
+
+// A contiguous tensor without values.
+Tensor new_tensor(IntArrayRef sizes, const Tensor& like, c10::ScalarType dtype) {
+#ifndef FASTCONV1D_CUDA
+  static const bool ours = environment("FASTCONV1D_HUGE_PAGES") != "0";
+  static BlockAllocator allocator;
+  if (ours)
+    return at::detail::empty_generic(sizes, &allocator, c10::DispatchKeySet(c10::DispatchKey::CPU),
+                                     dtype, c10::nullopt);
+#endif
+  return at::empty(sizes, like.options().dtype(dtype).memory_format(c10::nullopt));
 }
 
 #ifdef FASTCONV1D_CUDA
@@ -366,11 +402,21 @@ void run_kernels(const Entry& entry, fastconv1d::ConvArgs& a, const Tensor& inpu
   a.multiprocessors = current_device().multiprocessors;
   Tensor workspace;
   if (const int64_t bytes = entry.workspace(entry.variant, &a); bytes > 0) {
-    workspace = at::empty({bytes}, input.options().dtype(c10::kByte).memory_format(c10::nullopt));
+    workspace = new_tensor({bytes}, input, c10::kByte);
     a.workspace = workspace.data_ptr();
   }
   check_launch(entry.launch(entry.variant, &a, c10::cuda::getCurrentCUDAStream().stream()),
                "a kernel");
+#else
+  a.multiprocessors = at::get_num_threads();
+  const Tensor workspace = new_tensor({entry.workspace(entry.variant, &a)}, input, c10::kByte);
+  a.workspace = workspace.data_ptr();
+  fastconv1d::Parallel parallel{[](int64_t workers, void (*body)(void*, int64_t), void* data) {
+    at::parallel_for(0, workers, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t worker = begin; worker < end; ++worker) body(data, worker);
+    });
+  }};
+  entry.launch(entry.variant, &a, &parallel);
 #endif
 }
 
@@ -397,8 +443,7 @@ Tensor convolution(const Tensor& input, const Tensor& weight, const MaybeTensor&
 
   const Tensor x = with_contiguous_positions(input), w = weight.contiguous();
   const Tensor b = has_bias ? bias->contiguous() : Tensor();
-  Tensor output = at::empty({a.batch, a.channels_out, a.length_out},
-                            input.options().memory_format(c10::nullopt));
+  Tensor output = new_tensor({a.batch, a.channels_out, a.length_out}, input, input.scalar_type());
   a.input = x.const_data_ptr();
   a.weight = w.const_data_ptr();
   a.bias = has_bias ? b.const_data_ptr() : nullptr;
@@ -416,7 +461,14 @@ Tensor convolution(const Tensor& input, const Tensor& weight, const MaybeTensor&
   return output;
 }
 
-#ifdef FASTCONV1D_CUDA
+// The gradient of a bias alone. On the CPU at::sum rounds sums of 16-bit types on their way.
+Tensor sum_of_rows(const Tensor& grad_output) {
+  const bool widened = !grad_output.is_cuda() && grad_output.element_size() == 2;
+  const Tensor sum = at::sum(grad_output, IntArrayRef({0, 2}), false,
+                             widened ? at::kFloat : grad_output.scalar_type());
+  return widened ? sum.to(grad_output.scalar_type()) : sum;
+}
+
 // The gradients of weight and bias; without `bias`, the latter has no elements.
 std::tuple<Tensor, Tensor> weight_gradient(const Tensor& grad_output, const Tensor& input,
                                            IntArrayRef weight, bool bias, const Geometry& g,
@@ -430,7 +482,9 @@ std::tuple<Tensor, Tensor> weight_gradient(const Tensor& grad_output, const Tens
     return {of_weight.contiguous(), bias ? of_bias : at::empty({0}, options)};
   };
   if (!is_ours(input, weight, g)) return aten();
+#ifdef FASTCONV1D_CUDA
   const c10::cuda::CUDAGuard guard(input.device());
+#endif
   const int64_t mode = mode_of(input.scalar_type());
   check_dtype(mode, input, algorithm);
   if (mode < 0) return aten();
@@ -450,7 +504,7 @@ std::tuple<Tensor, Tensor> weight_gradient(const Tensor& grad_output, const Tens
   if (!bias)
     of_bias = at::empty({0}, options);
   else if (g.transposed)
-    of_bias = at::sum(grad_output, IntArrayRef({0, 2}));
+    of_bias = sum_of_rows(grad_output);
   else
     of_bias = at::empty({a.channels_out}, options);
   if (g.transposed) {
@@ -483,7 +537,6 @@ Tensor input_gradient(const Tensor& grad_output, int64_t length, const Tensor& w
   // There are more where output_padding is a stride or more.
   return grad.size(2) == length ? grad : grad.narrow(2, 0, length);
 }
-#endif
 
 // The operator: its output is contiguous whatever ATen returns, as its fake kernel promises.
 Tensor contiguous_convolution(const Tensor& input, const Tensor& weight, const MaybeTensor& bias,
@@ -506,7 +559,6 @@ Tensor aten_convolution(const Tensor& input, const Tensor& weight, const MaybeTe
                      {stride, padding, dilation, transposed, output_padding, groups}, "");
 }
 
-#ifdef FASTCONV1D_CUDA
 std::tuple<Tensor, Tensor> grad_weight(const Tensor& grad_output, const Tensor& input,
                                        IntArrayRef weight_sizes, bool bias, IntArrayRef stride,
                                        IntArrayRef padding, IntArrayRef dilation, bool transposed,
@@ -535,11 +587,10 @@ std::tuple<Tensor, Tensor, Tensor> aten_convolution_backward(
     std::tie(of_weight, of_bias) =
         weight_gradient(grad_output, input, weight.sizes(), wanted[2], g, "");
   else if (wanted[2])
-    of_bias = at::sum(grad_output, IntArrayRef({0, 2}));
+    of_bias = sum_of_rows(grad_output);
   if (!wanted[2]) of_bias = Tensor();
   return {of_input, of_weight, of_bias};
 }
-#endif
 
 bool needs_derivative(const Tensor& t) {
   return (c10::GradMode::is_enabled() && t.requires_grad()) || t._fw_grad(0).defined();
@@ -569,7 +620,6 @@ Tensor autograd_convolution(c10::DispatchKeySet keys, const Tensor& input, const
                           dilation, transposed, output_padding, groups, algorithm);
 }
 
-#ifdef FASTCONV1D_CUDA
 // The same for the gradient of the weight.
 std::tuple<Tensor, Tensor> autograd_grad_weight(
     c10::DispatchKeySet keys, const Tensor& grad_output, const Tensor& input,
@@ -594,7 +644,6 @@ std::tuple<Tensor, Tensor> autograd_grad_weight(
   return plain.redispatch(keys & c10::after_autograd_keyset, grad_output, input, weight_sizes, bias,
                           stride, padding, dilation, transposed, output_padding, groups, algorithm);
 }
-#endif
 
 std::vector<int64_t> calls() {
   std::unordered_map<int64_t, int64_t> of_plan;
@@ -618,9 +667,7 @@ void enable(bool on) {
   standing_in =
       std::make_unique<torch::Library>(torch::Library::IMPL, "aten", kKey, __FILE__, __LINE__);
   standing_in->impl("convolution", TORCH_FN(aten_convolution));
-#ifdef FASTCONV1D_CUDA
   standing_in->impl("convolution_backward", TORCH_FN(aten_convolution_backward));
-#endif
 }
 
 }  // namespace
@@ -631,13 +678,9 @@ TORCH_LIBRARY_FRAGMENT(fastconv1d, library) {
 }
 TORCH_LIBRARY_IMPL(fastconv1d, FASTCONV1D_KEY, library) {
   library.impl("convolution", TORCH_FN(contiguous_convolution));
-#ifdef FASTCONV1D_CUDA
   library.impl("grad_weight", TORCH_FN(grad_weight));
-#endif
 }
 TORCH_LIBRARY_IMPL(fastconv1d, FASTCONV1D_AUTOGRAD_KEY, library) {
   library.impl("convolution", TORCH_FN(autograd_convolution));
-#ifdef FASTCONV1D_CUDA
   library.impl("grad_weight", TORCH_FN(autograd_grad_weight));
-#endif
 }

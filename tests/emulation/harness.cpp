@@ -1,6 +1,7 @@
 // Runs convolutions of one kernel library: `harness PROBLEM RESULT [PROBLEM RESULT ...]`.
 //
-// Compiled behind a library's glue, by g++ with the emulation or by nvcc. A PROBLEM file holds a
+// Compiled behind a library's glue, by g++ with the emulation or by nvcc, or for the CPU's own kernels: every tensor
+// then ends where no access is allowed, or with `reverse` begins there. A PROBLEM file holds a
 // Header, then the input's storage, the weight and the bias; the RESULT file gets the launch's error
 // as int64, then the output with `guard` elements on either side, filled with NaN before. With
 // `gradient` the library is one of gradients: grad_output lies in the weight's place, no values in
@@ -15,7 +16,16 @@
 #include <vector>
 
 #include "args.h"
+#if defined(FASTCONV1D_CPU)
+#include <sys/mman.h>
+
+#include <functional>
+#include <thread>
+
+#include "parallel.h"
+#else
 #include "device.cuh"
+#endif
 
 namespace {
 
@@ -28,8 +38,37 @@ struct Header {
 
 // Memory that kernels see: whole pieces of 16 bytes, which bulk copies read, as all of torch's
 // allocators give them.
-int64_t whole(int64_t bytes) { return (bytes + 15) / 16 * 16 + 16 * (bytes == 0); }
-#if defined(FASTCONV1D_EMULATE)
+[[maybe_unused]] int64_t whole(int64_t bytes) { return (bytes + 15) / 16 * 16 + 16 * (bytes == 0); }
+#if defined(FASTCONV1D_CPU)
+bool guard_before = false;
+using Buffer = std::unique_ptr<char, std::function<void(char*)>>;
+
+Buffer allocate(int64_t bytes) {
+#if defined(__SANITIZE_ADDRESS__)
+  return {new char[bytes], [](char* pointer) { delete[] pointer; }};
+#else
+  constexpr int64_t page = 4096;
+  const int64_t inside = (bytes + page - 1) / page * page, mapped = inside + 2 * page;
+  void* const first =
+      mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (first == MAP_FAILED) std::abort();
+  auto* const pages = static_cast<char*>(first);
+  if (mprotect(pages, page, PROT_NONE) || mprotect(pages + page + inside, page, PROT_NONE))
+    std::abort();
+  std::memset(pages + page, 0xff, inside);
+  return {pages + page + (guard_before ? 0 : inside - bytes),
+          [pages, mapped](char*) { munmap(pages, mapped); }};
+#endif
+}
+void copy(char* to, const char* from, int64_t bytes) { std::copy_n(from, bytes, to); }
+int finish() { return 0; }
+
+fastconv1d::Parallel parallel{[](int64_t workers, void (*body)(void*, int64_t), void* data) {
+  std::vector<std::thread> threads;
+  for (int64_t worker = 0; worker < workers; ++worker) threads.emplace_back(body, data, worker);
+  for (std::thread& thread : threads) thread.join();
+}};
+#elif defined(FASTCONV1D_EMULATE)
 struct Free {
   void operator()(char* pointer) const { std::free(pointer); }
 };
@@ -95,7 +134,11 @@ void run(const char* problem_name, const char* result_name) {
   File problem(problem_name, "rb");
   Header header;
   problem.read(&header, sizeof header);
-#if defined(FASTCONV1D_EMULATE)
+  void* stream = nullptr;
+#if defined(FASTCONV1D_CPU)
+  guard_before = header.reverse;
+  stream = &parallel;
+#elif defined(FASTCONV1D_EMULATE)
   fastconv1d::emulation::reverse = header.reverse;
   fastconv1d::emulation::processor_shared_bytes = header.processor_shared_bytes;
 #endif
@@ -130,7 +173,7 @@ void run(const char* problem_name, const char* result_name) {
   const Buffer workspace = allocate(fastconv1d_workspace(header.variant, &args));
   args.workspace = workspace.get();
 
-  int64_t error = fastconv1d_launch(header.variant, &args, nullptr);
+  int64_t error = fastconv1d_launch(header.variant, &args, stream);
   if (error == 0) error = finish();
   File result(result_name, "wb");
   result.write(&error, sizeof error);

@@ -1,0 +1,163 @@
+"""What plans take on the CPU, in µs: functions of a Problem that know threads and vectors' width.
+
+Constants were fitted to the layer table on two cores with AVX-512 (docs/performance.md). Only the
+ratio of ours to torch's matters: both are in proportion to threads and to the width of vectors.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+
+from fastconv1d.problem import Problem
+
+START = 3.0  # µs of a call
+WORK_PER_THREAD = 1 << 16  # multiplications that are worth another thread: csrc/cpu_conv.h
+RATE = 104e3  # FLOP per µs of one thread, fp32
+BANDWIDTH = 16e3  # bytes per µs of one thread
+ROWS = {1: 0.33, 2: 0.6, 4: 0.9, 8: 1.0}  # share of the rate that blocks of so many rows reach
+SMALL_RATE = 0.75  # share that blocks of 16 registers reach where they read much of L2:
+SMALL_WIDE, SMALL_WIDE_STRIDED = 512, 128  # channels of the input from which on they do
+ROW_START = 0.05  # µs: one row of a group of few channels
+PACKED = 1e-3, 2e-3  # µs for each value of the weight, ordinary and transposed
+
+ONE_TILE = 48  # positions that surely are one tile
+
+GRAD_RATE = 58e3  # FLOP per µs of one thread
+GRAD_LANES = 100  # positions of a tile whose products take as long as adding up lanes
+GRAD_TILE = 1024  # positions: kGradPositions of csrc/cpu_grad.h
+GRAD_SUM = 2e-3  # µs for each value of the weight and tile
+
+ATEN_START = 6.0
+ATEN_RATE = {"ieee": 99e3, "tf32": 99e3, "fp16": 2e3, "fp64": 30e3}
+ATEN_BF16 = 185e3, 80e3  # with the processor's own products of bf16, and without
+ATEN_PACKED = 0.6e-3
+ATEN_FRESH = ((32 << 20, 0.25e-3), (4 << 20, 0.05e-3))
+"""µs for each byte of blocks of so many, which malloc maps anew, always or now and then."""
+ATEN_FEW = 16  # channels on either side of a group below which its blocks are partly empty
+ATEN_DEPTHWISE = 1.2e3  # elements per µs and thread of depthwise layers
+ATEN_DEPTHWISE_RATE = 2.8e3  # FLOP per µs and thread of those that have no kernel of their own
+ATEN_DEPTHWISE_TAPS = 16  # more have none
+ATEN_DEPTHWISE_TRANSPOSED_RATE = 150e3
+ATEN_DEPTHWISE_SMALL = 2 << 20  # elements that stay in caches
+
+GRAD_ATEN_RATE = {"ieee": 80e3, "tf32": 80e3, "fp16": 17e3, "fp64": 45e3}
+GRAD_ATEN_BF16 = 160e3, 60e3
+GRAD_ATEN_APART = 0.6  # share of the rate where there is a stride and a dilation
+GRAD_ATEN_FEW = 48  # channels, or pairs of a channel and a tap
+GRAD_ATEN_GROUPED = 0.5
+GRAD_ATEN_DEPTHWISE = 2.2e3  # FLOP per µs and thread
+
+
+@lru_cache(maxsize=1)
+def _width() -> float:
+    """Vectors' width, as a share of AVX-512's."""
+    name = torch.backends.cpu.get_cpu_capability()
+    return {"AVX512": 1.0, "AVX2": 0.5}.get(name, 0.25)
+
+
+@lru_cache(maxsize=1)
+def _multiplies_bf16() -> bool:
+    cpu = torch.cpu
+    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(cpu, name, bool)() for name in names)
+
+
+def _threads(problem: Problem) -> int:
+    return min(torch.get_num_threads(), 1 + problem.flops // (2 * WORK_PER_THREAD))
+
+
+def _weights(problem: Problem) -> int:
+    rows, columns, taps = problem.weight_shape
+    return rows * columns * taps
+
+
+def _channels(problem: Problem) -> tuple[int, int]:
+    return problem.channels_in // problem.groups, problem.channels_out // problem.groups
+
+
+def _is_depthwise(problem: Problem) -> bool:
+    return problem.groups > 1 and problem.groups in (problem.channels_in, problem.channels_out)
+
+
+def _fresh(size: int) -> float:
+    return next((size * each for least, each in ATEN_FRESH if size > least), 0.0)
+
+
+def simd(problem: Problem) -> float:
+    """Our kernels' time."""
+    rows = _channels(problem)[1] * (problem.stride if problem.transposed else 1)
+    block = next(size for size in (8, 4, 2, 1) if size <= rows)
+    rate = RATE * ROWS[block] * _width() * 4 / max(4, problem.dtype.itemsize)
+    channels_in = _channels(problem)[0]
+    strided = problem.stride > 1 and not problem.transposed
+    if _width() < 1 and channels_in >= (SMALL_WIDE_STRIDED if strided else SMALL_WIDE):
+        rate *= SMALL_RATE
+    time = max(problem.flops / rate, problem.bytes / BANDWIDTH)
+    if rows < 8:
+        time += problem.batch * problem.groups * ROW_START
+    # Weights that one tile alone reads are packed in cache.
+    positions = problem.length_out // (problem.stride if problem.transposed else 1)
+    in_cache = problem.batch == 1 and positions <= ONE_TILE
+    packed = PACKED[problem.transposed and not in_cache]
+    return START + (time + _weights(problem) * packed) / _threads(problem)
+
+
+def aten(problem: Problem) -> float:
+    """The time of torch's own convolution."""
+    threads, itemsize = _threads(problem), problem.dtype.itemsize
+    start = ATEN_START + _fresh(problem.output_elements * itemsize)
+    if _weights(problem) * itemsize > ATEN_FRESH[0][0]:
+        start += _fresh(_weights(problem) * itemsize)
+    if _is_depthwise(problem):
+        elements = problem.input_elements + problem.output_elements
+        time = elements / ATEN_DEPTHWISE
+        if elements < ATEN_DEPTHWISE_SMALL:
+            time /= 2
+        apart = problem.dilation > 1 or problem.stride > 1
+        if problem.transposed and not apart and itemsize == 4:
+            time = max(time, problem.flops / ATEN_DEPTHWISE_TRANSPOSED_RATE)
+        elif apart or problem.kernel_size > ATEN_DEPTHWISE_TAPS or problem.mode in ("fp16", "fp64"):
+            time = max(time, problem.flops / ATEN_DEPTHWISE_RATE)
+        return start + time / threads
+    rate = ATEN_RATE[problem.mode] if problem.mode != "bf16" else ATEN_BF16[not _multiplies_bf16()]
+    few = min(1.0, min(_channels(problem)) / ATEN_FEW)
+    rate *= few * _width()
+    if problem.groups > 1:
+        rate *= 0.7
+    time = max(problem.flops / rate, problem.bytes / BANDWIDTH)
+    return start + (time + _weights(problem) * ATEN_PACKED) / threads
+
+
+def grad_simd(problem: Problem) -> float:
+    """Our kernels' time for the gradient of the weight."""
+    tiles = -(-problem.length_out // GRAD_TILE)
+    positions = problem.length_out / tiles
+    rate = GRAD_RATE * _width() * 4 / max(4, problem.dtype.itemsize)
+    if _channels(problem)[1] == 1:
+        rate *= 0.4
+    time = max(problem.flops / rate * (1 + GRAD_LANES / positions), problem.bytes / BANDWIDTH)
+    sums = _weights(problem) * problem.batch * tiles * GRAD_SUM
+    return START + (time + sums) / _threads(problem)
+
+
+def grad_aten(problem: Problem) -> float:
+    """torch's time for the gradient of the weight."""
+    threads = _threads(problem)
+    if _is_depthwise(problem):
+        return ATEN_START + problem.flops / GRAD_ATEN_DEPTHWISE / threads
+    bf16 = GRAD_ATEN_BF16[not _multiplies_bf16()]
+    rate = bf16 if problem.mode == "bf16" else GRAD_ATEN_RATE[problem.mode]
+    channels_in, channels_out = _channels(problem)
+    # The columns of its product are pairs of a channel and a tap.
+    pairs = min(channels_out, channels_in * problem.kernel_size) / GRAD_ATEN_FEW
+    rate *= min(1.0, pairs) * _width()
+    if problem.groups > 1:
+        rate *= GRAD_ATEN_GROUPED
+    elif channels_in < 4:
+        rate *= 0.5
+    if problem.stride > 1 and problem.dilation > 1:
+        rate *= GRAD_ATEN_APART
+    time = max(problem.flops / rate, problem.bytes / BANDWIDTH)
+    return ATEN_START + (time + _weights(problem) * 2 * ATEN_PACKED) / threads

@@ -1,0 +1,571 @@
+// The convolution on the CPU: taps and phases, as csrc/schedule.h has them, on vectors of positions.
+//
+//   input rows ──copy, widen, split into residues──> tile (L2)    weight ──pack──> [unit][class][block][c][tap][row]
+//   block of rows x a few vectors of positions, in registers, += broadcast weight x tile[c][place of tap + q]
+//   registers ──> output, or rows of a buffer (L1) ──interleave phases, narrow──> output
+//
+// A row is the outputs of one channel in one phase. Phases whose taps have the same shifts are a class, and any rows
+// of a class may share a block. An output's products are added up channel by channel, in chains that then are added
+// up in order: nothing depends on tiles, threads or the width of vectors. Taps and channels that do not exist meet no
+// data: blocks are 8, 4, 2 or 1 rows, exactly those that there are.
+//
+// Roofline: a block of 8 rows by 3 vectors reads 3 vectors and 8 weights for 24 fused multiply-adds.
+#pragma once
+#include <algorithm>
+#include <memory>
+#include <vector>
+
+#include "im2col_cpu.h"
+#include "parallel.h"
+#include "simd.h"
+
+namespace fastconv1d {
+
+constexpr int kMostRows = kVectorRegisters >= 32 ? 8 : 4;
+// Vectors of positions of a block: its sums, one vector of each and a weight are in registers.
+constexpr int most_vectors(int rows) {
+  return rows == 8 ? 3 : rows == 4 ? (kVectorRegisters >= 32 ? 6 : 3) : rows == 2 ? 5 : 6;
+}
+
+constexpr int64_t kTileBytes = 256 << 10;    // of the input, kept in L2
+constexpr int64_t kBufferBytes = 128 << 10;  // of outputs on their way
+constexpr int64_t kMostSteps = 16;           // of positions in a tile, each of most_vectors
+constexpr int64_t kDirectChannels = 32;      // of the input that are read where they lie
+constexpr int64_t kLeastDirect = 512;        // positions that are worth it
+constexpr int64_t kChain = 128;              // products that are added up one after the other
+constexpr int64_t kWorkPerThread = 1 << 16;  // multiplications that are worth another thread
+constexpr int64_t kWorkPerTask = 1 << 16;
+
+// Columns of a tile that some taps share: column q is input position `first + q * in_step` of the tile's own start;
+// there are `extra` more than outputs.
+struct Piece {
+  int64_t first, extra, place;
+};
+
+struct PhaseClass {
+  int64_t first_shift, taps;
+  std::vector<int64_t> phases;
+  std::vector<int64_t> places,
+      shifts;  // of each tap: in a channel's tile, and from the input's own position
+};
+
+// How a convolution is walked.
+struct CpuWalk {
+  int64_t channels_in, channels_out;  // of a group
+  int64_t phases, positions, in_step;
+  std::vector<PhaseClass> classes;
+  std::vector<Piece> pieces;
+  int64_t tile_positions, tiles, pitch;
+  int64_t unit, units, chunk, chunks;  // channels of a unit, units of a task
+  int64_t run, runs;                   // groups of a task
+  int64_t taps_of_unit;                // of one channel, all phases
+  int64_t weights_of_group;
+  int64_t tile_size, buffer_size, scratch;  // in sums, of a worker
+  int64_t packed_size;                      // in sums
+  int64_t threads;
+  int64_t least_shift, most_shift;
+  bool direct;          // reads the input where it lies
+  bool packed_in_turn;  // weights that one task alone reads are packed by it
+
+  int64_t tasks(const ConvArgs& a) const { return a.batch * runs * tiles * chunks; }
+  int64_t unit_weights() const { return unit * channels_in * taps_of_unit; }
+  int64_t packed_place(int64_t group, int64_t number) const {
+    return group * weights_of_group + number * unit_weights();
+  }
+};
+
+inline std::vector<PhaseClass> classes_of(const ConvArgs& a) {
+  std::vector<PhaseClass> classes;
+  for (int64_t r = 0; r < phase_count(a); ++r) {
+    const Phase phase = phase_of(a, r);
+    const auto alike = std::find_if(classes.begin(), classes.end(), [&](const PhaseClass& c) {
+      return c.taps == phase.taps && (c.first_shift == phase.first_shift || c.taps == 0);
+    });
+    if (alike != classes.end()) {
+      alike->phases.push_back(r);
+      continue;
+    }
+    classes.push_back({phase.first_shift, phase.taps, {r}, {}, {}});
+    for (int64_t j = 0; j < phase.taps; ++j)
+      classes.back().shifts.push_back(phase.first_shift + j * phase.shift_step);
+  }
+  return classes;
+}
+
+// Finds the places of all taps in a channel's tile of so many positions.
+inline void place_taps(CpuWalk& w, int64_t lanes) {
+  std::vector<int64_t> shifts;
+  for (const PhaseClass& c : w.classes)
+    shifts.insert(shifts.end(), c.shifts.begin(), c.shifts.end());
+  const auto residue = [&](int64_t shift) { return (shift % w.in_step + w.in_step) % w.in_step; };
+  std::sort(shifts.begin(), shifts.end(), [&](int64_t one, int64_t two) {
+    const int64_t of_one = residue(one), of_two = residue(two);
+    return of_one != of_two ? of_one < of_two : one < two;
+  });
+  w.pieces.clear();
+  w.pitch = 0;
+  for (const int64_t shift : shifts) {
+    if (!w.pieces.empty()) {
+      Piece& last = w.pieces.back();
+      const int64_t end = last.first + last.extra * w.in_step;
+      if (residue(shift) == residue(last.first) && (shift - end) / w.in_step <= w.tile_positions) {
+        last.extra = (shift - last.first) / w.in_step;
+        continue;
+      }
+    }
+    w.pieces.push_back({shift, 0, 0});
+  }
+  for (Piece& piece : w.pieces) {
+    piece.place = w.pitch;
+    w.pitch += round_up(w.tile_positions + piece.extra, lanes);
+  }
+  for (PhaseClass& c : w.classes) {
+    c.places.clear();
+    for (const int64_t shift : c.shifts)
+      for (const Piece& piece : w.pieces)
+        if (residue(shift) == residue(piece.first) && shift >= piece.first &&
+            shift <= piece.first + piece.extra * w.in_step) {
+          c.places.push_back(piece.place + (shift - piece.first) / w.in_step);
+          break;
+        }
+  }
+}
+
+template <class Element>
+CpuWalk cpu_walk_of(const ConvArgs& a) {
+  constexpr int64_t lanes = kLanes<Sum<Element>>, size = sizeof(Sum<Element>);
+  CpuWalk w{};
+  w.channels_in = a.channels_in / a.groups;
+  w.channels_out = a.channels_out / a.groups;
+  w.phases = phase_count(a);
+  w.positions = ceil_div(a.length_out, w.phases);
+  w.in_step = a.transposed ? 1 : a.stride;
+  w.classes = classes_of(a);
+  w.least_shift = INT64_MAX, w.most_shift = INT64_MIN;
+  int64_t most_taps = 0, span = 0, rows = 0;
+  for (const PhaseClass& c : w.classes) {
+    w.taps_of_unit += c.taps * static_cast<int64_t>(c.phases.size());
+    most_taps += c.taps;
+    if (c.taps == 0) continue;
+    span = larger(span, (c.shifts.back() - c.shifts.front()) / w.in_step);
+    w.least_shift = smaller(w.least_shift, c.shifts.front());
+    w.most_shift = larger(w.most_shift, c.shifts.back());
+  }
+  w.unit = smaller(kMostRows, w.channels_out);
+  // All of a channel's phases leave together; of many, few channels at a time.
+  while (w.unit > 1 && w.unit * w.phases * most_vectors(1) * lanes * size > kBufferBytes)
+    w.unit /= 2;
+  w.units = ceil_div(w.channels_out, w.unit);
+  w.weights_of_group = w.channels_out * w.channels_in * w.taps_of_unit;
+  rows = w.unit * w.phases;
+
+  const int64_t residues = smaller(w.in_step, larger(1, most_taps));
+  const int64_t step = lanes * most_vectors(rows >= kMostRows ? kMostRows : 1);
+  // Rows that few outputs are made of are read at memory's pace, which is that of neighbouring addresses.
+  const bool few = w.units == 1 && rows <= kMostRows && w.channels_in <= kDirectChannels;
+  w.direct = few && sizeof(Element) == size && w.in_step == 1;
+  const int64_t most_steps = w.direct ? 4 * kMostSteps : few ? 2 * kMostSteps : kMostSteps;
+  int64_t steps = smaller(most_steps, ceil_div(w.positions, step));
+  for (; steps > 1; --steps) {
+    const int64_t pitch =
+        smaller(residues * (steps * step + span), larger(1, most_taps) * steps * step);
+    if (w.channels_in * pitch * size <= kTileBytes && rows * steps * step * size <= kBufferBytes)
+      break;
+  }
+  w.tiles = ceil_div(w.positions, steps * step);
+  const int64_t even = ceil_div(w.positions, w.tiles);
+  w.tile_positions = round_up(even, w.tiles > 1 && even > step ? step : lanes);
+  w.tiles = ceil_div(w.positions, w.tile_positions);
+  place_taps(w, lanes);
+
+  const int64_t work = a.batch * a.groups * w.weights_of_group * w.positions;
+  w.threads = smaller(larger(1, a.multiprocessors), 1 + work / kWorkPerThread);
+  const int64_t tasks = a.batch * a.groups * w.tiles;
+  w.chunks = w.threads == 1 ? 1 : smaller(ceil_div(w.units, 4), ceil_div(8 * w.threads, tasks));
+  w.chunk = ceil_div(w.units, larger(1, w.chunks));
+  w.chunks = ceil_div(w.units, w.chunk);
+  // Tasks of some microseconds, but enough of them for all threads.
+  const int64_t of_group = w.weights_of_group * w.tile_positions;
+  w.run = smaller(ceil_div(kWorkPerTask, of_group), larger(1, tasks / (8 * w.threads)));
+  w.run = smaller(a.groups, w.run);
+  w.runs = ceil_div(a.groups, w.run);
+  w.tile_size = round_up(w.channels_in * w.pitch, 16);
+  w.buffer_size = round_up(rows * w.tile_positions, 16);
+  w.packed_in_turn = tasks == a.groups;
+  w.packed_size = w.packed_in_turn ? 0 : round_up(a.groups * w.weights_of_group, 16);
+  w.scratch =
+      w.tile_size + w.buffer_size +
+      round_up((w.phases + 2 * static_cast<int64_t>(w.classes.size() + w.pieces.size())) * 8 / size,
+               16) +
+      (w.packed_in_turn ? round_up(w.unit_weights(), 16) : 0);
+  return w;
+}
+
+// Calls block(rows, first row) for the blocks of so many rows.
+template <class Block>
+void for_each_block(int64_t rows, const Block& block) {
+  for (int64_t first = 0, size = kMostRows; first < rows; first += size) {
+    while (size > rows - first) size /= 2;
+    block(size, first);
+  }
+}
+
+// Deals `count` values of each of ROWS rows, `step` apart, out to neighbours: to[i * ROWS + m] = rows[m][i * step].
+template <int ROWS, class From, class To>
+void interleave(const From* const* rows, int64_t count, int64_t step, To* to) {
+  const From* from[ROWS];
+  for (int m = 0; m < ROWS; ++m) from[m] = rows[m];
+  const auto deal = [&](int64_t apart) {
+    for (int64_t i = 0; i < count; ++i)
+#pragma GCC unroll 8
+      for (int m = 0; m < ROWS; ++m) convert(from[m][i * apart], to[i * ROWS + m]);
+  };
+  if (step == 1)
+    deal(1);
+  else
+    deal(step);
+}
+template <class From, class To>
+void interleave(const From* const* rows, int64_t number, int64_t count, int64_t step, To* to) {
+  switch (number) {
+    case 1:
+      return interleave<1>(rows, count, step, to);
+    case 2:
+      return interleave<2>(rows, count, step, to);
+    case 4:
+      return interleave<4>(rows, count, step, to);
+    case 8:
+      return interleave<8>(rows, count, step, to);
+    default:
+      for (int64_t m = 0; m < number; ++m)
+        for (int64_t i = 0; i < count; ++i) convert(rows[m][i * step], to[i * number + m]);
+  }
+}
+
+// Packs what a unit of a group multiplies channels `first` to `last` of the input with.
+template <class Element>
+void pack_weights(const CpuWalk& w, const ConvArgs& a, int64_t group, int64_t unit, int64_t first,
+                  int64_t last, Sum<Element>* packed) {
+  const auto* const weight = static_cast<const Element*>(a.weight);
+  const int64_t first_channel = unit * w.unit;
+  const int64_t channels = smaller(w.unit, w.channels_out - first_channel);
+  for (const PhaseClass& c : w.classes) {
+    const auto members = static_cast<int64_t>(c.phases.size());
+    for_each_block(channels * members, [&](int64_t rows, int64_t first_row) {
+      const Element* from[kMostRows];
+      Sum<Element>* const to = packed + first * c.taps * rows;
+      if (!a.transposed) {
+        for (int64_t m = 0; m < rows; ++m)
+          from[m] =
+              weight +
+              ((group * w.channels_out + first_channel + first_row + m) * w.channels_in + first) *
+                  a.kernel_size;
+        interleave(from, rows, (last - first) * a.kernel_size, 1, to);
+      } else {
+        int64_t step = 0;
+        for (int64_t m = 0; m < rows; ++m) {
+          const Phase phase = phase_of(a, c.phases[(first_row + m) % members]);
+          const int64_t out = first_channel + (first_row + m) / members;
+          from[m] = weight +
+                    ((group * w.channels_in + first) * w.channels_out + out) * a.kernel_size +
+                    phase.first_tap;
+          step = phase.tap_step;
+        }
+        for (int64_t in = 0; in < last - first; ++in) {
+          interleave(from, rows, c.taps, step, to + in * c.taps * rows);
+          for (int64_t m = 0; m < rows; ++m) from[m] += w.channels_out * a.kernel_size;
+        }
+      }
+      packed += rows * w.channels_in * c.taps;
+    });
+  }
+}
+
+// What a block of rows multiplies.
+template <class Value>
+struct Factors {
+  const Value* input;  // of the first channel and position
+  int64_t input_pitch, channels;
+  const int64_t* places;  // of taps
+  int64_t taps;
+  const Value* weight;
+  int64_t weight_pitch;  // from channel to channel
+  int64_t chain;         // channels whose products are added up before they join the others
+};
+
+// Sums of a block of rows and vectors.
+template <class Value, int ROWS, int VECTORS>
+inline void multiply(const Factors<Value>& f, const Value* bias, Value* out, int64_t out_pitch) {
+  constexpr int lanes = kLanes<Value>;
+  for (int64_t first = 0; first < f.channels; first += f.chain) {
+    const int64_t last = smaller(f.channels, first + f.chain);
+    Vector<Value> sum[ROWS][VECTORS];
+#pragma GCC unroll 8
+    for (int m = 0; m < ROWS; ++m)
+#pragma GCC unroll 8
+      for (int v = 0; v < VECTORS; ++v) sum[m][v] = Vector<Value>{};
+    for (int64_t c = first; c < last; ++c) {
+      const Value* const row = f.input + c * f.input_pitch;
+      const Value* weight = f.weight + c * f.weight_pitch;
+      for (int64_t t = 0; t < f.taps; ++t, weight += ROWS) {
+        const Value* const from = row + f.places[t];
+        Vector<Value> x[VECTORS];
+#pragma GCC unroll 8
+        for (int v = 0; v < VECTORS; ++v) x[v] = load(from + v * lanes);
+#pragma GCC unroll 8
+        for (int m = 0; m < ROWS; ++m) {
+          const Vector<Value> one = broadcast(weight[m]);
+#pragma GCC unroll 8
+          for (int v = 0; v < VECTORS; ++v) sum[m][v] += one * x[v];
+        }
+      }
+    }
+    // The bias joins the first chain's sum, and the others' are added to those there.
+#pragma GCC unroll 8
+    for (int m = 0; m < ROWS; ++m)
+#pragma GCC unroll 8
+      for (int v = 0; v < VECTORS; ++v) {
+        Value* const to = out + m * out_pitch + v * lanes;
+        store(to, sum[m][v] + (first == 0 ? broadcast(bias[m]) : load(to)));
+      }
+  }
+}
+
+template <class Value, int ROWS, int VECTORS>
+void multiply_vectors(int64_t vectors, const Factors<Value>& f, const Value* bias, Value* out,
+                      int64_t out_pitch) {
+  if (vectors == VECTORS) return multiply<Value, ROWS, VECTORS>(f, bias, out, out_pitch);
+  if constexpr (VECTORS > 1)
+    multiply_vectors<Value, ROWS, VECTORS - 1>(vectors, f, bias, out, out_pitch);
+}
+
+// Sums of a block of rows, all of its vectors, in even shares.
+template <class Value, int ROWS>
+void multiply_rows(int64_t vectors, const Factors<Value>& factors, const Value* bias, Value* out,
+                   int64_t out_pitch) {
+  constexpr int most = most_vectors(ROWS);
+  Factors<Value> f = factors;
+  for (int64_t shares = (vectors + most - 1) / most; shares > 0; --shares) {
+    const int64_t now = shares == 1 ? vectors : (vectors + shares - 1) / shares;
+    multiply_vectors<Value, ROWS, most>(now, f, bias, out, out_pitch);
+    f.input += now * kLanes<Value>;
+    out += now * kLanes<Value>;
+    vectors -= now;
+  }
+}
+
+template <class Value>
+void multiply_block(int64_t rows, int64_t vectors, const Factors<Value>& f, const Value* bias,
+                    Value* out, int64_t out_pitch) {
+  switch (rows) {
+    case 1:
+      return multiply_rows<Value, 1>(vectors, f, bias, out, out_pitch);
+    case 2:
+      return multiply_rows<Value, 2>(vectors, f, bias, out, out_pitch);
+    case 4:
+      return multiply_rows<Value, 4>(vectors, f, bias, out, out_pitch);
+    default:
+      return multiply_rows<Value, kMostRows>(vectors, f, bias, out, out_pitch);
+  }
+}
+
+// What a tile's taps see of a row: of a class, taps that see something else than padding (others would add
+// zeros); of a piece, columns inside of the row.
+struct Seen {
+  int64_t first, last;
+};
+
+// Copies the columns of one channel; those outside of its row are zero.
+template <class Element>
+void copy_channel(const CpuWalk& w, const Element* row, const Seen* inside, int64_t start,
+                  int64_t count, Sum<Element>* tile) {
+  for (const Piece& piece : w.pieces) {
+    const Seen in = *inside++;
+    Sum<Element>* const to = tile + piece.place;
+    std::fill(to, to + in.first, 0);
+    const Element* const from = row + start + piece.first + in.first * w.in_step;
+    if (w.in_step == 1)
+      convert(from, to + in.first, in.last - in.first);
+    else
+      for (int64_t q = 0; q < in.last - in.first; ++q)
+        convert(from[q * w.in_step], to[in.first + q]);
+    std::fill(to + in.last, to + count + piece.extra, 0);
+  }
+}
+
+// Computes a tile of positions for some units of a group, or for a run of groups.
+template <class Element>
+class ConvolutionTask {
+ public:
+  using Value = Sum<Element>;
+
+  ConvolutionTask(const CpuWalk& walk, const ConvArgs& args, int64_t task,
+                  const Value* packed_weights, Value* scratch)
+      : w(walk), a(args), packed(packed_weights), copied(scratch), buffer(copied + w.tile_size) {
+    rows_of_phases = reinterpret_cast<const Value**>(buffer + w.buffer_size);
+    taps = reinterpret_cast<Seen*>(rows_of_phases + w.phases);
+    columns = taps + w.classes.size();
+    own_weights = scratch + w.scratch - round_up(w.unit_weights(), 16);
+    const int64_t chunk = task % w.chunks, tile = task / w.chunks % w.tiles;
+    const int64_t run = task / (w.chunks * w.tiles) % w.runs;
+    batch = task / (w.chunks * w.tiles * w.runs);
+    const int64_t end = smaller((tile + 1) * w.tile_positions, w.positions);
+    for (first = tile * w.tile_positions; first < end; first += count) {
+      look(end);
+      for (int64_t group = run * w.run; group < smaller(a.groups, (run + 1) * w.run); ++group)
+        convolve(group, chunk * w.chunk, smaller(w.units, (chunk + 1) * w.chunk));
+    }
+  }
+
+ private:
+  const CpuWalk& w;
+  const ConvArgs& a;
+  const Value* const packed;
+  Value *const copied, *const buffer, *own_weights;
+  const Value** rows_of_phases;
+  Seen *taps, *columns;
+  int64_t batch, first, count, vectors;
+  bool sees_nothing, direct;
+
+  // Takes positions from `first` to `end`, or those alone that can, or cannot, be read where they lie.
+  void look(int64_t end) {
+    constexpr int64_t lanes = kLanes<Value>;
+    count = end - first;
+    direct = false;
+    if (w.direct && w.least_shift <= w.most_shift) {
+      const int64_t before = -(first + w.least_shift);
+      const int64_t inside = (a.length - w.most_shift - first) / lanes * lanes;
+      if (before > 0 && round_up(before, lanes) + kLeastDirect < inside) {
+        count = smaller(count, round_up(before, lanes));
+      } else if (before <= 0 && inside > kLeastDirect) {
+        count = smaller(count, inside);
+        direct = count % lanes == 0 || first + round_up(count, lanes) + w.most_shift <= a.length;
+      }
+    }
+    vectors = ceil_div(count, lanes);
+    sees_nothing = true;
+    for (size_t number = 0; number < w.classes.size(); ++number) {
+      const PhaseClass& c = w.classes[number];
+      Seen s{0, c.taps};
+      while (s.first < s.last && (first + count - 1) * w.in_step + c.shifts[s.first] < 0) ++s.first;
+      while (s.last > s.first && first * w.in_step + c.shifts[s.last - 1] >= a.length) --s.last;
+      sees_nothing = sees_nothing && s.first == s.last;
+      taps[number] = s;
+    }
+    for (size_t number = 0; number < w.pieces.size(); ++number) {
+      const Piece& piece = w.pieces[number];
+      const Inside in = inside_of(vectors * lanes + piece.extra, w.in_step,
+                                  first * w.in_step + piece.first, a.length);
+      columns[number] = {in.first, in.last};
+    }
+  }
+
+  void convolve(int64_t group, int64_t first_unit, int64_t last_unit) {
+    const auto* const input = static_cast<const Element*>(a.input) + batch * a.input_batch_stride +
+                              group * w.channels_in * a.input_channel_stride;
+    if (!direct && !sees_nothing)
+      for (int64_t c = 0; c < w.channels_in; ++c)
+        copy_channel(w, input + c * a.input_channel_stride, columns, first * w.in_step,
+                     vectors * kLanes<Value>, copied + c * w.pitch);
+    // Sums need no buffer where they are outputs already.
+    const bool straight =
+        sizeof(Element) == sizeof(Value) && w.phases == 1 && count % kLanes<Value> == 0;
+    for (int64_t unit = first_unit; unit < last_unit; ++unit) {
+      const int64_t first_channel = unit * w.unit;
+      const int64_t channels = smaller(w.unit, w.channels_out - first_channel);
+      const int64_t channel = group * w.channels_out + first_channel;
+      auto* const output = static_cast<Element*>(a.output) +
+                           (batch * a.channels_out + channel) * a.length_out + first * w.phases;
+      const auto* const bias =
+          a.bias == nullptr ? nullptr : static_cast<const Element*>(a.bias) + channel;
+      const Value* weight = packed + w.packed_place(group, unit);
+      if (w.packed_in_turn) {
+        pack_weights<Element>(w, a, group, unit, 0, w.channels_in, own_weights);
+        weight = own_weights;
+      }
+      Value* to = straight ? reinterpret_cast<Value*>(output) : buffer;
+      const int64_t to_pitch = straight ? a.length_out : w.tile_positions;
+      for (size_t number = 0; number < w.classes.size(); ++number) {
+        const PhaseClass& c = w.classes[number];
+        const auto members = static_cast<int64_t>(c.phases.size());
+        const Seen& s = taps[number];
+        for_each_block(channels * members, [&](int64_t rows, int64_t first_row) {
+          Value biases[kMostRows] = {};
+          if (bias != nullptr)
+            for (int64_t m = 0; m < rows; ++m)
+              convert(bias[w.phases == 1 ? first_row + m : (first_row + m) / members], biases[m]);
+          const Factors<Value> factors{
+              direct ? reinterpret_cast<const Value*>(input + first) : copied,
+              direct ? a.input_channel_stride : w.pitch,
+              w.channels_in,
+              (direct ? c.shifts.data() : c.places.data()) + s.first,
+              s.last - s.first,
+              weight + s.first * rows,
+              c.taps * rows,
+              larger(1, kChain / larger(1, c.taps))};
+          multiply_block(rows, vectors, factors, biases, to + first_row * to_pitch, to_pitch);
+          weight += rows * w.channels_in * c.taps;
+        });
+        to += channels * members * to_pitch;
+      }
+      if (!straight) leave(channels, output);
+    }
+  }
+
+  // From the buffer's rows to those of the output, which have all phases' values in turn.
+  void leave(int64_t channels, Element* output) {
+    if (w.phases == 1) {
+      for (int64_t o = 0; o < channels; ++o)
+        convert(buffer + o * w.tile_positions, output + o * a.length_out, count);
+      return;
+    }
+    // The last position may have no output in some phases.
+    const int64_t outputs = smaller(count * w.phases, a.length_out - first * w.phases);
+    const int64_t even = outputs / w.phases;
+    for (int64_t o = 0; o < channels; ++o, output += a.length_out) {
+      const Value* of_class = buffer;
+      for (const PhaseClass& c : w.classes) {
+        const auto members = static_cast<int64_t>(c.phases.size());
+        for (int64_t m = 0; m < members; ++m)
+          rows_of_phases[c.phases[m]] = of_class + (o * members + m) * w.tile_positions;
+        of_class += channels * members * w.tile_positions;
+      }
+      interleave(rows_of_phases, w.phases, even, 1, output);
+      for (int64_t r = 0; r < outputs - even * w.phases; ++r)
+        convert(rows_of_phases[r][even], output[even * w.phases + r]);
+    }
+  }
+};
+
+template <class Element>
+int64_t convolution_workspace(const ConvArgs& a) {
+  const CpuWalk w = cpu_walk_of<Element>(a);
+  return sizeof(Sum<Element>) * (w.packed_size + w.threads * w.scratch);
+}
+
+template <class Element>
+void convolve(const ConvArgs& a, const Parallel& parallel) {
+  const CpuWalk w = cpu_walk_of<Element>(a);
+  auto* const packed = static_cast<Sum<Element>*>(a.workspace);
+  auto* const scratch = packed + w.packed_size;
+  // A transposed weight has the values of a channel of the input side by side: few of these at a time, so that
+  // their pages are at hand for some units.
+  const int64_t at_once = a.transposed ? 16 : w.channels_in, some = a.transposed ? 8 : 1;
+  const int64_t packs = ceil_div(w.units, some);
+  if (!w.packed_in_turn)
+    for_each(parallel, w.threads, a.groups * packs, [&](int64_t task, int64_t) {
+      const int64_t group = task / packs, unit = task % packs * some;
+      for (int64_t first = 0; first < w.channels_in; first += at_once)
+        for (int64_t one = unit; one < smaller(w.units, unit + some); ++one)
+          pack_weights<Element>(w, a, group, one, first, smaller(w.channels_in, first + at_once),
+                                packed + w.packed_place(group, one));
+    });
+  for_each(parallel, w.threads, w.tasks(a), [&](int64_t task, int64_t worker) {
+    ConvolutionTask<Element>(w, a, task, packed, scratch + worker * w.scratch);
+  });
+}
+
+}  // namespace fastconv1d
+
+#define FASTCONV1D_SIMD_LIBRARY \
+  FASTCONV1D_CPU_LIBRARY(fastconv1d::convolve, fastconv1d::convolution_workspace)

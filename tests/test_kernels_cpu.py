@@ -1,0 +1,100 @@
+"""The CPU's kernels without torch: right in every shape and for every width of vectors.
+
+A program of their own runs them between guard pages, or with sanitizers, in three threads.
+"""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from fastconv1d.build import CSRC, NATIVE_FLAGS
+from fastconv1d.problem import Problem
+from kernel_runs import (
+    CORNERS,
+    EMULATION,
+    EVERYTHING,
+    LONG,
+    NARROW,
+    UNFOLDED,
+    Run,
+    corner_runs,
+    execute,
+    gradient_runs,
+    harness,
+    random_runs,
+)
+
+MODES = ("ieee", "bf16", "fp16", "fp64")
+SANITIZE = ("-O1", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined")
+FLAGS = {
+    "native": ("-O2", *NATIVE_FLAGS),
+    "plain": ("-O2",),
+    "sanitized": (*SANITIZE, *NATIVE_FLAGS),
+}
+if platform.machine() == "x86_64":
+    FLAGS["AVX2"] = ("-O2", "-march=haswell")
+LIBRARIES = ("simd", "grad_simd")
+PROBLEMS = (*EVERYTHING, *NARROW.values(), *UNFOLDED.values(), *LONG.values())
+
+Build = Callable[[str, str], Path]
+
+
+@pytest.fixture(scope="module")
+def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
+    """A library's program, compiled with some flags once."""
+    folder = tmp_path_factory.mktemp("programs")
+
+    def compile(library: str, flags: str) -> Path:
+        program = folder / f"{library}-{flags}"
+        if not program.exists():
+            command = ["g++", "-std=c++20", "-DFASTCONV1D_CPU", "-Wall", "-Wextra", "-Wno-psabi"]
+            command += [*FLAGS[flags], f"-I{CSRC}", f"-I{EMULATION}", "-x", "c++", "-", "-pthread"]
+            done = subprocess.run(
+                [*command, "-o", program], input=harness(library), capture_output=True, text=True
+            )
+            assert done.returncode == 0 and "warning" not in done.stderr, done.stderr
+        return program
+
+    return compile
+
+
+def runs_of(library: str, problems: Iterable[Problem]) -> list[Run]:
+    """Every problem, modes taken in turn, and random ones in each; nothing beside the outputs."""
+    runs = [
+        run
+        for number, problem in enumerate(problems)
+        for run in corner_runs([problem], MODES[number % 4], 0)
+    ]
+    runs += [run for mode in MODES for run in random_runs(6, mode, 0, narrow=len(runs) % 2 == 0)]
+    if library == "grad_simd":
+        runs = gradient_runs(runs)
+    return [
+        replace(run, guard=0, multiprocessors=3, reverse=number % 3 == 0)
+        for number, run in enumerate(runs)
+    ]
+
+
+@pytest.mark.parametrize("flags", FLAGS)
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_kernels_between_guards(build: Build, tmp_path: Path, library: str, flags: str) -> None:
+    if flags == "AVX2" and "avx2" not in Path("/proc/cpuinfo").read_text():
+        pytest.skip("needs a processor with AVX2")
+    result = execute([build(library, flags)], runs_of(library, PROBLEMS), tmp_path)
+    assert not result.complaints, "\n".join([*result.complaints[:10], result.log])
+    assert result.returncode == 0, result.log
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_infinities_reach_only_what_sees_them(build: Build, tmp_path: Path, library: str) -> None:
+    runs = runs_of(library, (*CORNERS.values(), *NARROW.values()))
+    runs = [replace(run, infinite=True, integers=False) for run in runs]
+    if library == "grad_simd":
+        runs = [run for run in runs if run.problem.padding == 0]
+    result = execute([build(library, "native")], runs, tmp_path)
+    assert not result.complaints, "\n".join([*result.complaints[:10], result.log])
