@@ -65,7 +65,10 @@ GRAD_HOPPER_SLICE = {
     (64, 256): (0.80, 0.30),
     (64, 192): (0.68, 0.35),
 }
-GRAD_HOPPER_STRIDED = {2: 1.6, 4: 1.1}  # times as long with a stride, by size
+# Times as long with a stride, with one of 8, whose reads meet the same banks, and where rows begin
+# at odd 16-bit values.
+GRAD_HOPPER_STRIDED, GRAD_HOPPER_FAR, GRAD_HOPPER_ODD = {2: 1.6, 4: 1.1}, 2.0, 1.5
+GRAD_HOPPER_SHARED = 223 << 10  # bytes of shared memory for stages
 GRAD_HOPPER_FIRST = 200  # slices that take longer
 GRAD_HOPPER_START, GRAD_HOPPER_WAVE = 14.0, 4.0  # µs: both kernels; what a block takes at its end
 GRAD_HOPPER_BANDWIDTH = 3.2e6  # bytes per µs that it reads
@@ -83,10 +86,10 @@ GRAD_LONG_KERNEL = (
     32  # taps of which the long kernel has more: kLongKernel of csrc/grad_sliding.cuh
 )
 GRAD_DIRECT_RATE = 0.3e6  # FLOP per µs
-GRAD_ATEN_START = 42.0  # µs
-GRAD_ATEN_RATE = {"tf32": 125e6, "ieee": 36e6, "bf16": 375e6, "fp16": 375e6, "fp64": 10e6}
+GRAD_ATEN_START = 40.0  # µs
+GRAD_ATEN_RATE = {"tf32": 125e6, "ieee": 36e6, "bf16": 560e6, "fp16": 560e6, "fp64": 10e6}
 GRAD_ATEN_GROUPED = 0.75
-GRAD_ATEN_LAYOUT = {2: 0.48e6, 4: 0.46e6, 8: 0.4e6}  # elements per µs that change their layout
+GRAD_ATEN_LAYOUT = {2: 0.62e6, 4: 0.46e6, 8: 0.4e6}  # elements per µs that change their layout
 GRAD_ATEN_BIAS = 0.54e6  # elements per µs
 GRAD_ATEN_FILLED = 64  # rows and columns below which cuDNN's tiles are partly empty
 GRAD_ATEN_DEPTHWISE_RATE = 1e6  # FLOP per µs
@@ -721,28 +724,48 @@ def _grad_hopper_cost(plan: Plan, problem: Problem) -> float:
     if problem.gpu is None or not isinstance(tile, GradHopperTile):
         return float("inf")
     tiles = problem.groups * _ceil_div(problem.channels_out // problem.groups, tile.channels)
-    tiles *= _grad_pair_blocks(tile.pairs, problem)
+    blocks = _grad_pair_blocks(tile, problem)
+    if blocks is None:
+        return float("inf")
+    tiles *= blocks
     waves, slices, splits = _grad_split(problem, tiles, problem.gpu.multiprocessors)
     each, more = GRAD_HOPPER_SLICE[tile.channels, tile.pairs]
     work = waves * slices * each + min(waves * slices, GRAD_HOPPER_FIRST) * more
     if problem.stride > 1:
         work *= GRAD_HOPPER_STRIDED[problem.dtype.itemsize]
+    if problem.stride >= 8:
+        work *= GRAD_HOPPER_FAR
+    if problem.length_out * problem.dtype.itemsize % 4 or problem.aligned % 4:
+        work *= GRAD_HOPPER_ODD
     traffic = problem.bytes / (GRAD_HOPPER_BANDWIDTH * _scale(problem))
     time = GRAD_HOPPER_START + waves * GRAD_HOPPER_WAVE + _larger(work, traffic)
     return time + _grad_parts_time(problem, splits)
 
 
-def _grad_pair_blocks(pairs: int, problem: Problem) -> int:
-    """Blocks of a group's channels and taps: `best_pairs` of csrc/grad_hopper.cuh, roughly."""
+def _grad_pair_blocks(tile: GradHopperTile, problem: Problem) -> int | None:
+    """Blocks of a group's channels and taps: `best_pairs` of csrc/grad_hopper.cuh, roughly.
+
+    Three stages of the input must find room beside those of grad_output.
+    """
     channels_in, kernel_size = problem.channels_in // problem.groups, problem.kernel_size
-    taps_at_once = {
-        _ceil_div(kernel_size, blocks)
-        for blocks in range(_ceil_div(kernel_size, pairs), kernel_size + 1)[:8]
-    }
-    return min(
-        _ceil_div(channels_in, pairs // taps) * _ceil_div(kernel_size, taps)
-        for taps in taps_at_once
-    )
+    itemsize = problem.dtype.itemsize
+    vector, positions = 16 // itemsize, 128 // itemsize
+    room = GRAD_HOPPER_SHARED // 3 - 2 * tile.channels * 144
+
+    def vectors(reach: int) -> int:
+        return _ceil_div((positions - 1) * problem.stride + reach + vector, vector) | 1
+
+    fewest = None
+    first = _ceil_div(kernel_size, tile.pairs)
+    for taps in {_ceil_div(kernel_size, n) for n in range(first, kernel_size + 1)[:40]}:
+        apart, together = vectors(0), vectors((taps - 1) * problem.dilation)
+        shares = together <= min(taps * apart, 256 // vector)
+        row = together if shares else apart * taps
+        channels = min(channels_in, tile.pairs // taps, room // (16 * row))
+        if channels > 0 and (together if shares else apart) * vector <= 256:
+            blocks = _ceil_div(channels_in, channels) * _ceil_div(kernel_size, taps)
+            fewest = blocks if fewest is None else min(fewest, blocks)
+    return fewest
 
 
 def _grad_split(problem: Problem, tiles: int, at_once: int) -> tuple[int, int, int]:
