@@ -36,6 +36,8 @@ ATEN_PACKED = 0.6e-3
 ATEN_FRESH = ((32 << 20, 0.25e-3), (4 << 20, 0.05e-3))
 """µs for each byte of blocks of so many, which malloc maps anew, always or now and then."""
 ATEN_FEW = 16  # channels on either side of a group below which its blocks are partly empty
+ATEN_FEW_BF16 = 128
+ATEN_TRANSPOSED, ATEN_TRANSPOSED_APART = 0.9, 0.15  # share of the rate with a stride, and dilated
 ATEN_DEPTHWISE = 1.2e3  # elements per µs and thread of depthwise layers
 ATEN_DEPTHWISE_RATE = 2.8e3  # FLOP per µs and thread of those that have no kernel of their own
 ATEN_DEPTHWISE_TAPS = 16  # more have none
@@ -82,7 +84,7 @@ def _is_depthwise(problem: Problem) -> bool:
 
 
 def _fresh(size: int) -> float:
-    return next((size * each for least, each in ATEN_FRESH if size > least), 0.0)
+    return next((size * each for least, each in ATEN_FRESH if size >= least), 0.0)
 
 
 def simd(problem: Problem) -> float:
@@ -108,7 +110,7 @@ def aten(problem: Problem) -> float:
     """The time of torch's own convolution."""
     threads, itemsize = _threads(problem), problem.dtype.itemsize
     start = ATEN_START + _fresh(problem.output_elements * itemsize)
-    if _weights(problem) * itemsize > ATEN_FRESH[0][0]:
+    if _weights(problem) * itemsize >= ATEN_FRESH[0][0]:
         start += _fresh(_weights(problem) * itemsize)
     if _is_depthwise(problem):
         elements = problem.input_elements + problem.output_elements
@@ -122,8 +124,14 @@ def aten(problem: Problem) -> float:
             time = max(time, problem.flops / ATEN_DEPTHWISE_RATE)
         return start + time / threads
     rate = ATEN_RATE[problem.mode] if problem.mode != "bf16" else ATEN_BF16[not _multiplies_bf16()]
-    few = min(1.0, min(_channels(problem)) / ATEN_FEW)
-    rate *= few * _width()
+    channels = min(_channels(problem))
+    if problem.mode == "bf16":
+        rate *= min(1.0, channels / ATEN_FEW_BF16) ** 0.5
+    else:
+        rate *= min(1.0, channels / ATEN_FEW)
+    rate *= _width()
+    if problem.transposed and problem.stride > 1:
+        rate *= ATEN_TRANSPOSED if problem.dilation == 1 else ATEN_TRANSPOSED_APART
     if problem.groups > 1:
         rate *= 0.7
     time = max(problem.flops / rate, problem.bytes / BANDWIDTH)

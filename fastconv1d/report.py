@@ -152,7 +152,8 @@ def what(row: Row) -> str:
 def machine(row: Row) -> str:
     """Where a row was measured, in one line."""
     if row["gpu"] is None:
-        return f"{row['cpu']}, {row['threads']} threads, torch {row['torch']}"
+        threads = "1 thread" if row["threads"] == 1 else f"{row['threads']} threads"
+        return f"{row['cpu']}, {threads}, torch {row['torch']}"
     return f"{row['gpu']}, driver {row['driver']}, torch {row['torch']}, cuDNN {row['cudnn']}"
 
 
