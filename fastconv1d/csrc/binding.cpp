@@ -33,6 +33,7 @@
 #include "blocks.h"
 #include "im2col_cpu.h"
 #include "parallel.h"
+#include "recorded.h"
 
 namespace {
 
@@ -592,32 +593,35 @@ std::tuple<Tensor, Tensor, Tensor> aten_convolution_backward(
   return {of_input, of_weight, of_bias};
 }
 
+bool has_tangent(const Tensor& t) { return t._fw_grad(0).defined(); }
 bool needs_derivative(const Tensor& t) {
-  return (c10::GradMode::is_enabled() && t.requires_grad()) || t._fw_grad(0).defined();
+  return (c10::GradMode::is_enabled() && t.requires_grad()) || has_tangent(t);
 }
 
-// Skips the Python autograd kernel, and its cost, where nothing needs a derivative.
+// Skips the Python autograd kernel, and its cost, where nothing needs a derivative, or what autograd records is
+// all that does.
 Tensor autograd_convolution(c10::DispatchKeySet keys, const Tensor& input, const Tensor& weight,
                             const MaybeTensor& bias, c10::SymIntArrayRef stride,
                             c10::SymIntArrayRef padding, c10::SymIntArrayRef dilation,
                             bool transposed, c10::SymIntArrayRef output_padding, c10::SymInt groups,
                             c10::string_view algorithm) {
-  using Signature = Tensor(const Tensor&, const Tensor&, const MaybeTensor&, c10::SymIntArrayRef,
-                           c10::SymIntArrayRef, c10::SymIntArrayRef, bool, c10::SymIntArrayRef,
-                           c10::SymInt, c10::string_view);
-  static const auto plain = c10::Dispatcher::singleton()
-                                .findSchemaOrThrow("fastconv1d::convolution", "")
-                                .typed<Signature>();
-  static const auto differentiable = c10::Dispatcher::singleton()
-                                         .findSchemaOrThrow("fastconv1d::_differentiable", "")
-                                         .typed<Signature>();
+  static const auto differentiable =
+      operator_of<ConvolutionOperator>("fastconv1d::_differentiable");
+  const bool with_bias = bias && bias->defined();
   if (needs_derivative(input) || needs_derivative(weight) ||
-      (bias && bias->defined() && needs_derivative(*bias)))
+      (with_bias && needs_derivative(*bias))) {
+    const auto geometry =
+        recorded_geometry(stride, padding, dilation, transposed, output_padding, groups);
+    if (geometry && !has_tangent(input) && !has_tangent(weight) &&
+        !(with_bias && has_tangent(*bias)))
+      return RecordedConvolution::apply(input, weight, bias, *geometry, std::string(algorithm));
     return differentiable.call(input, weight, bias, stride, padding, dilation, transposed,
                                output_padding, groups, algorithm);
+  }
   const at::AutoDispatchBelowADInplaceOrView guard;
-  return plain.redispatch(keys & c10::after_autograd_keyset, input, weight, bias, stride, padding,
-                          dilation, transposed, output_padding, groups, algorithm);
+  return convolution_operator().redispatch(keys & c10::after_autograd_keyset, input, weight, bias,
+                                           stride, padding, dilation, transposed, output_padding,
+                                           groups, algorithm);
 }
 
 // The same for the gradient of the weight.
@@ -626,23 +630,15 @@ std::tuple<Tensor, Tensor> autograd_grad_weight(
     c10::SymIntArrayRef weight_sizes, bool bias, c10::SymIntArrayRef stride,
     c10::SymIntArrayRef padding, c10::SymIntArrayRef dilation, bool transposed,
     c10::SymIntArrayRef output_padding, c10::SymInt groups, c10::string_view algorithm) {
-  using Signature =
-      std::tuple<Tensor, Tensor>(const Tensor&, const Tensor&, c10::SymIntArrayRef, bool,
-                                 c10::SymIntArrayRef, c10::SymIntArrayRef, c10::SymIntArrayRef,
-                                 bool, c10::SymIntArrayRef, c10::SymInt, c10::string_view);
-  static const auto plain = c10::Dispatcher::singleton()
-                                .findSchemaOrThrow("fastconv1d::grad_weight", "")
-                                .typed<Signature>();
   static const auto differentiable =
-      c10::Dispatcher::singleton()
-          .findSchemaOrThrow("fastconv1d::_differentiable_grad_weight", "")
-          .typed<Signature>();
+      operator_of<GradWeightOperator>("fastconv1d::_differentiable_grad_weight");
   if (needs_derivative(grad_output) || needs_derivative(input))
     return differentiable.call(grad_output, input, weight_sizes, bias, stride, padding, dilation,
                                transposed, output_padding, groups, algorithm);
   const at::AutoDispatchBelowADInplaceOrView guard;
-  return plain.redispatch(keys & c10::after_autograd_keyset, grad_output, input, weight_sizes, bias,
-                          stride, padding, dilation, transposed, output_padding, groups, algorithm);
+  return grad_weight_operator().redispatch(keys & c10::after_autograd_keyset, grad_output, input,
+                                           weight_sizes, bias, stride, padding, dilation,
+                                           transposed, output_padding, groups, algorithm);
 }
 
 std::vector<int64_t> calls() {
