@@ -126,7 +126,7 @@ def aten(problem: Problem) -> float:
     rate = ATEN_RATE[problem.mode] if problem.mode != "bf16" else ATEN_BF16[not _multiplies_bf16()]
     channels = min(_channels(problem))
     if problem.mode == "bf16":
-        rate *= min(1.0, channels / ATEN_FEW_BF16) ** 0.5
+        rate *= min(1.0, channels / ATEN_FEW_BF16) ** 0.4
     else:
         rate *= min(1.0, channels / ATEN_FEW)
     rate *= _width()
