@@ -36,7 +36,7 @@ ATEN_PACKED = 0.6e-3
 ATEN_FRESH = ((32 << 20, 0.25e-3), (4 << 20, 0.05e-3))
 """µs for each byte of blocks of so many, which malloc maps anew, always or now and then."""
 ATEN_FEW = 16  # channels on either side of a group below which its blocks are partly empty
-ATEN_FEW_BF16 = 128
+ATEN_BF16_SHARE = ((96, 0.95), (32, 0.7), (1, 0.45))  # by channels on the side of fewer
 ATEN_TRANSPOSED, ATEN_TRANSPOSED_APART = 0.9, 0.15  # share of the rate with a stride, and dilated
 ATEN_DEPTHWISE = 1.2e3  # elements per µs and thread of depthwise layers
 ATEN_DEPTHWISE_RATE = 2.8e3  # FLOP per µs and thread of those that have no kernel of their own
@@ -126,7 +126,7 @@ def aten(problem: Problem) -> float:
     rate = ATEN_RATE[problem.mode] if problem.mode != "bf16" else ATEN_BF16[not _multiplies_bf16()]
     channels = min(_channels(problem))
     if problem.mode == "bf16":
-        rate *= min(1.0, channels / ATEN_FEW_BF16) ** 0.5
+        rate *= next(share for least, share in ATEN_BF16_SHARE if channels >= least)
     else:
         rate *= min(1.0, channels / ATEN_FEW)
     rate *= _width()
