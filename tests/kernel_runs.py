@@ -6,6 +6,7 @@ compute-sanitizer.
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -29,6 +30,9 @@ from fastconv1d.compare import (
 from fastconv1d.config import MODES
 from fastconv1d.problem import Gpu, Problem
 from random_problems import CONTIGUOUS_ROWS, laid_out, random_problem
+
+IN_CI = os.environ.get("CI") == "true"
+"""On two cores, for a quarter of an hour at most."""
 
 EMULATION = Path(__file__).parent / "emulation"
 SHARED_BYTES = {"sm_90": 228 << 10, "sm_80": 164 << 10, "sm_86": 100 << 10}
