@@ -56,6 +56,18 @@ __device__ __forceinline__ void copy_async_16(void* shared, const void* global) 
                "n"(OFFSET)
                : "memory");
 }
+template <int BYTES>
+__device__ __forceinline__ void copy_async(void* shared, const void* global, int existing) {
+  const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
+  if constexpr (BYTES == 16)
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(global),
+                 "r"(existing)
+                 : "memory");
+  else
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(address), "l"(global),
+                 "n"(BYTES), "r"(existing)
+                 : "memory");
+}
 __device__ __forceinline__ void copy_async_commit() {
   asm volatile("cp.async.commit_group;" ::: "memory");
 }
@@ -110,6 +122,9 @@ __device__ __forceinline__ float bf16_to_float(uint16_t x) {
 }
 __device__ __forceinline__ float fp16_to_float(uint16_t x) {
   return __half2float(__ushort_as_half(x));
+}
+__device__ __forceinline__ void add_to(float* to, float x) {
+  asm volatile("red.global.add.f32 [%0], %1;" ::"l"(to), "f"(x) : "memory");
 }
 __device__ __forceinline__ void store_16(void* to, const uint4& words) {
   asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(words.x), "r"(words.y),
@@ -1058,6 +1073,66 @@ struct Digits {
     return digit;
   }
 };
+template <int STAGES>
+struct StageBarriers {
+  uint64_t full[STAGES], empty[STAGES];
+};
+struct Turn {
+  int stage = 0;
+  uint32_t parity = 0;
+  __device__ __forceinline__ void advance(int stages) {
+    if (++stage < stages) return;
+    stage = 0;
+    parity ^= 1;
+  }
+};
+__device__ __forceinline__ void give_back(uint64_t* empty, int stage) {
+  if (stage < 0) return;
+  __syncwarp();
+  if (threadIdx.x % 32 == 0) barrier_arrive(empty + stage);
+}
+struct TensorRows {
+  const void* first;
+  int64_t batch, channels, length, batch_stride, channel_stride;
+};
+inline TensorRows rows_of_input(const ConvArgs& a) {
+  return {a.input, a.batch, a.channels_in, a.length, a.input_batch_stride, a.input_channel_stride};
+}
+struct RowBoxes {
+  BoxMap maps[kMostKinds];
+  int leads[kMostKinds];
+  int64_t rows_per_batch;
+  bool lead() const {
+    int any = 0;
+    for (const int lead : leads) any |= lead;
+    return any != 0;
+  }
+};
+template <class Element>
+bool make_row_boxes(RowBoxes& boxes, const TensorRows& r, int kinds_log2, int box_positions,
+                    int box_rows) {
+  boxes = {};
+  if (r.channel_stride <= 0) return false;
+  if (r.batch > 1 && (r.batch_stride < 0 || r.batch_stride % r.channel_stride)) return false;
+  const int64_t rows_per_batch = r.batch > 1 ? r.batch_stride / r.channel_stride : 0,
+                rows = (r.batch - 1) * rows_per_batch + r.channels,
+                row_bytes = r.channel_stride * static_cast<int64_t>(sizeof(Element));
+  if (rows >= INT32_MAX) return false;
+  for (int kind = 0; kind < 1 << kinds_log2; ++kind) {
+    const uintptr_t begin = reinterpret_cast<uintptr_t>(r.first),
+                    first = begin + kind * static_cast<uintptr_t>(row_bytes);
+    boxes.leads[kind] = static_cast<int>(first % 16 / sizeof(Element));
+    const uintptr_t of_map = kind < rows ? first : begin;
+    const int64_t columns = r.length + (kind < rows ? boxes.leads[kind] : 0);
+    if (make_box_map(boxes.maps + kind, sizeof(Element),
+                     reinterpret_cast<const void*>(of_map & ~uintptr_t{15}), columns,
+                     larger(1, ceil_div(rows - kind, 1 << kinds_log2)), row_bytes << kinds_log2,
+                     box_positions, box_rows) != 0)
+      return false;
+  }
+  boxes.rows_per_batch = rows_per_batch;
+  return true;
+}
 template <class M, class T>
 struct TileSums {
   float chain[T::m_tiles][T::n_tiles][4];
@@ -1576,10 +1651,6 @@ constexpr int kHopperThreads = kProducerThreads + kConsumerThreads;
 constexpr int kProducerRegisters = 40, kConsumerRegisters = 232;
 static_assert(kProducerThreads * kProducerRegisters + kConsumerThreads * kConsumerRegisters <=
               kHopperThreads * 168);
-template <int STAGES>
-struct StageBarriers {
-  uint64_t full[STAGES], empty[STAGES];
-};
 struct Range {
   uint32_t most, least;
 };
@@ -1597,18 +1668,8 @@ FASTCONV1D_HD constexpr int64_t hopper_fixed_bytes() {
                       2 * OutputLayout<M, T::m_tiles>::bytes,
                   128);
 }
-struct Turn {
-  int stage = 0;
-  uint32_t parity = 0;
-  __device__ __forceinline__ void advance(int stages) {
-    if (++stage < stages) return;
-    stage = 0;
-    parity ^= 1;
-  }
-};
 struct HopperParams {
-  BoxMap boxes[kMostKinds];
-  int box_leads[kMostKinds];
+  RowBoxes boxes;
   const void* input;
   const uint32_t* weights;
   const int* scales;
@@ -1628,7 +1689,6 @@ struct HopperParams {
   int64_t tile_step;
   int in_boxes;
   int leads;
-  int64_t rows_per_batch;
 };
 template <class M, class T>
 struct HopperBlock {
@@ -1689,7 +1749,7 @@ struct HopperBlock {
     const bool within =
         (position >= (M::sets > 1 ? 16 / element : 0) || !p.leads) &&
         (p.in_boxes || first_of_block(l.blocks / 2 - 1) + l.block_positions <= left);
-    return {place.batch * static_cast<int>(p.rows_per_batch) + row,
+    return {place.batch * static_cast<int>(p.boxes.rows_per_batch) + row,
             static_cast<uint32_t>(reinterpret_cast<uint64_t>(p.input)) +
                 static_cast<uint32_t>(element) *
                     (place.batch * static_cast<uint32_t>(p.input_batch_stride) + position) +
@@ -1725,8 +1785,8 @@ struct HopperBlock {
       const Source from = source(tile_of(place, warpgroup), slice, part);
       const int kind = i & (kinds - 1), row = from.row + kind, of_row = row & (kinds - 1),
                 block = (i - warpgroup * of_warpgroup) >> l.alike_log2;
-      copy_box(stage + i * box_bytes, &p.boxes[of_row],
-               from.position + first_of_block(block) + p.box_leads[of_row] - ahead(from, kind),
+      copy_box(stage + i * box_bytes, &p.boxes.maps[of_row],
+               from.position + first_of_block(block) + p.boxes.leads[of_row] - ahead(from, kind),
                row >> l.alike_log2, full);
     }
     reconverge();
@@ -2229,11 +2289,6 @@ struct HopperBlock {
 #pragma unroll
       for (int i = 0; i < T::channels / 2; ++i) visit(m, i);
   }
-  static __device__ __forceinline__ void give_back(uint64_t* empty, int stage) {
-    if (stage < 0) return;
-    __syncwarp();
-    if (threadIdx.x % 32 == 0) barrier_arrive(empty + stage);
-  }
   __device__ __forceinline__ void keep(const Sums& sums, const Place& place) const {
     const int64_t tiles = p.batch * p.tiles,
                   tile = (shared->group * p.channel_blocks + shared->channel_block) * tiles +
@@ -2447,7 +2502,9 @@ struct Hopper {
     p.first_position = c.phase.first_shift;
     p.row_bytes = a.input_channel_stride * static_cast<int64_t>(sizeof(Element));
     p.tile_step = T::positions * c.phase.in_step;
-    p.in_boxes = make_boxes(a, l, p);
+    p.in_boxes = make_row_boxes<Element>(p.boxes, rows_of_input(a), l.alike_log2, l.block_positions,
+                                         (4 * M::values_per_word) << l.quads_of_kind_log2);
+    p.leads = !p.in_boxes || p.boxes.lead();
     p.slices_of_share = static_cast<int>(c.slices_of_share);
     if (shares(c) > 1)
       p.shares = reinterpret_cast<float*>(static_cast<char*>(a.workspace) + before_shares(c));
@@ -2465,33 +2522,6 @@ struct Hopper {
         4 * T::channels + OutputLayout<M, T::m_tiles>::bytes, stream,
         SharesParams{p.shares, a.bias, p.output, a.batch, c.tiles, c.channels_out, a.groups,
                      c.block_channels, c.channel_blocks, static_cast<int>(shares(c))});
-  }
-  static bool make_boxes(const ConvArgs& a, const Pipeline& l, HopperParams& p) {
-    p.leads = 1;
-    if (a.input_channel_stride <= 0) return false;
-    if (a.batch > 1 && (a.input_batch_stride < 0 || a.input_batch_stride % a.input_channel_stride))
-      return false;
-    const int64_t per_batch = a.batch > 1 ? a.input_batch_stride / a.input_channel_stride : 0,
-                  rows = (a.batch - 1) * per_batch + a.channels_in;
-    if (rows >= INT32_MAX) return false;
-    int leads = 0;
-    for (int kind = 0; kind < 1 << l.alike_log2; ++kind) {
-      const uintptr_t begin = reinterpret_cast<uintptr_t>(a.input),
-                      first = begin + kind * static_cast<uintptr_t>(p.row_bytes);
-      p.box_leads[kind] = static_cast<int>(first % 16 / sizeof(Element));
-      leads += p.box_leads[kind];
-      const uintptr_t of_map = kind < rows ? first : begin;
-      const int64_t columns = a.length + (kind < rows ? p.box_leads[kind] : 0);
-      if (make_box_map(p.boxes + kind, sizeof(Element),
-                       reinterpret_cast<const void*>(of_map & ~uintptr_t{15}), columns,
-                       larger(1, ceil_div(rows - kind, 1 << l.alike_log2)),
-                       p.row_bytes << l.alike_log2, l.block_positions,
-                       (4 * M::values_per_word) << l.quads_of_kind_log2) != 0)
-        return false;
-    }
-    p.leads = leads > 0;
-    p.rows_per_batch = per_batch;
-    return true;
   }
 };
 }
