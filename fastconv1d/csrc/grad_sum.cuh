@@ -86,15 +86,14 @@ __global__ void __launch_bounds__(kSumElements* kSumWarps)
   const int64_t of_block = kSumElements * kSumWarps / shares,
                 first_blocks = ceil_div(first.count, of_block);
   const bool of_second = blockIdx.x >= first_blocks;
-  const GradParts& own = of_second ? second : first;
-  const int64_t count = own.count,
+  const int64_t count = of_second ? second.count : first.count,
                 element = (blockIdx.x - (of_second ? first_blocks : 0)) * of_block +
                           warp / shares * kSumElements + lane,
                 step = shares * count;
   double sum = 0;
   if (element < count) {
     constexpr int at_once = 8;  // reads on their way together
-    const float* at = own.parts + share * count + element;
+    const float* at = (of_second ? second.parts : first.parts) + share * count + element;
     int64_t left = ceil_div(splits - share, shares);
     for (; left >= at_once; left -= at_once) {
       float part[at_once];
@@ -110,7 +109,8 @@ __global__ void __launch_bounds__(kSumElements* kSumWarps)
   __syncthreads();
   if (share > 0 || element >= count) return;
   for (int other = 1; other < shares; ++other) sum += sums[threadIdx.x + other * kSumElements];
-  static_cast<typename M::Element*>(own.output)[element] = M::to(static_cast<float>(sum));
+  void* const output = of_second ? second.output : first.output;
+  static_cast<typename M::Element*>(output)[element] = M::to(static_cast<float>(sum));
 }
 
 // Adds up the splits' parts of two sets of elements, either of which may be empty. Returns a cudaError_t.
