@@ -56,18 +56,6 @@ __device__ __forceinline__ void copy_async_16(void* shared, const void* global) 
                "n"(OFFSET)
                : "memory");
 }
-template <int BYTES>
-__device__ __forceinline__ void copy_async(void* shared, const void* global, int existing) {
-  const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
-  if constexpr (BYTES == 16)
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(global),
-                 "r"(existing)
-                 : "memory");
-  else
-    asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(address), "l"(global),
-                 "n"(BYTES), "r"(existing)
-                 : "memory");
-}
 __device__ __forceinline__ void copy_async_commit() {
   asm volatile("cp.async.commit_group;" ::: "memory");
 }

@@ -28,6 +28,8 @@
 // in the time of 64 x N x 8 words, and grad_output's way through it three times its size: the widest tiles keep
 // the tensor cores at two thirds to three quarters.
 #pragma once
+#include <type_traits>
+
 #include "grad_tile.cuh"
 
 namespace fastconv1d {
@@ -91,13 +93,13 @@ struct GradHopperBlock {
   static constexpr int element = sizeof(Element), values = M::values_per_word;
   static constexpr int positions = kGradWords * values, vector = 4 * values;
   static constexpr int quad_bytes = 16 * (T::channels + 1);
-  static constexpr int most_pitch = 16 * (kGradWords / 4 + 1),  // bytes of a raw row of grad_output
-      raw_bytes = T::channels * most_pitch,
+  static constexpr int most_pitch = 16 * (kGradWords / 4 + 1);  // bytes of a raw row of grad_output
+  static constexpr int raw_bytes = T::channels * most_pitch,
                        ready_bytes = (kGradWords / 4 * quad_bytes + 127) / 128 * 128;
   static constexpr int bias_bytes = 8 * T::channels * kGradMakers;
   static constexpr int64_t fixed_bytes = round_up(kGradPartBytes + bias_bytes, 128);
 
-  static constexpr int log2_of_channels = T::channels == 256 ? 8 : T::channels == 128 ? 7 : 6;
+  static constexpr int log2_of_channels = T::channels == 128 ? 7 : 6;
   static_assert(T::channels == 1 << log2_of_channels && kGradWords == 4 * 8);
 
   // What a block computes. In shared memory, since consumers have no registers to keep it in.

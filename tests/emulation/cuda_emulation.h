@@ -102,7 +102,6 @@ enum class State { kReady, kAtBlock, kAtWarp, kAtBarrier, kExited };
 struct Copy {
   void* to;
   const void* from;
-  int bytes, existing;  // of what does not exist, zeros
 };
 
 struct Warp {
@@ -666,22 +665,18 @@ FASTCONV1D_EMULATOR inline void load_matrices(uint32_t (&word)[4], const uint32_
 }
 
 // cp.async: the destination is lost at once, and written when the thread waits for its group.
-template <int BYTES>
-void copy_async(void* shared, const void* global, int existing) {
-  using namespace emulation;
-  const auto* to = static_cast<const char*>(shared);
-  if (reinterpret_cast<uintptr_t>(shared) % BYTES || reinterpret_cast<uintptr_t>(global) % BYTES)
-    fail("cp.async at an unaligned address");
-  if (to < shared_memory || to + BYTES > shared_memory + shared_bytes)
-    fail("cp.async beyond the shared memory that was asked for");
-  if (existing < 0 || existing > BYTES) fail("cp.async of more bytes than it copies");
-  std::memset(shared, 0xff, BYTES);
-  current->open.push_back({shared, global, BYTES, existing});
-}
 template <int OFFSET = 0>
 void copy_async_16(void* shared, const void* global) {
-  copy_async<16>(static_cast<char*>(shared) + OFFSET, static_cast<const char*>(global) + OFFSET,
-                 16);
+  using namespace emulation;
+  shared = static_cast<char*>(shared) + OFFSET;
+  global = static_cast<const char*>(global) + OFFSET;
+  const auto* to = static_cast<const char*>(shared);
+  if (reinterpret_cast<uintptr_t>(shared) % 16 || reinterpret_cast<uintptr_t>(global) % 16)
+    fail("cp.async of 16 bytes at an unaligned address");
+  if (to < shared_memory || to + 16 > shared_memory + shared_bytes)
+    fail("cp.async beyond the shared memory that was asked for");
+  std::memset(shared, 0xff, 16);
+  current->open.push_back({shared, global});
 }
 inline void copy_async_commit() {
   emulation::current->groups.push_back(std::move(emulation::current->open));
@@ -691,10 +686,7 @@ template <int N>
 void copy_async_wait() {
   auto& groups = emulation::current->groups;
   for (; groups.size() > N; groups.pop_front())
-    for (const auto& copy : groups.front()) {
-      std::memcpy(copy.to, copy.from, copy.existing);
-      std::memset(static_cast<char*>(copy.to) + copy.existing, 0, copy.bytes - copy.existing);
-    }
+    for (const auto& copy : groups.front()) std::memcpy(copy.to, copy.from, 16);
 }
 
 FASTCONV1D_EMULATOR inline void barrier_init(uint64_t* barrier, int count) {
