@@ -36,9 +36,15 @@ struct Header {
   fastconv1d::ConvArgs args;                     // its pointers are not used
 };
 
-// Memory that kernels see: whole pieces of 16 bytes, which bulk copies read, as all of torch's
-// allocators give them.
-[[maybe_unused]] int64_t whole(int64_t bytes) { return (bytes + 15) / 16 * 16 + 16 * (bytes == 0); }
+// Memory that kernels see: on a GPU whole pieces of 16 bytes, which bulk copies read, as all of torch's
+// allocators give them; on a CPU no byte more than there is.
+int64_t whole(int64_t bytes) {
+#if defined(FASTCONV1D_CPU)
+  return bytes;
+#else
+  return (bytes + 15) / 16 * 16 + 16 * (bytes == 0);
+#endif
+}
 #if defined(FASTCONV1D_CPU)
 bool guard_before = false;
 using Buffer = std::unique_ptr<char, std::function<void(char*)>>;
