@@ -617,21 +617,9 @@ struct GradDense {
 
   static GradColumns best_columns(const ConvArgs& a) {
     const int64_t shared_bytes = shared_budget(T::blocks);
-    GradColumns best{};
-    int64_t least = 0, tried = 0;
-    for (int64_t blocks = ceil_div(a.kernel_size, T::columns), taps = 0; taps != 1; ++blocks) {
-      const int64_t next = ceil_div(a.kernel_size, blocks);
-      if (next == taps) continue;
-      taps = ++tried > 40 ? 1 : next;
-      const GradColumns c = columns_of(a, taps, shared_bytes);
-      if (c.channels == 0) continue;
-      const int64_t cost = cost_of(c);
-      if (best.channels == 0 || cost < least) {
-        best = c;
-        least = cost;
-      }
-    }
-    return best;
+    return best_of_taps(
+        a.kernel_size, T::columns, [&](int64_t taps) { return columns_of(a, taps, shared_bytes); },
+        cost_of);
   }
 
   static Cut cut(const ConvArgs& a, int64_t) {

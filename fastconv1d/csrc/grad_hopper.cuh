@@ -739,8 +739,13 @@ struct GradHopper {
   using Element = typename M::Element;
   using Block = GradHopperBlock<M, T>;
 
+  // Stages of each ring; none if they do not fit.
+  struct Rings {
+    int64_t raw, ready, inputs, bytes;
+  };
   struct Cut {
     GradPairs pairs;
+    Rings rings;
     int64_t out_blocks, tiles, splits, slices, elements;
     bool copied;  // whether the input is copied first
   };
@@ -751,12 +756,8 @@ struct GradHopper {
   }
 
   static int64_t input_bytes(const GradPairs& c) { return int64_t{c.boxes()} * c.box_step(); }
-  // Stages of each ring; none if they do not fit.
-  struct Rings {
-    int64_t raw, ready, inputs, bytes;
-  };
-  static Rings rings_of(const GradPairs& c) {
-    const int64_t room = shared_budget(1) - Block::fixed_bytes;
+  static Rings rings_of(const GradPairs& c, int64_t shared_bytes) {
+    const int64_t room = shared_bytes - Block::fixed_bytes;
     Rings best{};
     // Each of the warps that make them has stages of its own: others' phases would not be waited for. With two
     // raw ones, one comes while it makes the other ready.
@@ -771,7 +772,7 @@ struct GradHopper {
   }
 
   // The pairs of blocks with so many taps; no channels if they do not fit.
-  static GradPairs pairs_of(const ConvArgs& a, int64_t taps, int kinds_log2) {
+  static GradPairs pairs_of(const ConvArgs& a, int64_t taps, int kinds_log2, int64_t shared_bytes) {
     const int64_t channels_in = a.channels_in / a.groups;
     // One more, since rows begin within one; of 16-bit values a lane may read one behind its last.
     const auto vectors_of = [&](int64_t reach) {
@@ -791,7 +792,7 @@ struct GradHopper {
     c.kinds_log2 = kinds_log2;
     for (int64_t channels = smaller(channels_in, T::pairs / taps); channels > 0; --channels) {
       c.channels = static_cast<int>(channels);
-      if (rings_of(c).inputs > 0) break;
+      if (rings_of(c, shared_bytes).inputs > 0) break;
       c.channels = 0;
     }
     if (c.channels == 0) return c;
@@ -809,31 +810,12 @@ struct GradHopper {
     return c.channel_blocks * c.tap_blocks * larger(products, traffic);
   }
 
-  static GradPairs best_pairs(const ConvArgs& a, int kinds_log2) {
-    GradPairs best{};
-    int64_t least = 0, tried = 0;
-    for (int64_t blocks = ceil_div(a.kernel_size, T::pairs), taps = 0; taps != 1; ++blocks) {
-      const int64_t next = ceil_div(a.kernel_size, blocks);
-      if (next == taps) continue;
-      taps = ++tried > 40 ? 1 : next;
-      const GradPairs c = pairs_of(a, taps, kinds_log2);
-      if (c.channels == 0) continue;
-      const int64_t cost = cost_of(c);
-      if (best.channels == 0 || cost < least) {
-        best = c;
-        least = cost;
-      }
-    }
-    return best;
+  static GradPairs best_pairs(const ConvArgs& a, int kinds_log2, int64_t shared_bytes) {
+    return best_of_taps(
+        a.kernel_size, T::pairs,
+        [&](int64_t taps) { return pairs_of(a, taps, kinds_log2, shared_bytes); }, cost_of);
   }
 
-  // Whether the input's rows lie so that `make_row_boxes` can be asked for maps of them.
-  static bool in_boxes(const ConvArgs& a) {
-    if (a.input_channel_stride <= 0 || a.input_channel_stride >= int64_t{1} << 36) return false;
-    return a.batch == 1 ||
-           (a.input_batch_stride >= 0 && a.input_batch_stride % a.input_channel_stride == 0 &&
-            a.batch * (a.input_batch_stride / a.input_channel_stride) + a.channels_in < INT32_MAX);
-  }
   static TensorRows input_of(const ConvArgs& a, const Cut& c, const void* copy) {
     if (!c.copied) return rows_of_input(a);
     return {copy, a.batch, a.channels_in, a.length, a.channels_in * a.length, a.length};
@@ -841,8 +823,11 @@ struct GradHopper {
 
   static Cut cut(const ConvArgs& a, int64_t) {
     Cut c{};
-    c.copied = !in_boxes(a);
-    c.pairs = best_pairs(a, kinds_log2_of(c.copied ? a.length : a.input_channel_stride));
+    const int64_t shared_bytes = shared_budget(1);  // asks the driver
+    c.copied = !rows_of_input(a).in_boxes();
+    c.pairs =
+        best_pairs(a, kinds_log2_of(c.copied ? a.length : a.input_channel_stride), shared_bytes);
+    if (c.pairs.channels > 0) c.rings = rings_of(c.pairs, shared_bytes);
     c.out_blocks = ceil_div(a.channels_out / a.groups, T::channels);
     c.tiles = a.groups * c.out_blocks * c.pairs.channel_blocks * c.pairs.tap_blocks;
     c.slices = ceil_div(a.length_out, Block::positions);
@@ -909,16 +894,15 @@ struct GradHopper {
     p.padding = a.padding;
     p.stride = static_cast<int>(a.stride);
     p.leads = p.input_boxes.lead();
-    const Rings rings = rings_of(c.pairs);
-    p.raw_stages = static_cast<int>(rings.raw);
-    p.ready_stages = static_cast<int>(rings.ready);
-    p.input_stages = static_cast<int>(rings.inputs);
+    p.raw_stages = static_cast<int>(c.rings.raw);
+    p.ready_stages = static_cast<int>(c.rings.ready);
+    p.input_stages = static_cast<int>(c.rings.inputs);
     p.input_bytes = static_cast<int>(input_bytes(c.pairs));
-    error = set_shared_limit(grad_hopper_kernel<M, T>, rings.bytes);
+    error = set_shared_limit(grad_hopper_kernel<M, T>, c.rings.bytes);
     if (error != 0) return error;
     error = fastconv1d::launch(grad_hopper_kernel<M, T>,
                                dim3(static_cast<unsigned>(c.tiles * c.splits)), dim3(T::threads),
-                               rings.bytes, stream, p);
+                               c.rings.bytes, stream, p);
     if (error != 0) return error;
     return add_parts<M>(
         {parts, p.output != nullptr ? 0 : c.elements, a.output},

@@ -16,6 +16,27 @@ __device__ __forceinline__ void add_compensated(float2& sum, float x) {
   sum = make_float2(next, (next - sum.x) - corrected);
 }
 
+// Of the ways in which blocks can share the taps out, at most `most` each, the one that costs least: of_taps(taps)
+// says how such a block looks, without channels if it does not fit, and cost_of what all of them take.
+template <class OfTaps, class CostOf>
+auto best_of_taps(int64_t kernel_size, int64_t most, const OfTaps& of_taps, const CostOf& cost_of) {
+  decltype(of_taps(most)) best{};
+  int64_t least = 0, tried = 0;
+  for (int64_t blocks = ceil_div(kernel_size, most), taps = 0; taps != 1; ++blocks) {
+    const int64_t next = ceil_div(kernel_size, blocks);
+    if (next == taps) continue;
+    taps = ++tried > 40 ? 1 : next;
+    const auto c = of_taps(taps);
+    if (c.channels == 0) continue;
+    const int64_t cost = cost_of(c);
+    if (best.channels == 0 || cost < least) {
+      best = c;
+      least = cost;
+    }
+  }
+  return best;
+}
+
 // The number of parts into which `all` slices of each of the `tiles` are split, at most a fourth of them: that
 // with which the last wave of blocks, `at_once` at a time, is the fullest.
 inline int64_t splits_of(const ConvArgs& a, int64_t tiles, int64_t all, int64_t at_once) {

@@ -90,6 +90,15 @@ __device__ __forceinline__ void give_back(uint64_t* empty, int stage) {
 struct TensorRows {
   const void* first;
   int64_t batch, channels, length, batch_stride, channel_stride;  // in elements
+  int64_t rows_per_batch() const { return batch > 1 ? batch_stride / channel_stride : 0; }
+  // From the first batch's first one to the last batch's last one.
+  int64_t all() const { return (batch - 1) * rows_per_batch() + channels; }
+  // Whether all lie one after the other, with what lies between batches, so that boxes can be copied.
+  bool in_boxes() const {
+    if (channel_stride <= 0 || channel_stride >= int64_t{1} << 36) return false;
+    if (batch > 1 && (batch_stride < 0 || batch_stride % channel_stride != 0)) return false;
+    return all() < INT32_MAX;
+  }
 };
 inline TensorRows rows_of_input(const ConvArgs& a) {
   return {a.input, a.batch, a.channels_in, a.length, a.input_batch_stride, a.input_channel_stride};
@@ -113,12 +122,9 @@ template <class Element>
 bool make_row_boxes(RowBoxes& boxes, const TensorRows& r, int kinds_log2, int box_positions,
                     int box_rows) {
   boxes = {};
-  if (r.channel_stride <= 0) return false;
-  if (r.batch > 1 && (r.batch_stride < 0 || r.batch_stride % r.channel_stride)) return false;
-  const int64_t rows_per_batch = r.batch > 1 ? r.batch_stride / r.channel_stride : 0,
-                rows = (r.batch - 1) * rows_per_batch + r.channels,
+  if (!r.in_boxes()) return false;
+  const int64_t rows = r.all(),
                 row_bytes = r.channel_stride * static_cast<int64_t>(sizeof(Element));
-  if (rows >= INT32_MAX) return false;
   for (int kind = 0; kind < 1 << kinds_log2; ++kind) {
     const uintptr_t begin = reinterpret_cast<uintptr_t>(r.first),
                     first = begin + kind * static_cast<uintptr_t>(row_bytes);
@@ -132,7 +138,7 @@ bool make_row_boxes(RowBoxes& boxes, const TensorRows& r, int kinds_log2, int bo
                      box_positions, box_rows) != 0)
       return false;
   }
-  boxes.rows_per_batch = rows_per_batch;
+  boxes.rows_per_batch = r.rows_per_batch();
   return true;
 }
 
