@@ -1197,7 +1197,7 @@ struct TileLibrary {
     return fastconv1d::TileLibrary<__VA_ARGS__>::workspace(variant, *args);                \
   }
 namespace fastconv1d {
-constexpr int kPackedChannels = 4;
+constexpr int kPackedColumns = 4;
 struct HopperPackParams : WeightParams {
   Pipeline pipeline;
   Weave weave;
@@ -1228,7 +1228,7 @@ __global__ void __launch_bounds__(128) hopper_scale_kernel(const HopperPackParam
   if (threadIdx.x == 0)
     p.scales[blockIdx.x] = Scale::log2_for(static_cast<int>(smaller(most >> 23, Scale::most)));
 }
-template <class M, class T>
+template <class M, class T, int COLUMNS>
 __global__ void __launch_bounds__(128) hopper_pack_kernel(const HopperPackParams p) {
   let_next_kernel_begin();
   if constexpr (M::sets > 1) wait_for_kernel_before();
@@ -1240,7 +1240,7 @@ __global__ void __launch_bounds__(128) hopper_pack_kernel(const HopperPackParams
   Digits<uint32_t> digits{static_cast<uint32_t>(index)};
   const uint32_t row_of_4 = digits.take(4), tap = digits.take(l.taps), part = digits.take(l.parts),
                  quad = digits.take(quads), slice = digits.take(l.slices),
-                 row = digits.take(T::channels / (4 * kPackedChannels)) * 4 + row_of_4,
+                 row = digits.take(T::channels / (4 * COLUMNS)) * 4 + row_of_4,
                  channel_block = digits.take(p.channel_blocks), group = digits.rest;
   const int64_t stage =
       (((static_cast<int64_t>(group) * p.channel_blocks + channel_block) * l.slices + slice) *
@@ -1250,7 +1250,7 @@ __global__ void __launch_bounds__(128) hopper_pack_kernel(const HopperPackParams
       tap;
   const uint32_t kind = quad >> l.quads_of_kind_log2, j = quad - (kind << l.quads_of_kind_log2);
   using Element = typename M::Element;
-  constexpr int apart = T::channels / kPackedChannels;
+  constexpr int apart = T::channels / COLUMNS;
   const int64_t first_column = int64_t{channel_block} * T::channels + row,
                 first_in = int64_t{slice} * (l.words * values) + kind,
                 of_phase = int64_t{part} * l.taps + tap;
@@ -1265,17 +1265,17 @@ __global__ void __launch_bounds__(128) hopper_pack_kernel(const HopperPackParams
       weights[i][v] = static_cast<const Element*>(p.weight) + weight_row(p, group, 0, in);
     }
   const int64_t to_next = (p.transposed ? 1 : p.channels_in) * p.kernel_size;
-  int64_t of_column[kPackedChannels];
-  bool has_weight[kPackedChannels];
+  int64_t of_column[COLUMNS];
+  bool has_weight[COLUMNS];
 #pragma unroll
-  for (int c = 0; c < kPackedChannels; ++c) {
+  for (int c = 0; c < COLUMNS; ++c) {
     const Column column = column_of(p.weave, first_column + c * apart);
     const int64_t of_kernel = tap_of(p.phase, p.weave, column.r, of_phase);
     has_weight[c] = column.channel < p.channels_out && of_kernel < p.kernel_size;
     of_column[c] = column.channel * to_next + of_kernel;
   }
 #pragma unroll
-  for (int c = 0; c < kPackedChannels; ++c) {
+  for (int c = 0; c < COLUMNS; ++c) {
     float scale = 1;
     if constexpr (M::sets > 1)
       scale = Scale::power_of_two(
@@ -1716,6 +1716,9 @@ struct HopperBlock {
     for (Place place = shared->first; place.batch < p.batch; place.advance(p.step, p.tiles))
       visit(place);
   }
+  __device__ __forceinline__ bool rehearses() const {
+    return M::sets == 1 && l.inputs > 1 && l.slices > 0;
+  }
   __device__ __forceinline__ Place tile_of(Place place, int warpgroup) const {
     place.advance({0, warpgroup}, p.tiles);
     return place;
@@ -1830,7 +1833,8 @@ struct HopperBlock {
         for (int part = 0; part < l.parts; ++part) {
           char* const stage = inputs + input.stage * l.input_bytes;
           uint64_t* const full = shared->inputs.full + input.stage;
-          barrier_wait(shared->inputs.empty + input.stage, input.parity ^ 1);
+          const uint32_t begins = rehearses() && input.stage == l.inputs - 1 ? 0 : 1;
+          barrier_wait(shared->inputs.empty + input.stage, input.parity ^ begins);
           const int of_tile = first_slice() + slice;
           const uint32_t bytes = BOXES ? copy_boxes(warp, place, of_tile, part, stage, full)
                                        : copy_rows(warp, place, of_tile, part, stage, full);
@@ -2102,8 +2106,16 @@ struct HopperBlock {
     int turn = 0;
     bool paired = false;
     bool ready = false;
-    if (l.resident && l.slices > 0) barrier_wait(shared->weights.full, 0);
-    for_each_tile([&](const Place& of_block) {
+    bool rehearsal = rehearses();
+    if (rehearsal) input.stage = l.inputs - 1;
+    const auto begin = [&] {
+      input = {};
+      weight = {};
+      if (l.resident && l.slices > 0) barrier_wait(shared->weights.full, 0);
+    };
+    if (!rehearsal) begin();
+#pragma unroll 1
+    for (Place of_block = shared->first; of_block.batch < p.batch;) {
       const Place place = tile_of(of_block, warpgroup);
       for_each_sum([&](int m, int i) {
 #pragma unroll
@@ -2116,11 +2128,13 @@ struct HopperBlock {
       int exponent = 0, scale = Scale::log2_for(0);
       int used_weight = -1;
       if (l.resident) weight.stage = 0;
+      const int slices_of_tile = rehearsal ? 1 : slices(), parts = rehearsal ? 1 : l.parts;
 #pragma unroll 1
-      for (int slice = 0; slice < slices(); ++slice)
+      for (int slice = 0; slice < slices_of_tile; ++slice)
 #pragma unroll 1
-        for (int part = 0; part < l.parts; ++part) {
-          const int taps = taps_of_part(l, p.phase, part);
+        for (int part = 0; part < parts; ++part) {
+          const int of_part = taps_of_part(l, p.phase, part),
+                    taps = rehearsal && of_part > 2 ? 2 : of_part;
           char* const stage = inputs + input.stage * l.input_bytes;
           const bool anew = l.parts > 1 || slice == 0;
           from =
@@ -2129,8 +2143,8 @@ struct HopperBlock {
           Slice seen{stage, 1, 0, 0};
           int first = static_cast<int>(reinterpret_cast<uint64_t>(p.input) / 2 + p.first_position +
                                        part * l.taps * p.phase.shift_step);
-          barrier_wait(shared->inputs.full + input.stage, input.parity);
-          if (M::sets == 1 && sees_nothing(from, taps)) {
+          if (!rehearsal) barrier_wait(shared->inputs.full + input.stage, input.parity);
+          if (M::sets == 1 && !rehearsal && sees_nothing(from, taps)) {
             wgmma_settle();
             give_back(shared->weights.empty, used_weight);
             used_weight = -1;
@@ -2165,7 +2179,7 @@ struct HopperBlock {
               M::sets > 1 && smallest + 1 > 0 && smallest + 1 < Scale::least_whole(scale);
 #pragma unroll 1
           for (int j = 0; j < taps; ++j) {
-            if (!l.resident && !ready)
+            if (!l.resident && !ready && !rehearsal)
               barrier_wait(shared->weights.full + weight.stage, weight.parity);
             const Operand right = all_weights.after(weight.stage * l.weight_bytes);
             if constexpr (M::sets > 1) {
@@ -2187,7 +2201,7 @@ struct HopperBlock {
             const int stage_before = used_weight;
             if (l.resident) {
               ++weight.stage;
-            } else {
+            } else if (!rehearsal) {
               used_weight = weight.stage;
               weight.advance(l.weights);
               ready = barrier_is_over(shared->weights.full + weight.stage, weight.parity);
@@ -2224,12 +2238,18 @@ struct HopperBlock {
           sums[m][0][i] = Scale::without(sum, scale + of_channels[i / 4 * 8 + i % 2]);
         });
       }
-      if (place.batch >= p.batch) return;
-      if (p.shares == nullptr)
-        write(writer, sums, place, warpgroup);
+      if (place.batch < p.batch) {
+        if (p.shares == nullptr)
+          write(writer, sums, place, warpgroup);
+        else
+          keep(sums, place);
+      }
+      if (rehearsal)
+        begin();
       else
-        keep(sums, place);
-    });
+        of_block.advance(p.step, p.tiles);
+      rehearsal = false;
+    }
   }
   static __device__ __forceinline__ void scale_sums(Sums& sums, int log2) {
     wgmma_wait<0>();
@@ -2395,7 +2415,7 @@ struct Hopper {
     int64_t groups, channels_in, channels_out;
     int64_t block_channels, channel_blocks;
     int64_t tiles, runs, slices_of_share;
-    int64_t packed_threads;
+    int64_t packed_quads;
   };
   static int64_t phases(const ConvArgs& a) { return is_woven(a) ? 1 : phase_count(a); }
   static Cut cut(const ConvArgs& a, int64_t r) {
@@ -2421,8 +2441,8 @@ struct Hopper {
       l.taps = 0;
     c.slices_of_share = slices_of_share(a.groups * c.channel_blocks * c.runs, l.slices,
                                         larger(c.phase.taps, 0) * (l.words / 8), a.multiprocessors);
-    c.packed_threads = a.groups * c.channel_blocks * l.slices * l.parts * l.taps * (l.words / 4) *
-                       (T::channels / kPackedChannels);
+    c.packed_quads = a.groups * c.channel_blocks * l.slices * l.parts * l.taps * (l.words / 4) *
+                     int64_t{T::channels};
     return c;
   }
   static int64_t packed_bytes(const ConvArgs& a, const Cut& c) {
@@ -2437,32 +2457,29 @@ struct Hopper {
   static int64_t all_sums(const ConvArgs& a, const Cut& c) {
     return c.groups * c.channel_blocks * a.batch * c.tiles * HopperBlock<M, T>::sums_of_tile;
   }
-  static int64_t weight_bytes(const Cut& c) {
-    return c.packed_threads * kPackedChannels * 16 * M::planes;
-  }
+  static int64_t weight_bytes(const Cut& c) { return c.packed_quads * 16 * M::planes; }
   static int64_t scales(const Cut& c) { return c.groups * c.channel_blocks * T::channels; }
   static int launch_phase(const ConvArgs& a, const Cut& c, void* stream) {
     const Pipeline& l = c.pipeline;
-    if (l.taps == 0 || c.packed_threads > UINT32_MAX) return 1;
+    if (l.taps == 0 || c.packed_quads > UINT32_MAX) return 1;
     auto* const packed = static_cast<uint32_t*>(a.workspace);
     auto* const scales = static_cast<int*>(a.workspace) + weight_bytes(c) / 4;
+    const int columns = c.packed_quads <= 512 * a.multiprocessors ? 1 : kPackedColumns;
+    const int64_t threads = c.packed_quads / columns;
     const HopperPackParams pack{{a.weight, packed, c.phase, c.channels_in, c.channels_out, a.groups,
-                                 a.kernel_size, a.transposed, c.channel_blocks, c.packed_threads},
+                                 a.kernel_size, a.transposed, c.channel_blocks, threads},
                                 l,
                                 c.weave,
                                 scales};
-    const dim3 pack_blocks(static_cast<unsigned>(ceil_div(c.packed_threads, 128)));
     int error = 0;
-    if constexpr (M::sets > 1) {
+    if constexpr (M::sets > 1)
       error = fastconv1d::launch(hopper_scale_kernel<M, T>,
                                  dim3(static_cast<unsigned>(Hopper::scales(c))), dim3(128), 16,
                                  stream, pack);
-      if (error == 0 && c.packed_threads > 0)
-        error = fastconv1d::launch<true>(hopper_pack_kernel<M, T>, pack_blocks, dim3(128), 0,
-                                         stream, pack);
-    } else if (c.packed_threads > 0) {
-      error = fastconv1d::launch(hopper_pack_kernel<M, T>, pack_blocks, dim3(128), 0, stream, pack);
-    }
+    if (error == 0 && threads > 0)
+      error = fastconv1d::launch<(M::sets > 1)>(
+          columns == 1 ? hopper_pack_kernel<M, T, 1> : hopper_pack_kernel<M, T, kPackedColumns>,
+          dim3(static_cast<unsigned>(ceil_div(threads, 128))), dim3(128), 0, stream, pack);
     if (error != 0) return error;
     const int64_t bytes = hopper_fixed_bytes<M, T>() + stage_bytes(l);
     const auto kernel = hopper_kernel<M, T>;
@@ -2502,7 +2519,7 @@ struct Hopper {
       p.shares = reinterpret_cast<float*>(static_cast<char*>(a.workspace) + before_shares(c));
     const dim3 blocks(static_cast<unsigned>(a.groups * c.channel_blocks * c.runs),
                       static_cast<unsigned>(shares(c)));
-    error = c.packed_threads > 0 || M::sets > 1
+    error = threads > 0 || M::sets > 1
                 ? fastconv1d::launch<true>(kernel, blocks, dim3(kHopperThreads), bytes, stream, p)
                 : fastconv1d::launch(kernel, blocks, dim3(kHopperThreads), bytes, stream, p);
     return error != 0 || p.shares == nullptr ? error : add_shares(a, c, p, stream);

@@ -36,12 +36,13 @@ _library.define(
     f'convolution({_ARGUMENTS}, str algorithm="") -> Tensor', tags=(torch.Tag.pt2_compliant_tag,)
 )
 _library.define(f'_differentiable({_ARGUMENTS}, str algorithm="") -> Tensor')
-_library.define(
-    "convolution_backward(Tensor grad_output, Tensor input, Tensor weight, SymInt[]? bias_sizes, "
-    "SymInt[] stride, SymInt[] padding, SymInt[] dilation, bool transposed, "
-    'SymInt[] output_padding, SymInt groups, bool[3] output_mask, str algorithm="") '
-    "-> (Tensor, Tensor, Tensor)"
-)
+for _name in ("convolution_backward", "_differentiable_backward"):
+    _library.define(
+        f"{_name}(Tensor grad_output, Tensor input, Tensor weight, SymInt[]? bias_sizes, "
+        "SymInt[] stride, SymInt[] padding, SymInt[] dilation, bool transposed, "
+        'SymInt[] output_padding, SymInt groups, bool[3] output_mask, str algorithm="") '
+        "-> (Tensor, Tensor, Tensor)"
+    )
 _GRADIENT_ARGUMENTS = (
     "Tensor grad_output, Tensor input, SymInt[] weight_sizes, bool bias, SymInt[] stride, "
     "SymInt[] padding, SymInt[] dilation, bool transposed, SymInt[] output_padding, SymInt groups"
@@ -211,7 +212,11 @@ def _select(
     gradient: bool,
     algorithm: str,
 ) -> list[int]:
-    """[kind, plan index, launch address, workspace address, variant] for the binding."""
+    """[kind, plan index, launch address, workspace address, variant] for the binding.
+
+    Of the weight's gradient, two more: the addresses of the library for the gradient of the bias,
+    0 where the plan computes that as well.
+    """
     problem = Problem.from_sizes(
         input, weight_sizes, bias, [stride], [padding], [dilation], transposed, [output_padding],
         groups, mode,
@@ -220,14 +225,15 @@ def _select(
     problem = problem.ordinary if gradient else aligned
     chosen, library = _runnable(problem, algorithm, gradient)
     index = plan.EVERY_PLAN.index(chosen)
-    if chosen.family == "aten":
-        return [ATEN, index, 0, 0, 0]
-    kind = IM2COL if chosen.family == "im2col" else LIBRARY
-    launch = workspace = 0
-    if library is not None:
-        launch = _address(library.fastconv1d_launch)
-        workspace = _address(library.fastconv1d_workspace)
-    return [kind, index, launch, workspace, plan.variant_of(chosen, problem)]
+    kind = {"aten": ATEN, "im2col": IM2COL}.get(chosen.family, LIBRARY)
+    variant = 0 if kind == ATEN else plan.variant_of(chosen, problem)
+    numbers = [kind, index, *_addresses(library), variant]
+    if not gradient:
+        return numbers
+    alone = (
+        bias and problem.gpu is not None and (transposed or kind == ATEN) and algorithm != "aten"
+    )
+    return numbers + _addresses(_load("grad_bias", problem.gpu) if alone else None)
 
 
 def _runnable(
@@ -244,8 +250,12 @@ def _runnable(
     raise RuntimeError(f"no plan runs {problem}")
 
 
-def _address(function: Any) -> int:
-    return ctypes.cast(function, ctypes.c_void_p).value or 0
+def _addresses(library: ctypes.CDLL | None) -> list[int]:
+    """Those of a library's two functions; zeros for none."""
+    if library is None:
+        return [0, 0]
+    functions = library.fastconv1d_launch, library.fastconv1d_workspace
+    return [ctypes.cast(function, ctypes.c_void_p).value or 0 for function in functions]
 
 
 def _load(name: str, gpu: Gpu | None, required: bool = True) -> ctypes.CDLL | None:
@@ -763,6 +773,7 @@ _library.impl("convolution", _autograd, "Autograd")
 _library.impl("_differentiable", _differentiable, "CompositeImplicitAutograd")
 _library.impl("convolution_backward", _backward, "CompositeImplicitAutograd")
 _library.impl("convolution_backward", _backward, "FuncTorchBatchedDecomposition")
+_library.impl("_differentiable_backward", _backward, "CompositeImplicitAutograd")
 _library.impl("grad_weight", _run_grad_weight, "CompositeExplicitAutograd")
 _library.impl("grad_weight", _autograd_grad_weight, "Autograd")
 _library.impl(

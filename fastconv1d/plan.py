@@ -1115,6 +1115,7 @@ def libraries() -> dict[str, str]:
             f"FASTCONV1D_GRAD_SLIDING_LIBRARY(fastconv1d::{mode_type})\n"
         )
     glue["grad_direct"] = '#include "grad_direct.cuh"\nFASTCONV1D_GRAD_DIRECT_LIBRARY\n'
+    glue["grad_bias"] = '#include "grad_bias.cuh"\nFASTCONV1D_GRAD_BIAS_LIBRARY\n'
     glue["direct"] = '#include "direct.cuh"\nFASTCONV1D_DIRECT_LIBRARY\n'
     glue["im2col"] = '#include "im2col.cuh"\nFASTCONV1D_IM2COL_LIBRARY\n'
     glue["grad_simd"] = '#include "cpu_grad.h"\nFASTCONV1D_GRAD_SIMD_LIBRARY\n'

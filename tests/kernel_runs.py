@@ -56,7 +56,8 @@ class Run:
     the gradient of the weight, and that of the bias if the problem has one. grad_output stands in
     the weight's place and has `cut_off` positions fewer than the problem's output. If it is
     `infinite`, so are the ends of the input's rows and the first value of one row of grad_output:
-    padding, and positions and taps that do not exist, must not meet these.
+    padding, and positions and taps that do not exist, must not meet these. With `only_bias` its
+    gradient alone is computed.
     """
 
     problem: Problem
@@ -75,6 +76,7 @@ class Run:
     scales: tuple[float, float] = (1.0, 1.0)
     infinite: bool = False
     gradient: bool = False
+    only_bias: bool = False
     cut_off: int = 0
 
 
@@ -287,6 +289,8 @@ def _fault(
             )
             if reason := verdicts["grad_bias"].reason:
                 return reason
+        if run.only_bias:
+            return ""
         if run.rounded:
             input, grad_output = _to_tf32(input), _to_tf32(grad_output)
             problem = replace(problem, mode="ieee")
@@ -496,6 +500,14 @@ def gradient_runs(runs: Iterable[Run]) -> list[Run]:
     ]
 
 
+def grad_bias_runs(runs: Iterable[Run]) -> list[Run]:
+    """The same for the library of a bias's gradient alone."""
+    return [
+        replace(run, problem=replace(run.problem, bias=True), only_bias=True)
+        for run in gradient_runs(runs)
+    ]
+
+
 def sliding_mode(library: str) -> str:
     """A mode that a library for few channels computes in."""
     element = library.rsplit("_", 1)[1]
@@ -539,7 +551,7 @@ def library_runs(library: str, problems: Iterable[Problem], *, shared: bool = Tr
     problems = list(problems)
     if library == "im2col":
         runs = [run for mode in ("bf16", "ieee", "fp64") for run in columns_runs(mode, problems)]
-    elif library in ("direct", "grad_direct"):
+    elif library in ("direct", "grad_direct", "grad_bias"):
         runs = [
             run
             for number, problem in enumerate(problems)
@@ -547,6 +559,8 @@ def library_runs(library: str, problems: Iterable[Problem], *, shared: bool = Tr
         ]
         if library == "grad_direct":
             runs = gradient_runs(runs)
+        if library == "grad_bias":
+            runs = grad_bias_runs(runs)
     elif library.startswith("grad_sliding"):
         mode = sliding_mode(library)
         narrow = [*list(NARROW.values())[::3], *list(UNFOLDED.values())[::8]]

@@ -31,6 +31,7 @@ from kernel_runs import (
     columns_runs,
     corner_runs,
     execute,
+    grad_bias_runs,
     grad_sliding_runs,
     gradient_runs,
     harness,
@@ -240,6 +241,16 @@ def test_plain_gradients(build: Build, tmp_path: Path, mode: str) -> None:
     assert_right(build(harness("grad_direct")), runs, tmp_path)
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_gradients_of_a_bias_alone(build: Build, tmp_path: Path, mode: str) -> None:
+    variant = MODES.index(mode)
+    few = [p for p in EVERYTHING if p.output_elements < 1e5]
+    runs = grad_bias_runs(corner_runs(few, mode, variant) + random_runs(8, mode, variant))
+    long = Problem(3, 2, 2, 9000, 3, padding=1)  # whose channels are shared out
+    many = [replace(run, multiprocessors=132) for run in corner_runs([long], mode, variant)]
+    assert_right(build(harness("grad_bias")), runs + grad_bias_runs(many), tmp_path)
+
+
 @pytest.mark.parametrize("mode", ["ieee", "bf16"])
 def test_infinity_reaches_what_sees_it_alone(build: Build, tmp_path: Path, mode: str) -> None:
     """No weight that is not there meets it as a zero."""
@@ -300,6 +311,7 @@ WAITS = [
         ("grad_sliding", "grad_sliding"),
         ("grad_sliding", "grad_long"),
         ("grad_direct", "grad_direct"),
+        ("grad_bias", "grad_bias"),
     )
     for number, _ in enumerate(WAIT.finditer((CSRC / f"{header}.cuh").read_text()))
     if not IN_CI or number % 8 == 0
@@ -337,6 +349,10 @@ def test_each_wait_is_needed(
         runs = {
             "bf16": gradient_runs(corner_runs([CORNERS["groups"]], "bf16", MODES.index("bf16")))
         }
+    if family == "grad_bias":
+        runs = {
+            "bf16": grad_bias_runs(corner_runs([CORNERS["groups"]], "bf16", MODES.index("bf16")))
+        }
     if family == "hopper":
         few.append(CORNERS["travelling weights"])
         runs["bf16"] += corner_runs([CORNERS["aligned rows"]], "bf16", 1)
@@ -352,7 +368,7 @@ def test_each_wait_is_needed(
     for mode in runs:
         for sanitizer in ("plain", "thread"):
             source, chosen = with_few_tiles(
-                family if family == "grad_direct" else f"{family}_{mode}", runs[mode]
+                family if family in ("grad_direct", "grad_bias") else f"{family}_{mode}", runs[mode]
             )
             program = build(source, sanitizer, csrc)
             result = outcome(program, chosen, tmp_path)

@@ -329,7 +329,7 @@ def test_every_plan_has_its_library_and_variant() -> None:
         "sliding_fp32", "sliding_bf16", "sliding_fp16",
         "grad_hopper_tf32", "grad_hopper_bf16", "grad_hopper_fp16",
         "grad_dense_tf32", "grad_dense_ieee", "grad_dense_bf16", "grad_dense_fp16",
-        "grad_sliding_fp32", "grad_sliding_bf16", "grad_sliding_fp16", "grad_direct",
+        "grad_sliding_fp32", "grad_sliding_bf16", "grad_sliding_fp16", "grad_direct", "grad_bias",
         "binding_cuda", *plan.CPU_LIBRARIES,
     }  # fmt: skip
     assert libraries["dense_tf32"].splitlines() == [

@@ -64,6 +64,9 @@ struct Entry {
   Launch launch;
   Workspace workspace;
   int64_t variant;
+  // Of the library for the gradient of a bias, if the plan leaves that to others.
+  Launch launch_bias = nullptr;
+  Workspace workspace_bias = nullptr;
   std::atomic<int64_t> calls{0};
 };
 
@@ -271,14 +274,19 @@ Entry& entry_of(const Tensor& input, IntArrayRef weight, bool bias, const fastco
   const std::vector<int64_t> chosen =
       select.call(input, weight, bias, a.stride, a.padding, a.dilation, a.transposed != 0,
                   output_padding, a.groups, kModes[a.mode], gradient, algorithm);
-  TORCH_CHECK(chosen.size() == 5, "fastconv1d::_select returned ", chosen.size(),
-              " numbers, expected 5");
+  const size_t expected = gradient ? 7 : 5;
+  TORCH_CHECK(chosen.size() == expected, "fastconv1d::_select returned ", chosen.size(),
+              " numbers, expected ", expected);
   auto entry = std::make_unique<Entry>();
   entry->kind = chosen[0];
   entry->plan = chosen[1];
   entry->launch = reinterpret_cast<Launch>(chosen[2]);
   entry->workspace = reinterpret_cast<Workspace>(chosen[3]);
   entry->variant = chosen[4];
+  if (gradient) {
+    entry->launch_bias = reinterpret_cast<Launch>(chosen[5]);
+    entry->workspace_bias = reinterpret_cast<Workspace>(chosen[6]);
+  }
   const std::lock_guard<std::mutex> lock(cache.mutex);
   return *cache.entries.emplace(std::move(key), std::move(entry)).first->second;
 }
@@ -397,28 +405,31 @@ void check_dtype(int64_t mode, const Tensor& input, c10::string_view algorithm) 
               ", expected Float, Double, Half or BFloat16");
 }
 
-// Runs a plan's kernels; the workspace that they ask for lives as long as they do, in stream order.
-void run_kernels(const Entry& entry, fastconv1d::ConvArgs& a, const Tensor& input) {
+// Runs a library's kernels; the workspace that they ask for lives as long as they do, in stream order.
+void run_kernels(Launch launch, Workspace workspace_of, int64_t variant, fastconv1d::ConvArgs& a,
+                 const Tensor& input) {
 #ifdef FASTCONV1D_CUDA
   a.multiprocessors = current_device().multiprocessors;
   Tensor workspace;
-  if (const int64_t bytes = entry.workspace(entry.variant, &a); bytes > 0) {
+  if (const int64_t bytes = workspace_of(variant, &a); bytes > 0) {
     workspace = new_tensor({bytes}, input, c10::kByte);
     a.workspace = workspace.data_ptr();
   }
-  check_launch(entry.launch(entry.variant, &a, c10::cuda::getCurrentCUDAStream().stream()),
-               "a kernel");
+  check_launch(launch(variant, &a, c10::cuda::getCurrentCUDAStream().stream()), "a kernel");
 #else
   a.multiprocessors = at::get_num_threads();
-  const Tensor workspace = new_tensor({entry.workspace(entry.variant, &a)}, input, c10::kByte);
+  const Tensor workspace = new_tensor({workspace_of(variant, &a)}, input, c10::kByte);
   a.workspace = workspace.data_ptr();
   fastconv1d::Parallel parallel{[](int64_t workers, void (*body)(void*, int64_t), void* data) {
     at::parallel_for(0, workers, 1, [&](int64_t begin, int64_t end) {
       for (int64_t worker = begin; worker < end; ++worker) body(data, worker);
     });
   }};
-  entry.launch(entry.variant, &a, &parallel);
+  launch(variant, &a, &parallel);
 #endif
+}
+void run_kernels(const Entry& entry, fastconv1d::ConvArgs& a, const Tensor& input) {
+  run_kernels(entry.launch, entry.workspace, entry.variant, a, input);
 }
 
 Tensor convolution(const Tensor& input, const Tensor& weight, const MaybeTensor& bias,
@@ -470,33 +481,48 @@ Tensor sum_of_rows(const Tensor& grad_output) {
   return widened ? sum.to(grad_output.scalar_type()) : sum;
 }
 
+// The same beside a plan that leaves it to others.
+Tensor bias_gradient(const Entry& entry, const Tensor& grad_output, fastconv1d::ConvArgs a) {
+  if (entry.launch_bias == nullptr) return sum_of_rows(grad_output);
+  const Tensor grads = grad_output.contiguous();
+  Tensor of_bias = new_tensor({a.channels_out}, grads, grads.scalar_type());
+  a.grad_output = grads.const_data_ptr();
+  a.grad_bias = of_bias.data_ptr();
+  run_kernels(entry.launch_bias, entry.workspace_bias, a.mode, a, grads);
+  return of_bias;
+}
+
 // The gradients of weight and bias; without `bias`, the latter has no elements.
 std::tuple<Tensor, Tensor> weight_gradient(const Tensor& grad_output, const Tensor& input,
                                            IntArrayRef weight, bool bias, const Geometry& g,
                                            c10::string_view algorithm) {
   const auto options = input.options().memory_format(c10::nullopt);
-  const auto aten = [&]() -> std::tuple<Tensor, Tensor> {
+  const auto aten = [&](bool bias_too) -> std::tuple<Tensor, Tensor> {
     const int64_t channels_out = grad_output.size(1);
     auto [of_input, of_weight, of_bias] = at::native::convolution_backward(
         grad_output, input, at::empty(weight, options), IntArrayRef(channels_out), g.stride,
-        g.padding, g.dilation, g.transposed, g.output_padding, g.groups, {false, true, bias});
+        g.padding, g.dilation, g.transposed, g.output_padding, g.groups, {false, true, bias_too});
     return {of_weight.contiguous(), bias ? of_bias : at::empty({0}, options)};
   };
-  if (!is_ours(input, weight, g)) return aten();
+  if (!is_ours(input, weight, g)) return aten(bias);
 #ifdef FASTCONV1D_CUDA
   const c10::cuda::CUDAGuard guard(input.device());
 #endif
   const int64_t mode = mode_of(input.scalar_type());
   check_dtype(mode, input, algorithm);
-  if (mode < 0) return aten();
+  if (mode < 0) return aten(bias);
   fastconv1d::ConvArgs a = args_of(input, weight, g, mode);
   if (grad_output.scalar_type() != input.scalar_type() || grad_output.device() != input.device() ||
       a.length_out < 1 ||
       grad_output.sizes() != IntArrayRef({a.batch, a.channels_out, a.length_out}))
-    return aten();
+    return aten(bias);
   Entry& entry = entry_of(input, weight, bias, a, g.output_padding[0], true, algorithm);
   entry.calls.fetch_add(1, std::memory_order_relaxed);
-  if (entry.kind == kAten) return aten();
+  if (entry.kind == kAten) {
+    const bool apart = entry.launch_bias != nullptr;
+    auto [of_weight, of_bias] = aten(bias && !apart);
+    return {of_weight, apart ? bias_gradient(entry, grad_output, a) : of_bias};
+  }
 
   // Transposed, it is that of the ordinary convolution with the two tensors' parts swapped.
   const Tensor x = with_contiguous_positions(g.transposed ? grad_output : input);
@@ -505,7 +531,7 @@ std::tuple<Tensor, Tensor> weight_gradient(const Tensor& grad_output, const Tens
   if (!bias)
     of_bias = at::empty({0}, options);
   else if (g.transposed)
-    of_bias = sum_of_rows(grad_output);
+    of_bias = bias_gradient(entry, grad_output, a);
   else
     of_bias = at::empty({a.channels_out}, options);
   if (g.transposed) {
@@ -524,19 +550,70 @@ std::tuple<Tensor, Tensor> weight_gradient(const Tensor& grad_output, const Tens
   return {of_weight, of_bias};
 }
 
-// The gradient of an input of `length` positions: the other convolution with the same weight.
-Tensor input_gradient(const Tensor& grad_output, int64_t length, const Tensor& weight,
-                      const Geometry& g) {
-  int64_t output_padding = 0;
-  if (!g.transposed) {
-    const int64_t reach = g.dilation[0] * (weight.size(2) - 1) + 1;
-    output_padding = length - ((grad_output.size(2) - 1) * g.stride[0] - 2 * g.padding[0] + reach);
-  }
+// The output_padding of the other convolution with the same weight, which makes the gradient of an input of
+// `length` positions of that of the output.
+int64_t padding_of_other(const Tensor& grad_output, int64_t length, const Tensor& weight,
+                         const Geometry& g) {
+  if (g.transposed) return 0;
+  const int64_t reach = g.dilation[0] * (weight.size(2) - 1) + 1;
+  return length - ((grad_output.size(2) - 1) * g.stride[0] - 2 * g.padding[0] + reach);
+}
+
+// Whether ATen's plan is that of both gradients, of input and weight; then they are counted.
+bool aten_runs_both(const Tensor& grad_output, const Tensor& input, const Tensor& weight, bool bias,
+                    const Geometry& g, const Geometry& other, c10::string_view algorithm) {
+  const int64_t mode = mode_of(input.scalar_type());
+  const fastconv1d::ConvArgs of_input = args_of(grad_output, weight.sizes(), other, mode),
+                             of_weight = args_of(input, weight.sizes(), g, mode);
+  if (of_input.length_out < 1 || of_weight.length_out != grad_output.size(2)) return false;
+  Entry& first = entry_of(grad_output, weight.sizes(), false, of_input, other.output_padding[0],
+                          false, algorithm);
+  if (first.kind != kAten) return false;
+  Entry& second =
+      entry_of(input, weight.sizes(), bias, of_weight, g.output_padding[0], true, algorithm);
+  if (second.kind != kAten || second.launch_bias != nullptr) return false;
+  for (Entry* const entry : {&first, &second}) entry->calls.fetch_add(1, std::memory_order_relaxed);
+  return true;
+}
+
+using Gradients = std::tuple<Tensor, Tensor, Tensor>;  // of input, weight and bias
+
+// Those that are `wanted`.
+Gradients all_gradients(const Tensor& grad_output, const Tensor& input, const Tensor& weight,
+                        at::OptionalIntArrayRef bias_sizes, const Geometry& g,
+                        std::array<bool, 3> wanted, c10::string_view algorithm) {
+  const auto aten = [&] {
+    return at::native::convolution_backward(grad_output, input, weight, bias_sizes, g.stride,
+                                            g.padding, g.dilation, g.transposed, g.output_padding,
+                                            g.groups, wanted);
+  };
+  if (grad_output.dim() != 3 || grad_output.numel() == 0 ||
+      grad_output.scalar_type() != input.scalar_type() || grad_output.device() != input.device() ||
+      !is_ours(input, weight, std::nullopt, g) || mode_of(input.scalar_type()) < 0)
+    return aten();
+#ifdef FASTCONV1D_CUDA
+  const c10::cuda::CUDAGuard guard(input.device());
+#endif
+  const int64_t output_padding = padding_of_other(grad_output, input.size(2), weight, g);
   const Geometry other{g.stride, g.padding, g.dilation, !g.transposed, IntArrayRef(output_padding),
                        g.groups};
-  const Tensor grad = convolution(grad_output, weight, std::nullopt, other, "");
-  // There are more where output_padding is a stride or more.
-  return grad.size(2) == length ? grad : grad.narrow(2, 0, length);
+  // One call shares what both need.
+  if (wanted[0] && wanted[1] && is_ours(grad_output, weight, std::nullopt, other) &&
+      aten_runs_both(grad_output, input, weight, wanted[2], g, other, algorithm))
+    return aten();
+  Tensor of_input, of_weight, of_bias;
+  if (wanted[0]) {
+    of_input = convolution(grad_output, weight, std::nullopt, other, algorithm);
+    // There are more where output_padding is a stride or more.
+    if (of_input.size(2) != input.size(2)) of_input = of_input.narrow(2, 0, input.size(2));
+  }
+  if (wanted[1])
+    std::tie(of_weight, of_bias) =
+        weight_gradient(grad_output, input, weight.sizes(), wanted[2], g, algorithm);
+  else if (wanted[2])
+    of_bias = sum_of_rows(grad_output);
+  if (!wanted[2]) of_bias = Tensor();
+  return {of_input, of_weight, of_bias};
 }
 
 // The operator: its output is contiguous whatever ATen returns, as its fake kernel promises.
@@ -570,27 +647,24 @@ std::tuple<Tensor, Tensor> grad_weight(const Tensor& grad_output, const Tensor& 
                          algorithm);
 }
 
+Gradients convolution_backward(const Tensor& grad_output, const Tensor& input, const Tensor& weight,
+                               at::OptionalIntArrayRef bias_sizes, IntArrayRef stride,
+                               IntArrayRef padding, IntArrayRef dilation, bool transposed,
+                               IntArrayRef output_padding, int64_t groups,
+                               std::array<bool, 3> wanted, c10::string_view algorithm) {
+  return all_gradients(grad_output, input, weight, bias_sizes,
+                       {stride, padding, dilation, transposed, output_padding, groups}, wanted,
+                       algorithm);
+}
+
 // Stands in for aten::convolution_backward.
-std::tuple<Tensor, Tensor, Tensor> aten_convolution_backward(
-    const Tensor& grad_output, const Tensor& input, const Tensor& weight,
-    at::OptionalIntArrayRef bias_sizes, IntArrayRef stride, IntArrayRef padding,
-    IntArrayRef dilation, bool transposed, IntArrayRef output_padding, int64_t groups,
-    std::array<bool, 3> wanted) {
-  const Geometry g{stride, padding, dilation, transposed, output_padding, groups};
-  if (!is_ours(input, weight, std::nullopt, g) || mode_of(input.scalar_type()) < 0 ||
-      grad_output.dim() != 3 || grad_output.numel() == 0 ||
-      grad_output.scalar_type() != input.scalar_type() || grad_output.device() != input.device())
-    return at::native::convolution_backward(grad_output, input, weight, bias_sizes, stride, padding,
-                                            dilation, transposed, output_padding, groups, wanted);
-  Tensor of_input, of_weight, of_bias;
-  if (wanted[0]) of_input = input_gradient(grad_output, input.size(2), weight, g);
-  if (wanted[1])
-    std::tie(of_weight, of_bias) =
-        weight_gradient(grad_output, input, weight.sizes(), wanted[2], g, "");
-  else if (wanted[2])
-    of_bias = sum_of_rows(grad_output);
-  if (!wanted[2]) of_bias = Tensor();
-  return {of_input, of_weight, of_bias};
+Gradients aten_convolution_backward(const Tensor& grad_output, const Tensor& input,
+                                    const Tensor& weight, at::OptionalIntArrayRef bias_sizes,
+                                    IntArrayRef stride, IntArrayRef padding, IntArrayRef dilation,
+                                    bool transposed, IntArrayRef output_padding, int64_t groups,
+                                    std::array<bool, 3> wanted) {
+  return all_gradients(grad_output, input, weight, bias_sizes,
+                       {stride, padding, dilation, transposed, output_padding, groups}, wanted, "");
 }
 
 bool has_tangent(const Tensor& t) { return t._fw_grad(0).defined(); }
@@ -641,6 +715,25 @@ std::tuple<Tensor, Tensor> autograd_grad_weight(
                                            transposed, output_padding, groups, algorithm);
 }
 
+// The same for all gradients of a convolution.
+Gradients autograd_convolution_backward(c10::DispatchKeySet keys, const Tensor& grad_output,
+                                        const Tensor& input, const Tensor& weight,
+                                        at::OptionalSymIntArrayRef bias_sizes,
+                                        c10::SymIntArrayRef stride, c10::SymIntArrayRef padding,
+                                        c10::SymIntArrayRef dilation, bool transposed,
+                                        c10::SymIntArrayRef output_padding, c10::SymInt groups,
+                                        std::array<bool, 3> wanted, c10::string_view algorithm) {
+  static const auto differentiable =
+      operator_of<BackwardOperator>("fastconv1d::_differentiable_backward");
+  if (needs_derivative(grad_output) || needs_derivative(input) || needs_derivative(weight))
+    return differentiable.call(grad_output, input, weight, bias_sizes, stride, padding, dilation,
+                               transposed, output_padding, groups, wanted, algorithm);
+  const at::AutoDispatchBelowADInplaceOrView guard;
+  return backward_operator().redispatch(keys & c10::after_autograd_keyset, grad_output, input,
+                                        weight, bias_sizes, stride, padding, dilation, transposed,
+                                        output_padding, groups, wanted, algorithm);
+}
+
 std::vector<int64_t> calls() {
   std::unordered_map<int64_t, int64_t> of_plan;
   PlanCache& cache = plan_cache();
@@ -675,8 +768,10 @@ TORCH_LIBRARY_FRAGMENT(fastconv1d, library) {
 TORCH_LIBRARY_IMPL(fastconv1d, FASTCONV1D_KEY, library) {
   library.impl("convolution", TORCH_FN(contiguous_convolution));
   library.impl("grad_weight", TORCH_FN(grad_weight));
+  library.impl("convolution_backward", TORCH_FN(convolution_backward));
 }
 TORCH_LIBRARY_IMPL(fastconv1d, FASTCONV1D_AUTOGRAD_KEY, library) {
   library.impl("convolution", TORCH_FN(autograd_convolution));
   library.impl("grad_weight", TORCH_FN(autograd_grad_weight));
+  library.impl("convolution_backward", TORCH_FN(autograd_convolution_backward));
 }

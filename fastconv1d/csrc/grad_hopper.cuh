@@ -99,6 +99,9 @@ struct GradHopperBlock {
   static constexpr int bias_bytes = 8 * T::channels * kGradMakers;
   static constexpr int64_t fixed_bytes = round_up(kGradPartBytes + bias_bytes, 128);
 
+  // Of sums on their way out, in shared memory: columns at a time, and from one to the next, which keeps banks apart.
+  static constexpr int out_columns = T::channels / 4, out_pitch = 20;
+
   static constexpr int log2_of_channels = T::channels == 128 ? 7 : 6;
   static_assert(T::channels == 1 << log2_of_channels && kGradWords == 4 * 8);
 
@@ -636,43 +639,61 @@ struct GradHopperBlock {
            part->first_tap + tap;
   }
 
-  // Writes the last sums, by way of shared memory: a warp's 16 rows of some columns at a time. Were they written
-  // from registers, one after the other, there would be that much code, which runs once, and takes longer to be
-  // fetched than to run.
+  // Writes the last sums, by way of shared memory: a chunk of a warp's 16 rows by some columns at a time. Code that
+  // runs once takes longer to be fetched than to run, and so chunks share all but the choice of their registers.
   __device__ __forceinline__ void leave(const Sums& sums, int warpgroup, bool first) const {
-    constexpr int columns = 32, pitch = 18;
+    constexpr int columns = out_columns, chunks = T::channels / columns, pitch = out_pitch;
     static_assert(4 * 4 * T::warpgroups * columns * pitch <= kGradMakers * raw_bytes);
     // What came raw has all been made ready.
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 - 4;
     float* const own = reinterpret_cast<float*>(raw_stages) + warp * columns * pitch;
+    float* const to = own + lane % 4 * 2 * pitch + lane / 4;
+    int64_t element = 0;
+#pragma unroll 1
+    for (int chunk = 0; chunk < T::m_tiles * chunks; ++chunk) {
+      const int m = chunk / chunks, column = chunk % chunks * columns;
+      if (column == 0)
+        element =
+            element_of(warpgroup * T::pairs_of_warpgroup + m * 64 + warp % 4 * 16 + lane % 16);
+      __syncwarp();  // all have read what was here
+#pragma unroll
+      for (int which = 0; which < T::m_tiles * chunks; ++which)
+        if (which == chunk)
+#pragma unroll
+          for (int i = 0; i < columns / 2; ++i)
+            to[(i / 4 * 8 + i % 2) * pitch + i / 2 % 2 * 8] =
+                sums[which / chunks][0][which % chunks * columns / 2 + i];
+      __syncwarp();
+      if (element < 0) continue;
+      if (p.output != nullptr)
+        copy_columns(own, column, static_cast<Element*>(p.output) + element,
+                     [](Element* at, float sum) { *at = M::to(sum); });
+      else if (first)
+        copy_columns(own, column, p.parts + part->split * p.elements + element,
+                     [](float* at, float sum) { *at = sum; });
+      else
+        copy_columns(own, column, p.parts + part->split * p.elements + element, add_to);
+    }
+  }
+  // Calls write(place, sum) for a lane's row of a chunk and every second column; `to` is the place of the block's
+  // first channel_out.
+  template <class Place, class Write>
+  __device__ __forceinline__ void copy_columns(const float* chunk, int column, Place* to,
+                                               const Write& write) const {
+    constexpr int of_run =
+        8;  // columns of one kind, at least: their channels are equally far apart
+    static_assert(T::channels >> 3 >= of_run);
+    const int lane = threadIdx.x % 32, second = lane / 16;
+    const float* from = chunk + second * out_pitch + lane % 16;
     const int64_t row_step = p.channels_in * p.kernel_size;  // from a channel_out to the next
+    const int step = 2 << p.grad_kinds_log2;
+#pragma unroll 1
+    for (int run = 0; run < out_columns; run += of_run) {
+      const int first = out_of(column + run) + (second << p.grad_kinds_log2);
+      Place* at = to + first * row_step;
 #pragma unroll
-    for (int m = 0; m < T::m_tiles; ++m) {
-      const int64_t element =
-          element_of(warpgroup * T::pairs_of_warpgroup + m * 64 + warp % 4 * 16 + lane % 16);
-      float* const to = p.parts + part->split * p.elements + element;
-#pragma unroll
-      for (int chunk = 0; chunk < T::channels / columns; ++chunk) {
-        __syncwarp();  // all have read what was here
-#pragma unroll
-        for (int i = 0; i < columns / 2; ++i)
-          own[(i / 4 * 8 + lane % 4 * 2 + i % 2) * pitch + lane / 4 + i / 2 % 2 * 8] =
-              sums[m][0][chunk * columns / 2 + i];
-        __syncwarp();
-        if (element < 0) continue;
-#pragma unroll 4
-        for (int column = lane / 16; column < columns; column += 2) {
-          const int out = out_of(chunk * columns + column);
-          if (out >= part->outs) continue;
-          const float sum = own[column * pitch + lane % 16];
-          if (p.output != nullptr)
-            static_cast<Element*>(p.output)[element + out * row_step] = M::to(sum);
-          else if (first)
-            to[out * row_step] = sum;
-          else
-            add_to(to + out * row_step, sum);  // nobody else adds to it
-        }
-      }
+      for (int i = 0; i < of_run / 2; ++i, at += step * row_step, from += 2 * out_pitch)
+        if (first + i * step < part->outs) write(at, *from);
     }
   }
 

@@ -147,6 +147,11 @@ struct HopperBlock {
     for (Place place = shared->first; place.batch < p.batch; place.advance(p.step, p.tiles))
       visit(place);
   }
+  // Whether consumers begin with a rehearsal. In the last stage of inputs, which is wanted last. Halves have to
+  // wait for their scales anyway.
+  __device__ __forceinline__ bool rehearses() const {
+    return M::sets == 1 && l.inputs > 1 && l.slices > 0;
+  }
   // A warpgroup's tile, where its block's first one has that.
   __device__ __forceinline__ Place tile_of(Place place, int warpgroup) const {
     place.advance({0, warpgroup}, p.tiles);
@@ -277,7 +282,9 @@ struct HopperBlock {
         for (int part = 0; part < l.parts; ++part) {
           char* const stage = inputs + input.stage * l.input_bytes;
           uint64_t* const full = shared->inputs.full + input.stage;
-          barrier_wait(shared->inputs.empty + input.stage, input.parity ^ 1);
+          // Consumers have the rehearsal's stage at first, and give it back once more often than others.
+          const uint32_t begins = rehearses() && input.stage == l.inputs - 1 ? 0 : 1;
+          barrier_wait(shared->inputs.empty + input.stage, input.parity ^ begins);
           const int of_tile = first_slice() + slice;
           const uint32_t bytes = BOXES ? copy_boxes(warp, place, of_tile, part, stage, full)
                                        : copy_rows(warp, place, of_tile, part, stage, full);
@@ -591,8 +598,19 @@ struct HopperBlock {
     int turn = 0;
     bool paired = false;  // how the tap before was read
     bool ready = false;   // whether the next tap's weights are known to be there
-    if (l.resident && l.slices > 0) barrier_wait(shared->weights.full, 0);
-    for_each_tile([&](const Place& of_block) {
+    // A rehearsal comes first: two taps of the first tile, of whatever its stage holds, and all of the way out. What
+    // it leaves there the same threads write over. It has the code fetched, which takes as long as a small layer
+    // does, while weights are packed and the first inputs are on their way.
+    bool rehearsal = rehearses();
+    if (rehearsal) input.stage = l.inputs - 1;
+    const auto begin = [&] {
+      input = {};
+      weight = {};
+      if (l.resident && l.slices > 0) barrier_wait(shared->weights.full, 0);
+    };
+    if (!rehearsal) begin();
+#pragma unroll 1
+    for (Place of_block = shared->first; of_block.batch < p.batch;) {
       const Place place = tile_of(of_block, warpgroup);
       for_each_sum([&](int m, int i) {
 #pragma unroll
@@ -606,11 +624,13 @@ struct HopperBlock {
       int exponent = 0, scale = Scale::log2_for(0);
       int used_weight = -1;  // the stage that was read before, still to be given back
       if (l.resident) weight.stage = 0;
+      const int slices_of_tile = rehearsal ? 1 : slices(), parts = rehearsal ? 1 : l.parts;
 #pragma unroll 1
-      for (int slice = 0; slice < slices(); ++slice)
+      for (int slice = 0; slice < slices_of_tile; ++slice)
 #pragma unroll 1
-        for (int part = 0; part < l.parts; ++part) {
-          const int taps = taps_of_part(l, p.phase, part);
+        for (int part = 0; part < parts; ++part) {
+          const int of_part = taps_of_part(l, p.phase, part),
+                    taps = rehearsal && of_part > 2 ? 2 : of_part;
           char* const stage = inputs + input.stage * l.input_bytes;
           // Halves have no registers to keep it.
           const bool anew = l.parts > 1 || slice == 0;
@@ -621,9 +641,9 @@ struct HopperBlock {
           // Of a tap's first value, counted in values: all tiles have an even number of positions.
           int first = static_cast<int>(reinterpret_cast<uint64_t>(p.input) / 2 + p.first_position +
                                        part * l.taps * p.phase.shift_step);
-          barrier_wait(shared->inputs.full + input.stage, input.parity);
+          if (!rehearsal) barrier_wait(shared->inputs.full + input.stage, input.parity);
           // Halves have no registers for it.
-          if (M::sets == 1 && sees_nothing(from, taps)) {
+          if (M::sets == 1 && !rehearsal && sees_nothing(from, taps)) {
             wgmma_settle();
             give_back(shared->weights.empty, used_weight);
             used_weight = -1;
@@ -660,7 +680,7 @@ struct HopperBlock {
               M::sets > 1 && smallest + 1 > 0 && smallest + 1 < Scale::least_whole(scale);
 #pragma unroll 1
           for (int j = 0; j < taps; ++j) {
-            if (!l.resident && !ready)
+            if (!l.resident && !ready && !rehearsal)
               barrier_wait(shared->weights.full + weight.stage, weight.parity);
             const Operand right = all_weights.after(weight.stage * l.weight_bytes);
             if constexpr (M::sets > 1) {
@@ -682,7 +702,7 @@ struct HopperBlock {
             const int stage_before = used_weight;
             if (l.resident) {
               ++weight.stage;
-            } else {
+            } else if (!rehearsal) {
               used_weight = weight.stage;
               weight.advance(l.weights);
               ready = barrier_is_over(shared->weights.full + weight.stage, weight.parity);
@@ -720,12 +740,18 @@ struct HopperBlock {
           sums[m][0][i] = Scale::without(sum, scale + of_channels[i / 4 * 8 + i % 2]);
         });
       }
-      if (place.batch >= p.batch) return;
-      if (p.shares == nullptr)
-        write(writer, sums, place, warpgroup);
+      if (place.batch < p.batch) {
+        if (p.shares == nullptr)
+          write(writer, sums, place, warpgroup);
+        else
+          keep(sums, place);
+      }
+      if (rehearsal)
+        begin();
       else
-        keep(sums, place);
-    });
+        of_block.advance(p.step, p.tiles);
+      rehearsal = false;
+    }
   }
 
   // Multiplies the sums so far by a power of two.
@@ -909,7 +935,7 @@ struct Hopper {
     int64_t groups, channels_in, channels_out;  // channels of one group
     int64_t block_channels, channel_blocks;
     int64_t tiles, runs, slices_of_share;
-    int64_t packed_threads;
+    int64_t packed_quads;  // of all columns: 4 words of each plane
   };
 
   static int64_t phases(const ConvArgs& a) { return is_woven(a) ? 1 : phase_count(a); }
@@ -937,8 +963,8 @@ struct Hopper {
       l.taps = 0;
     c.slices_of_share = slices_of_share(a.groups * c.channel_blocks * c.runs, l.slices,
                                         larger(c.phase.taps, 0) * (l.words / 8), a.multiprocessors);
-    c.packed_threads = a.groups * c.channel_blocks * l.slices * l.parts * l.taps * (l.words / 4) *
-                       (T::channels / kPackedChannels);
+    c.packed_quads = a.groups * c.channel_blocks * l.slices * l.parts * l.taps * (l.words / 4) *
+                     int64_t{T::channels};
     return c;
   }
 
@@ -955,34 +981,31 @@ struct Hopper {
   static int64_t all_sums(const ConvArgs& a, const Cut& c) {
     return c.groups * c.channel_blocks * a.batch * c.tiles * HopperBlock<M, T>::sums_of_tile;
   }
-  static int64_t weight_bytes(const Cut& c) {
-    return c.packed_threads * kPackedChannels * 16 * M::planes;
-  }
+  static int64_t weight_bytes(const Cut& c) { return c.packed_quads * 16 * M::planes; }
   static int64_t scales(const Cut& c) { return c.groups * c.channel_blocks * T::channels; }
 
   static int launch_phase(const ConvArgs& a, const Cut& c, void* stream) {
     const Pipeline& l = c.pipeline;
     // cudaErrorInvalidValue: `why_not` should have said so.
-    if (l.taps == 0 || c.packed_threads > UINT32_MAX) return 1;
+    if (l.taps == 0 || c.packed_quads > UINT32_MAX) return 1;
     auto* const packed = static_cast<uint32_t*>(a.workspace);
     auto* const scales = static_cast<int*>(a.workspace) + weight_bytes(c) / 4;
+    const int columns = c.packed_quads <= 512 * a.multiprocessors ? 1 : kPackedColumns;
+    const int64_t threads = c.packed_quads / columns;
     const HopperPackParams pack{{a.weight, packed, c.phase, c.channels_in, c.channels_out, a.groups,
-                                 a.kernel_size, a.transposed, c.channel_blocks, c.packed_threads},
+                                 a.kernel_size, a.transposed, c.channel_blocks, threads},
                                 l,
                                 c.weave,
                                 scales};
-    const dim3 pack_blocks(static_cast<unsigned>(ceil_div(c.packed_threads, 128)));
     int error = 0;
-    if constexpr (M::sets > 1) {
+    if constexpr (M::sets > 1)
       error = fastconv1d::launch(hopper_scale_kernel<M, T>,
                                  dim3(static_cast<unsigned>(Hopper::scales(c))), dim3(128), 16,
                                  stream, pack);
-      if (error == 0 && c.packed_threads > 0)
-        error = fastconv1d::launch<true>(hopper_pack_kernel<M, T>, pack_blocks, dim3(128), 0,
-                                         stream, pack);
-    } else if (c.packed_threads > 0) {
-      error = fastconv1d::launch(hopper_pack_kernel<M, T>, pack_blocks, dim3(128), 0, stream, pack);
-    }
+    if (error == 0 && threads > 0)
+      error = fastconv1d::launch<(M::sets > 1)>(
+          columns == 1 ? hopper_pack_kernel<M, T, 1> : hopper_pack_kernel<M, T, kPackedColumns>,
+          dim3(static_cast<unsigned>(ceil_div(threads, 128))), dim3(128), 0, stream, pack);
     if (error != 0) return error;
     const int64_t bytes = hopper_fixed_bytes<M, T>() + stage_bytes(l);
     const auto kernel = hopper_kernel<M, T>;
@@ -1024,7 +1047,7 @@ struct Hopper {
     const dim3 blocks(static_cast<unsigned>(a.groups * c.channel_blocks * c.runs),
                       static_cast<unsigned>(shares(c)));
     // Nothing but the packing comes before it then, and what came before that is over.
-    error = c.packed_threads > 0 || M::sets > 1
+    error = threads > 0 || M::sets > 1
                 ? fastconv1d::launch<true>(kernel, blocks, dim3(kHopperThreads), bytes, stream, p)
                 : fastconv1d::launch(kernel, blocks, dim3(kHopperThreads), bytes, stream, p);
     return error != 0 || p.shares == nullptr ? error : add_shares(a, c, p, stream);

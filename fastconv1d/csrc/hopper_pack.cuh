@@ -6,9 +6,11 @@
 namespace fastconv1d {
 
 // [group][channel block][slice][part][tap][plane][quad][column][4 words], a column being an output channel or
-// the woven part of one; one thread makes 4 words of each plane for some columns, a share of the block's apart.
+// the woven part of one; one thread makes 4 words of each plane for COLUMNS columns, a share of the block's apart.
 // Threads of a warp take 4 columns, and of each what lies together in the weight: neighbouring taps and quads.
-constexpr int kPackedChannels = 4;  // of a thread: finding its place takes longer than its work
+// To find its place takes a thread longer than its work, and so it has several columns, unless there are so few
+// threads that all run at once: then what counts is how long one takes.
+constexpr int kPackedColumns = 4;
 struct HopperPackParams : WeightParams {
   Pipeline pipeline;
   Weave weave;
@@ -41,7 +43,7 @@ __global__ void __launch_bounds__(128) hopper_scale_kernel(const HopperPackParam
   if (threadIdx.x == 0)
     p.scales[blockIdx.x] = Scale::log2_for(static_cast<int>(smaller(most >> 23, Scale::most)));
 }
-template <class M, class T>
+template <class M, class T, int COLUMNS>
 __global__ void __launch_bounds__(128) hopper_pack_kernel(const HopperPackParams p) {
   let_next_kernel_begin();
   if constexpr (M::sets > 1) wait_for_kernel_before();  // that finds the scales
@@ -53,7 +55,7 @@ __global__ void __launch_bounds__(128) hopper_pack_kernel(const HopperPackParams
   Digits<uint32_t> digits{static_cast<uint32_t>(index)};
   const uint32_t row_of_4 = digits.take(4), tap = digits.take(l.taps), part = digits.take(l.parts),
                  quad = digits.take(quads), slice = digits.take(l.slices),
-                 row = digits.take(T::channels / (4 * kPackedChannels)) * 4 + row_of_4,
+                 row = digits.take(T::channels / (4 * COLUMNS)) * 4 + row_of_4,
                  channel_block = digits.take(p.channel_blocks), group = digits.rest;
   const int64_t stage =
       (((static_cast<int64_t>(group) * p.channel_blocks + channel_block) * l.slices + slice) *
@@ -65,7 +67,7 @@ __global__ void __launch_bounds__(128) hopper_pack_kernel(const HopperPackParams
 
   using Element = typename M::Element;
   // The thread's columns are so many apart.
-  constexpr int apart = T::channels / kPackedChannels;
+  constexpr int apart = T::channels / COLUMNS;
   const int64_t first_column = int64_t{channel_block} * T::channels + row,
                 first_in = int64_t{slice} * (l.words * values) + kind,
                 of_phase = int64_t{part} * l.taps + tap;
@@ -81,17 +83,17 @@ __global__ void __launch_bounds__(128) hopper_pack_kernel(const HopperPackParams
     }
   const int64_t to_next = (p.transposed ? 1 : p.channels_in) * p.kernel_size;
   // Found before anything is read: no branch stands between reads then.
-  int64_t of_column[kPackedChannels];
-  bool has_weight[kPackedChannels];
+  int64_t of_column[COLUMNS];
+  bool has_weight[COLUMNS];
 #pragma unroll
-  for (int c = 0; c < kPackedChannels; ++c) {
+  for (int c = 0; c < COLUMNS; ++c) {
     const Column column = column_of(p.weave, first_column + c * apart);
     const int64_t of_kernel = tap_of(p.phase, p.weave, column.r, of_phase);
     has_weight[c] = column.channel < p.channels_out && of_kernel < p.kernel_size;
     of_column[c] = column.channel * to_next + of_kernel;
   }
 #pragma unroll
-  for (int c = 0; c < kPackedChannels; ++c) {
+  for (int c = 0; c < COLUMNS; ++c) {
     float scale = 1;
     if constexpr (M::sets > 1)
       scale = Scale::power_of_two(

@@ -7,6 +7,7 @@
 #include <ATen/core/grad_mode.h>
 #include <torch/csrc/autograd/custom_function.h>
 
+#include <array>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -21,6 +22,10 @@ using GradWeightOperator = std::tuple<at::Tensor, at::Tensor>(
     const at::Tensor&, const at::Tensor&, c10::SymIntArrayRef, bool, c10::SymIntArrayRef,
     c10::SymIntArrayRef, c10::SymIntArrayRef, bool, c10::SymIntArrayRef, c10::SymInt,
     c10::string_view);
+using BackwardOperator = std::tuple<at::Tensor, at::Tensor, at::Tensor>(
+    const at::Tensor&, const at::Tensor&, const at::Tensor&, at::OptionalSymIntArrayRef,
+    c10::SymIntArrayRef, c10::SymIntArrayRef, c10::SymIntArrayRef, bool, c10::SymIntArrayRef,
+    c10::SymInt, std::array<bool, 3>, c10::string_view);
 
 template <class Signature>
 auto operator_of(const char* name) {
@@ -32,6 +37,10 @@ const auto& convolution_operator() {
 }
 const auto& grad_weight_operator() {
   static const auto op = operator_of<GradWeightOperator>("fastconv1d::grad_weight");
+  return op;
+}
+const auto& backward_operator() {
+  static const auto op = operator_of<BackwardOperator>("fastconv1d::convolution_backward");
   return op;
 }
 
@@ -99,6 +108,13 @@ class RecordedConvolution : public torch::autograd::Function<RecordedConvolution
     // Families that run every convolution; other ones have no say in the gradients.
     if (algorithm != "aten" && algorithm != "direct") algorithm.clear();
     const bool for_bias = data["bias"].toBool() && context->needs_input_grad(2);
+    if (context->needs_input_grad(0) && context->needs_input_grad(1)) {
+      std::tie(result[0], result[1], result[2]) = backward_operator().call(
+          grad_output, saved[0], saved[1], std::vector<c10::SymInt>{grad_output.sym_size(1)},
+          {g.stride}, {g.padding}, {g.dilation}, g.transposed, {g.output_padding}, g.groups,
+          {true, true, for_bias}, algorithm);
+      return result;
+    }
     if (context->needs_input_grad(0))
       result[0] = grad_input(grad_output, saved[1], data["length"].toSymInt(), g, algorithm);
     if (context->needs_input_grad(1)) {
