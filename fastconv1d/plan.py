@@ -56,26 +56,26 @@ GRAD_SLICE = {  # ns that a slice of a tile takes, by rows, columns and mode
     (128, 32): {"tf32": 1224, "ieee": 1618, "bf16": 1603, "fp16": 1603},
     (16, 256): {"tf32": 1375, "ieee": 1375, "bf16": 2022, "fp16": 2022},
 }
-# The same of the Hopper kernel of gradients, by channels and pairs, measured on an H200 in TF32 and
-# bf16 alike: µs that a slice takes when there are many, and what each of the first ones takes more.
+# The same of the Hopper kernel of gradients, by channels and pairs, measured on an H200: µs that a
+# slice takes in TF32, and in 16 bits, which has twice as many positions in one.
 GRAD_HOPPER_SLICE = {
-    (128, 256): (1.28, 0.45),
-    (128, 192): (1.10, 0.65),
-    (128, 128): (1.00, 0.70),
-    (64, 256): (0.80, 0.30),
-    (64, 192): (0.68, 0.35),
+    (128, 256): {4: 1.03, 2: 1.26},
+    (128, 192): {4: 0.85, 2: 1.08},
+    (128, 128): {4: 0.89, 2: 0.97},
+    (64, 256): {4: 0.71, 2: 0.88},
+    (64, 192): {4: 0.60, 2: 0.65},
 }
-# Times as long with a stride, with one of 8, whose reads meet the same banks, and where rows begin
-# at odd 16-bit values.
-GRAD_HOPPER_STRIDED, GRAD_HOPPER_FAR, GRAD_HOPPER_ODD = {2: 1.6, 4: 1.1}, 2.0, 1.5
+# Times as long where rows begin within 16 bytes, at odd 16-bit values, where taps are so far apart
+# that each has a row of its own, and with a stride of 8, whose reads meet the same banks.
+GRAD_HOPPER_WITHIN, GRAD_HOPPER_ODD = {4: 1.25, 2: 1.07}, 1.9
+GRAD_HOPPER_APART, GRAD_HOPPER_FAR = 2.3, 1.4
 GRAD_HOPPER_SHARED = 223 << 10  # bytes of shared memory for stages
-GRAD_HOPPER_FIRST = 200  # slices that take longer
-GRAD_HOPPER_START, GRAD_HOPPER_WAVE = 14.0, 4.0  # µs: both kernels; what a block takes at its end
-GRAD_HOPPER_BANDWIDTH = 3.2e6  # bytes per µs that it reads
+GRAD_HOPPER_START, GRAD_HOPPER_WAVE = 6.0, 7.7  # µs: both kernels; a block's start and its end
+GRAD_HOPPER_BANDWIDTH = 3.9e6  # bytes per µs that it reads
 GRAD_BLOCK_SLICES = 12  # slices' time that a block's start takes: splits_of in csrc/grad_tile.cuh
 GRAD_STRIDED, GRAD_SHORT = 1.18, 1.5  # times as long with a stride, and where rows have few slices
 GRAD_FEW_SLICES = 8
-GRAD_PARTS_BANDWIDTH = 2.5e6  # bytes per µs in which parts are written and added up
+GRAD_PARTS_BANDWIDTH = 2.7e6  # bytes per µs in which parts are written and added up
 GRAD_WORKSPACE = 64 << 20  # bytes of parts: kGradWorkspace of csrc/grad_dense.cuh
 GRAD_BANDWIDTH = 2.3e6  # bytes per µs that the dense kernel reads
 GRAD_SLIDING_START, GRAD_SLIDING_BANDWIDTH = 9.0, 2.9e6
@@ -724,28 +724,31 @@ def _grad_hopper_cost(plan: Plan, problem: Problem) -> float:
     if problem.gpu is None or not isinstance(tile, GradHopperTile):
         return float("inf")
     tiles = problem.groups * _ceil_div(problem.channels_out // problem.groups, tile.channels)
-    blocks = _grad_pair_blocks(tile, problem)
-    if blocks is None:
+    blocks, apart = _grad_pair_blocks(tile, problem)
+    if not blocks:
         return float("inf")
     tiles *= blocks
     waves, slices, splits = _grad_split(problem, tiles, problem.gpu.multiprocessors)
-    each, more = GRAD_HOPPER_SLICE[tile.channels, tile.pairs]
-    work = waves * slices * each + min(waves * slices, GRAD_HOPPER_FIRST) * more
-    if problem.stride > 1:
-        work *= GRAD_HOPPER_STRIDED[problem.dtype.itemsize]
+    itemsize = problem.dtype.itemsize
+    work = waves * slices * GRAD_HOPPER_SLICE[tile.channels, tile.pairs][itemsize]
+    if problem.length_out * itemsize % 4 or problem.aligned % 4:
+        work *= GRAD_HOPPER_ODD
+    elif problem.length_out * itemsize % 16:
+        work *= GRAD_HOPPER_WITHIN[itemsize]
     if problem.stride >= 8:
         work *= GRAD_HOPPER_FAR
-    if problem.length_out * problem.dtype.itemsize % 4 or problem.aligned % 4:
-        work *= GRAD_HOPPER_ODD
+    if apart:
+        work *= GRAD_HOPPER_APART
     traffic = problem.bytes / (GRAD_HOPPER_BANDWIDTH * _scale(problem))
     time = GRAD_HOPPER_START + waves * GRAD_HOPPER_WAVE + _larger(work, traffic)
     return time + _grad_parts_time(problem, splits)
 
 
-def _grad_pair_blocks(tile: GradHopperTile, problem: Problem) -> int | None:
-    """Blocks of a group's channels and taps: `best_pairs` of csrc/grad_hopper.cuh, roughly.
+def _grad_pair_blocks(tile: GradHopperTile, problem: Problem) -> tuple[int, bool]:
+    """Blocks of a group's channels and taps, and whether these have rows of their own.
 
-    Three stages of the input must find room beside those of grad_output.
+    `best_pairs` of csrc/grad_hopper.cuh, roughly: three stages of the input must find room beside
+    those of grad_output. No blocks where there is no way.
     """
     channels_in, kernel_size = problem.channels_in // problem.groups, problem.kernel_size
     itemsize = problem.dtype.itemsize
@@ -755,7 +758,7 @@ def _grad_pair_blocks(tile: GradHopperTile, problem: Problem) -> int | None:
     def vectors(reach: int) -> int:
         return _ceil_div((positions - 1) * problem.stride + reach + vector, vector) | 1
 
-    fewest = None
+    fewest, apart_at_best = 0, False
     first = _ceil_div(kernel_size, tile.pairs)
     for taps in {_ceil_div(kernel_size, n) for n in range(first, kernel_size + 1)[:40]}:
         apart, together = vectors(0), vectors((taps - 1) * problem.dilation)
@@ -764,8 +767,9 @@ def _grad_pair_blocks(tile: GradHopperTile, problem: Problem) -> int | None:
         channels = min(channels_in, tile.pairs // taps, room // (16 * row))
         if channels > 0 and (together if shares else apart) * vector <= 256:
             blocks = _ceil_div(channels_in, channels) * _ceil_div(kernel_size, taps)
-            fewest = blocks if fewest is None else min(fewest, blocks)
-    return fewest
+            if not fewest or blocks < fewest:
+                fewest, apart_at_best = blocks, not shares and taps > 1
+    return fewest, apart_at_best
 
 
 def _grad_split(problem: Problem, tiles: int, at_once: int) -> tuple[int, int, int]:

@@ -21,6 +21,7 @@ __global__ void __launch_bounds__(kGradBiasThreads)
   FASTCONV1D_SHARED(memory);
   auto* const sums = reinterpret_cast<double*>(memory);
   const int thread = static_cast<int>(threadIdx.x);
+  let_next_kernel_begin();
   const int64_t channel = blockIdx.x % a.channels_out, split = blockIdx.x / a.channels_out,
                 all = a.batch * a.length_out, each = ceil_div(all, splits),
                 end = smaller(all, (split + 1) * each),

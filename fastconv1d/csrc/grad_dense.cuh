@@ -420,6 +420,7 @@ struct GradSums : TileSums<M, T> {
 template <class M, class T>
 __global__ void __launch_bounds__(T::threads, (GradLayout<M, T>::blocks))
     grad_dense_kernel(const GradParams p) {
+  let_next_kernel_begin();
   using Element = typename M::Element;
   using L = GradLayout<M, T>;
   FASTCONV1D_SHARED(shared);

@@ -96,7 +96,8 @@ struct GradHopperBlock {
   static constexpr int most_pitch = 16 * (kGradWords / 4 + 1);  // bytes of a raw row of grad_output
   static constexpr int raw_bytes = T::channels * most_pitch,
                        ready_bytes = (kGradWords / 4 * quad_bytes + 127) / 128 * 128;
-  static constexpr int bias_bytes = 8 * T::channels * kGradMakers;
+  static constexpr int row_lanes = 8;  // that make a row of grad_output ready together
+  static constexpr int bias_bytes = 4 * T::channels * row_lanes * kGradMakers;
   static constexpr int64_t fixed_bytes = round_up(kGradPartBytes + bias_bytes, 128);
 
   // Of sums on their way out, in shared memory: columns at a time, and from one to the next, which keeps banks apart.
@@ -118,19 +119,32 @@ struct GradHopperBlock {
 
   const GradHopperParams& p;
   Part* part;
-  float2* bias;  // [warp][row of grad_output]: its sums, and their rounding errors
+  float* bias;                                     // [warp][row of grad_output][lane]: its sums
   char *raw_stages, *ready_stages, *input_stages;  // the first of each
 
   __device__ __forceinline__ GradHopperBlock(const GradHopperParams& params, uint32_t* memory)
       : p(params),
         part(reinterpret_cast<Part*>(memory)),
-        bias(reinterpret_cast<float2*>(reinterpret_cast<char*>(memory) + kGradPartBytes)),
+        bias(reinterpret_cast<float*>(reinterpret_cast<char*>(memory) + kGradPartBytes)),
         raw_stages(reinterpret_cast<char*>(memory) + fixed_bytes),
         ready_stages(raw_stages + params.raw_stages * raw_bytes),
         input_stages(ready_stages + params.ready_stages * ready_bytes) {}
 
-  // One thread, before all others look.
+  // Before anybody looks: a warp has a thread for each stage, since one takes 20 cycles a barrier, another warp's
+  // first thread finds out what the block computes.
   __device__ __forceinline__ void begin() const {
+    if (threadIdx.x == 32) find_part();
+    if (threadIdx.x >= kGradStages) return;
+    const int stage = static_cast<int>(threadIdx.x);
+    barrier_init(part->raw.full + stage, 1);
+    barrier_init(part->raw.empty + stage, 1);
+    barrier_init(part->ready.full + stage, 1);
+    barrier_init(part->ready.empty + stage, 4 * T::warpgroups);
+    barrier_init(part->inputs.full + stage, 1);
+    barrier_init(part->inputs.empty + stage, 4 * T::warpgroups);
+    fence_async_proxy();
+  }
+  __device__ __forceinline__ void find_part() const {
     const GradPairs& c = p.pairs;
     // Blocks of one part of the positions run together.
     Digits<uint32_t> digits{blockIdx.x};
@@ -149,15 +163,6 @@ struct GradHopperBlock {
     const int64_t all = p.batch * p.slices, each = ceil_div(all, p.splits);
     of.begin = smaller(all, of.split * each);
     of.count = static_cast<int>(smaller(all, of.begin + each) - of.begin);
-    for (int i = 0; i < kGradStages; ++i) {
-      barrier_init(of.raw.full + i, 1);
-      barrier_init(of.raw.empty + i, 1);
-      barrier_init(of.ready.full + i, 1);
-      barrier_init(of.ready.empty + i, 4 * T::warpgroups);
-      barrier_init(of.inputs.full + i, 1);
-      barrier_init(of.inputs.empty + i, 4 * T::warpgroups);
-    }
-    fence_async_proxy();
   }
 
   // A slice of a batch.
@@ -308,41 +313,40 @@ struct GradHopperBlock {
       place = words;
   }
 
-  // Makes the rows of a kind, some at a time, with 8 lanes for each. All positions exist if they are WHOLE.
+  // Makes the rows of a kind, some at a time, with some lanes for each; the next ones are on their way while these
+  // are made. All positions exist if they are WHOLE. A lane adds what it has of a row to `sums`, if any.
   template <bool WHOLE>
-  __device__ __forceinline__ void make_rows(const char* raw, char* ready, float2* sums, int ahead,
+  __device__ __forceinline__ void make_rows(const char* raw, char* ready, float* sums, int ahead,
                                             int first) const {
-    constexpr int at_once = 4;  // reads, which take longer than all else
-    const int lane = threadIdx.x % 32, at = lane % 8, rows = T::channels >> p.grad_kinds_log2,
-              step = 4 * p.raw_pitch;
-    const char* from = raw + at * 16 + ahead * element + lane / 8 * p.raw_pitch;
-    char* to = ready + at * quad_bytes + lane / 8 * 16;
+    // At once as many as a kind has at least, where there are most kinds.
+    constexpr int rows_of_warp = 32 / row_lanes, at_once = element;
+    static_assert(rows_of_warp * at_once * (16 / element) <= T::channels);
+    const int lane = threadIdx.x % 32, at = lane % row_lanes,
+              rows = T::channels >> p.grad_kinds_log2, step = rows_of_warp * p.raw_pitch;
+    const char* from = raw + at * 16 + ahead * element + lane / row_lanes * p.raw_pitch;
+    char* to = ready + at * quad_bytes + lane / row_lanes * 16;
     with_alignment_of(ahead, [&](auto alignment) {
-#pragma unroll 1
-      for (int row = lane / 8; row < rows; row += 4 * at_once) {
-        uint4 words[at_once];
-        // There are 8 rows of a kind at least, and at most half of a turn's are missing.
-        const int count = rows < 4 * at_once ? at_once / 2 : at_once;
+      uint4 words[at_once], next[at_once];
+      const auto read_rows = [&](uint4(&of)[at_once]) {
 #pragma unroll
-        for (int i = 0; i < at_once; ++i, from += step)
-          if (i < count) words[i] = read<alignment.value>(from);
+        for (int i = 0; i < at_once; ++i, from += step) of[i] = read<alignment.value>(from);
+      };
+      read_rows(words);
+#pragma unroll 1
+      for (int row = 0; row < rows; row += rows_of_warp * at_once) {
+        if (row + rows_of_warp * at_once < rows) read_rows(next);
         if (!WHOLE)
 #pragma unroll
           for (int i = 0; i < at_once; ++i)
-            if (i < count) words[i] = inside(words[i], first + at * vector, p.length_out);
+            words[i] = inside(words[i], first + at * vector, p.length_out);
         if (sums != nullptr)
 #pragma unroll
-          for (int i = 0; i < at_once; ++i) {
-            if (i >= count) break;
-            float sum = sum_of(words[i]);
+          for (int i = 0; i < at_once; ++i)
+            sums[(row + i * rows_of_warp) * row_lanes + lane] += sum_of(words[i]);
 #pragma unroll
-            for (int other = 1; other < 8; other *= 2)
-              sum += __shfl_xor_sync(0xffffffffu, sum, other);
-            if (at == 0) add_compensated(sums[row + 4 * i], sum);
-          }
+        for (int i = 0; i < at_once; ++i, to += rows_of_warp * 16) store(to, words[i]);
 #pragma unroll
-        for (int i = 0; i < at_once; ++i, to += 64)
-          if (i < count) store(to, words[i]);
+        for (int i = 0; i < at_once; ++i) words[i] = next[i];
       }
     });
   }
@@ -362,10 +366,10 @@ struct GradHopperBlock {
   __device__ __forceinline__ void make(int warp) const {
     const GradPairs& c = p.pairs;
     const int grad_kinds = 1 << p.grad_kinds_log2, rows = T::channels >> p.grad_kinds_log2;
-    float2* const sums = part->adds_bias ? bias + warp * T::channels : nullptr;
-    for (int row = threadIdx.x % 32; row < T::channels; row += 32)
-      bias[warp * T::channels + row] = make_float2(0, 0);
-    __syncwarp();
+    constexpr int bias_sums = T::channels * row_lanes;
+    float* const sums = part->adds_bias ? bias + warp * bias_sums : nullptr;
+    // By the lanes that add to them.
+    for (int i = threadIdx.x % 32; i < bias_sums; i += 32) bias[warp * bias_sums + i] = 0;
     Slice slice = first_slice();
     Turn raw, ready, inputs;
     const auto advance = [&] {
@@ -387,7 +391,7 @@ struct GradHopperBlock {
       for (int kind = 0; kind < grad_kinds; ++kind) {
         const int row = kind * rows,
                   ahead = p.grad_boxes.leads[(first_row + kind) & (grad_kinds - 1)];
-        float2* const of_kind = sums == nullptr ? nullptr : sums + row;
+        float* const of_kind = sums == nullptr ? nullptr : sums + row * row_lanes;
         if (whole)
           make_rows<true>(from + row * p.raw_pitch, to + row * 16, of_kind, ahead, position);
         else
@@ -429,7 +433,10 @@ struct GradHopperBlock {
     for (int row = threadIdx.x; row < T::channels; row += 128) {
       const int out = out_of(row);
       float sum = 0;
-      for (int warp = 0; warp < kGradMakers; ++warp) sum += bias[warp * T::channels + row].x;
+      for (int warp = 0; warp < kGradMakers; ++warp)
+#pragma unroll
+        for (int lane = 0; lane < row_lanes; ++lane)
+          sum += bias[(warp * T::channels + row) * row_lanes + lane];
       if (out < part->outs)
         p.bias_parts[(part->split * p.groups + part->group) * p.channels_out + part->first_out +
                      out] = sum;
@@ -645,16 +652,16 @@ struct GradHopperBlock {
     constexpr int columns = out_columns, chunks = T::channels / columns, pitch = out_pitch;
     static_assert(4 * 4 * T::warpgroups * columns * pitch <= kGradMakers * raw_bytes);
     // What came raw has all been made ready.
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 - 4;
-    float* const own = reinterpret_cast<float*>(raw_stages) + warp * columns * pitch;
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
+    float* const own =
+        reinterpret_cast<float*>(raw_stages) + (warpgroup * 4 + warp) * columns * pitch;
     float* const to = own + lane % 4 * 2 * pitch + lane / 4;
     int64_t element = 0;
 #pragma unroll 1
     for (int chunk = 0; chunk < T::m_tiles * chunks; ++chunk) {
       const int m = chunk / chunks, column = chunk % chunks * columns;
       if (column == 0)
-        element =
-            element_of(warpgroup * T::pairs_of_warpgroup + m * 64 + warp % 4 * 16 + lane % 16);
+        element = element_of(warpgroup * T::pairs_of_warpgroup + m * 64 + warp * 16 + lane % 16);
       __syncwarp();  // all have read what was here
 #pragma unroll
       for (int which = 0; which < T::m_tiles * chunks; ++which)
@@ -726,9 +733,10 @@ struct GradHopperBlock {
 template <class M, class T>
 __global__ void __launch_bounds__(T::threads, 1)
     grad_hopper_kernel(const __grid_constant__ GradHopperParams p) {
+  let_next_kernel_begin();
   FASTCONV1D_SHARED(memory);
   const GradHopperBlock<M, T> block(p, memory);
-  if (threadIdx.x == 0) block.begin();
+  block.begin();
   __syncthreads();
   if (threadIdx.x < 128) {
     keep_registers<T::producer_registers>();
@@ -780,13 +788,18 @@ struct GradHopper {
   static Rings rings_of(const GradPairs& c, int64_t shared_bytes) {
     const int64_t room = shared_bytes - Block::fixed_bytes;
     Rings best{};
-    // Each of the warps that make them has stages of its own: others' phases would not be waited for. With two
-    // raw ones, one comes while it makes the other ready.
-    for (const int64_t raw : {2 * kGradMakers, kGradMakers}) {
-      const int64_t bytes = raw * Block::raw_bytes + kGradMakers * Block::ready_bytes,
+    // Each of the warps that make them has stages of its own: others' phases would not be waited for. With two ready
+    // ones it makes one while products read the other; with two raw ones, one comes while it makes the other ready.
+    constexpr int64_t twice = 2 * kGradMakers;
+    const struct {
+      int64_t raw, ready;
+    } ways[] = {
+        {twice, twice}, {kGradMakers, twice}, {twice, kGradMakers}, {kGradMakers, kGradMakers}};
+    for (const auto& way : ways) {
+      const int64_t bytes = way.raw * Block::raw_bytes + way.ready * Block::ready_bytes,
                     inputs = smaller(kGradStages, (room - bytes) / input_bytes(c));
       if (inputs < kLeastInputStages) continue;
-      best = {raw, kGradMakers, inputs, Block::fixed_bytes + bytes + inputs * input_bytes(c)};
+      best = {way.raw, way.ready, inputs, Block::fixed_bytes + bytes + inputs * input_bytes(c)};
       if (inputs >= kGradMakers + 1) break;
     }
     return best;

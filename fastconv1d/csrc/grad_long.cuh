@@ -39,6 +39,7 @@ struct GradLongParams {
 
 template <class M>
 __global__ void __launch_bounds__(kLongThreads, 6) grad_long_kernel(const GradLongParams<M> p) {
+  let_next_kernel_begin();
   using Element = typename M::Element;
   FASTCONV1D_SHARED(memory);
   const int thread = static_cast<int>(threadIdx.x), lane = thread % 32, warp = thread / 32,

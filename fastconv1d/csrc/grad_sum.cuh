@@ -2,17 +2,18 @@
 // blocks that share an element.
 //
 // With one split sums are rounded and go where they belong. With more they go to the workspace, as fp32:
-// [split][element of the weight], and then [split][channel] of the bias. A warp of the kernel has 32
-// neighbouring elements, and with many splits some share the same ones: each adds up every n-th split, in turn,
-// and one of them the sums of all, from shared memory: [warp][element]. In fp64, which costs nothing here: there may be hundreds
-// of parts. The order is that of the splits alone. DRAM or L2 sees each part once, in whole lines.
+// [split][element of the weight], and then [split][channel] of the bias. A warp of the kernel has 32 neighbouring
+// elements, or four times as many, and with many splits some share the same ones: each adds up every n-th split, in
+// turn, and one of them the sums of all, from shared memory: [lane's element][warp][lane]. In fp64, which costs
+// nothing here: there may be hundreds of parts. The order is that of the splits alone. DRAM or L2 sees each part
+// once, in whole lines.
 #pragma once
 #include "device.cuh"
 #include "schedule.h"
 
 namespace fastconv1d {
 
-constexpr int kSumElements = 32, kSumWarps = 8;
+constexpr int kSumLanes = 32, kSumWarps = 8;
 
 template <class M>
 struct GradStore {
@@ -68,6 +69,12 @@ inline int64_t grad_splits(const ConvArgs& a, int64_t units, int64_t items) {
       1, smaller(smaller(wanted, items), smaller(kMostGradParts / elements, kMostGradSplits)));
 }
 
+// Neighbours' parts.
+template <int WIDTH>
+struct alignas(4 * WIDTH) GradPart {
+  float of[WIDTH];
+};
+
 // The parts of some elements, and where their sums go.
 struct GradParts {
   const float* parts;
@@ -75,56 +82,84 @@ struct GradParts {
   void* output;
 };
 
-// `shares` of a block's warps, a power of two, share the splits of the same elements.
-template <class M>
-__global__ void __launch_bounds__(kSumElements* kSumWarps)
+// `shares` of a block's warps, a power of two, share the splits of the same elements. A lane has WIDTH neighbours, read
+// together.
+template <class M, int WIDTH>
+__global__ void __launch_bounds__(kSumLanes* kSumWarps)
     grad_sum_kernel(const GradParts first, const GradParts second, int64_t splits, int shares) {
   FASTCONV1D_SHARED(memory);
   auto* const sums = reinterpret_cast<double*>(memory);
-  const int lane = static_cast<int>(threadIdx.x) % kSumElements,
-            warp = static_cast<int>(threadIdx.x) / kSumElements, share = warp & (shares - 1);
-  const int64_t of_block = kSumElements * kSumWarps / shares,
+  const int lane = static_cast<int>(threadIdx.x) % kSumLanes,
+            warp = static_cast<int>(threadIdx.x) / kSumLanes, share = warp & (shares - 1);
+  const int64_t of_block = kSumLanes * kSumWarps * WIDTH / shares,
                 first_blocks = ceil_div(first.count, of_block);
   const bool of_second = blockIdx.x >= first_blocks;
   const int64_t count = of_second ? second.count : first.count,
                 element = (blockIdx.x - (of_second ? first_blocks : 0)) * of_block +
-                          warp / shares * kSumElements + lane,
+                          (warp / shares * kSumLanes + lane) * WIDTH,
                 step = shares * count;
-  double sum = 0;
+  double sum[WIDTH]{};
+  const auto add = [&](const GradPart<WIDTH>& part) {
+#pragma unroll
+    for (int e = 0; e < WIDTH; ++e) sum[e] += part.of[e];
+  };
+  wait_for_kernel_before();
   if (element < count) {
     constexpr int at_once = 8;  // reads on their way together
     const float* at = (of_second ? second.parts : first.parts) + share * count + element;
+    const auto read = [](const float* from) {
+      return *reinterpret_cast<const GradPart<WIDTH>*>(from);
+    };
     int64_t left = ceil_div(splits - share, shares);
     for (; left >= at_once; left -= at_once) {
-      float part[at_once];
+      GradPart<WIDTH> part[at_once];
 #pragma unroll
-      for (int i = 0; i < at_once; ++i) part[i] = at[i * step];
+      for (int i = 0; i < at_once; ++i) part[i] = read(at + i * step);
 #pragma unroll
-      for (int i = 0; i < at_once; ++i) sum += part[i];
+      for (int i = 0; i < at_once; ++i) add(part[i]);
       at += at_once * step;
     }
-    for (; left > 0; --left, at += step) sum += *at;
+#pragma unroll 4
+    for (; left > 0; --left, at += step) add(read(at));
   }
-  sums[threadIdx.x] = sum;
+#pragma unroll
+  for (int e = 0; e < WIDTH; ++e) sums[e * kSumLanes * kSumWarps + threadIdx.x] = sum[e];
   __syncthreads();
   if (share > 0 || element >= count) return;
-  for (int other = 1; other < shares; ++other) sum += sums[threadIdx.x + other * kSumElements];
-  void* const output = of_second ? second.output : first.output;
-  static_cast<typename M::Element*>(output)[element] = M::to(static_cast<float>(sum));
+  auto* const output =
+      static_cast<typename M::Element*>(of_second ? second.output : first.output) + element;
+#pragma unroll
+  for (int e = 0; e < WIDTH; ++e) {
+    for (int other = 1; other < shares; ++other)
+      sum[e] += sums[e * kSumLanes * kSumWarps + threadIdx.x + other * kSumLanes];
+    output[e] = M::to(static_cast<float>(sum[e]));
+  }
 }
 
-// Adds up the splits' parts of two sets of elements, either of which may be empty. Returns a cudaError_t.
-template <class M>
-int add_parts(const GradParts& first, const GradParts& second, int64_t splits, void* stream) {
+// Adds up the splits' parts of two sets of elements, either of which may be empty, once the kernel before is over.
+// Returns a cudaError_t.
+template <class M, int WIDTH>
+int add_parts_of(const GradParts& first, const GradParts& second, int64_t splits, void* stream) {
   int shares = 1;
   while (shares < kSumWarps && 4 * shares < splits) shares *= 2;
-  const int64_t of_block = kSumElements * kSumWarps / shares,
+  const int64_t of_block = kSumLanes * kSumWarps * WIDTH / shares,
                 blocks = ceil_div(first.count, of_block) + ceil_div(second.count, of_block);
   if (blocks == 0) return 0;
   if (blocks > INT32_MAX) return 1;  // cudaErrorInvalidValue
-  return launch(grad_sum_kernel<M>, dim3(static_cast<unsigned>(blocks)),
-                dim3(kSumElements * kSumWarps), kSumElements * kSumWarps * 8, stream, first, second,
-                splits, shares);
+  return launch<true>(grad_sum_kernel<M, WIDTH>, dim3(static_cast<unsigned>(blocks)),
+                      dim3(kSumLanes * kSumWarps), kSumLanes * kSumWarps * WIDTH * 8, stream, first,
+                      second, splits, shares);
+}
+template <class M>
+int add_parts(const GradParts& first, const GradParts& second, int64_t splits, void* stream) {
+  // Few elements have too few lanes that way; and all splits' must begin at multiples of 16 bytes.
+  constexpr int64_t many = 1 << 14;
+  const bool aligned =
+      first.count % 4 == 0 && second.count % 4 == 0 &&
+      (reinterpret_cast<uintptr_t>(first.parts) | reinterpret_cast<uintptr_t>(second.parts)) % 16 ==
+          0;
+  return first.count >= many && aligned ? add_parts_of<M, 4>(first, second, splits, stream)
+                                        : add_parts_of<M, 1>(first, second, splits, stream);
 }
 // The same of what a kernel stored, if there are several splits.
 template <class M>

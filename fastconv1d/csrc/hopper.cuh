@@ -147,11 +147,6 @@ struct HopperBlock {
     for (Place place = shared->first; place.batch < p.batch; place.advance(p.step, p.tiles))
       visit(place);
   }
-  // Whether consumers begin with a rehearsal. In the last stage of inputs, which is wanted last. Halves have to
-  // wait for their scales anyway.
-  __device__ __forceinline__ bool rehearses() const {
-    return M::sets == 1 && l.inputs > 1 && l.slices > 0;
-  }
   // A warpgroup's tile, where its block's first one has that.
   __device__ __forceinline__ Place tile_of(Place place, int warpgroup) const {
     place.advance({0, warpgroup}, p.tiles);
@@ -282,9 +277,7 @@ struct HopperBlock {
         for (int part = 0; part < l.parts; ++part) {
           char* const stage = inputs + input.stage * l.input_bytes;
           uint64_t* const full = shared->inputs.full + input.stage;
-          // Consumers have the rehearsal's stage at first, and give it back once more often than others.
-          const uint32_t begins = rehearses() && input.stage == l.inputs - 1 ? 0 : 1;
-          barrier_wait(shared->inputs.empty + input.stage, input.parity ^ begins);
+          barrier_wait(shared->inputs.empty + input.stage, input.parity ^ 1);
           const int of_tile = first_slice() + slice;
           const uint32_t bytes = BOXES ? copy_boxes(warp, place, of_tile, part, stage, full)
                                        : copy_rows(warp, place, of_tile, part, stage, full);
@@ -598,19 +591,8 @@ struct HopperBlock {
     int turn = 0;
     bool paired = false;  // how the tap before was read
     bool ready = false;   // whether the next tap's weights are known to be there
-    // A rehearsal comes first: two taps of the first tile, of whatever its stage holds, and all of the way out. What
-    // it leaves there the same threads write over. It has the code fetched, which takes as long as a small layer
-    // does, while weights are packed and the first inputs are on their way.
-    bool rehearsal = rehearses();
-    if (rehearsal) input.stage = l.inputs - 1;
-    const auto begin = [&] {
-      input = {};
-      weight = {};
-      if (l.resident && l.slices > 0) barrier_wait(shared->weights.full, 0);
-    };
-    if (!rehearsal) begin();
-#pragma unroll 1
-    for (Place of_block = shared->first; of_block.batch < p.batch;) {
+    if (l.resident && l.slices > 0) barrier_wait(shared->weights.full, 0);
+    for_each_tile([&](const Place& of_block) {
       const Place place = tile_of(of_block, warpgroup);
       for_each_sum([&](int m, int i) {
 #pragma unroll
@@ -624,13 +606,11 @@ struct HopperBlock {
       int exponent = 0, scale = Scale::log2_for(0);
       int used_weight = -1;  // the stage that was read before, still to be given back
       if (l.resident) weight.stage = 0;
-      const int slices_of_tile = rehearsal ? 1 : slices(), parts = rehearsal ? 1 : l.parts;
 #pragma unroll 1
-      for (int slice = 0; slice < slices_of_tile; ++slice)
+      for (int slice = 0; slice < slices(); ++slice)
 #pragma unroll 1
-        for (int part = 0; part < parts; ++part) {
-          const int of_part = taps_of_part(l, p.phase, part),
-                    taps = rehearsal && of_part > 2 ? 2 : of_part;
+        for (int part = 0; part < l.parts; ++part) {
+          const int taps = taps_of_part(l, p.phase, part);
           char* const stage = inputs + input.stage * l.input_bytes;
           // Halves have no registers to keep it.
           const bool anew = l.parts > 1 || slice == 0;
@@ -641,9 +621,9 @@ struct HopperBlock {
           // Of a tap's first value, counted in values: all tiles have an even number of positions.
           int first = static_cast<int>(reinterpret_cast<uint64_t>(p.input) / 2 + p.first_position +
                                        part * l.taps * p.phase.shift_step);
-          if (!rehearsal) barrier_wait(shared->inputs.full + input.stage, input.parity);
+          barrier_wait(shared->inputs.full + input.stage, input.parity);
           // Halves have no registers for it.
-          if (M::sets == 1 && !rehearsal && sees_nothing(from, taps)) {
+          if (M::sets == 1 && sees_nothing(from, taps)) {
             wgmma_settle();
             give_back(shared->weights.empty, used_weight);
             used_weight = -1;
@@ -680,7 +660,7 @@ struct HopperBlock {
               M::sets > 1 && smallest + 1 > 0 && smallest + 1 < Scale::least_whole(scale);
 #pragma unroll 1
           for (int j = 0; j < taps; ++j) {
-            if (!l.resident && !ready && !rehearsal)
+            if (!l.resident && !ready)
               barrier_wait(shared->weights.full + weight.stage, weight.parity);
             const Operand right = all_weights.after(weight.stage * l.weight_bytes);
             if constexpr (M::sets > 1) {
@@ -702,7 +682,7 @@ struct HopperBlock {
             const int stage_before = used_weight;
             if (l.resident) {
               ++weight.stage;
-            } else if (!rehearsal) {
+            } else {
               used_weight = weight.stage;
               weight.advance(l.weights);
               ready = barrier_is_over(shared->weights.full + weight.stage, weight.parity);
@@ -740,18 +720,12 @@ struct HopperBlock {
           sums[m][0][i] = Scale::without(sum, scale + of_channels[i / 4 * 8 + i % 2]);
         });
       }
-      if (place.batch < p.batch) {
-        if (p.shares == nullptr)
-          write(writer, sums, place, warpgroup);
-        else
-          keep(sums, place);
-      }
-      if (rehearsal)
-        begin();
+      if (place.batch >= p.batch) return;
+      if (p.shares == nullptr)
+        write(writer, sums, place, warpgroup);
       else
-        of_block.advance(p.step, p.tiles);
-      rehearsal = false;
-    }
+        keep(sums, place);
+    });
   }
 
   // Multiplies the sums so far by a power of two.
@@ -835,20 +809,22 @@ struct HopperBlock {
 template <class M, class T>
 __global__ void __launch_bounds__(kHopperThreads, 1)
     hopper_kernel(const __grid_constant__ HopperParams p) {
+  let_next_kernel_begin();
   FASTCONV1D_SHARED(memory);
   auto& shared = *reinterpret_cast<HopperShared*>(memory);
-  if (threadIdx.x == 0) {
+  // A thread for each stage, since one takes 20 cycles a barrier, and another warp's first one for the rest.
+  if (threadIdx.x < kMostStages) {
+    const int stage = static_cast<int>(threadIdx.x);
+    barrier_init(shared.inputs.full + stage, kInputWarps);
+    barrier_init(shared.inputs.empty + stage, kConsumerThreads / 32);
+    barrier_init(shared.weights.full + stage, 1);
+    barrier_init(shared.weights.empty + stage, kConsumerThreads / 32);
+    fence_async_proxy();
+  } else if (threadIdx.x == 32) {
     const int64_t rest = blockIdx.x / p.channel_blocks, run = rest % p.runs;
     shared.channel_block = static_cast<int>(blockIdx.x % p.channel_blocks);
     shared.group = static_cast<int>(rest / p.runs);
     shared.first = {static_cast<int>(2 * run / p.tiles), static_cast<int>(2 * run % p.tiles)};
-    for (int i = 0; i < kMostStages; ++i) {
-      barrier_init(shared.inputs.full + i, kInputWarps);
-      barrier_init(shared.inputs.empty + i, kConsumerThreads / 32);
-      barrier_init(shared.weights.full + i, 1);
-      barrier_init(shared.weights.empty + i, kConsumerThreads / 32);
-    }
-    fence_async_proxy();
   }
   __syncthreads();
   if (threadIdx.x < kProducerThreads) {
@@ -899,6 +875,7 @@ __global__ void __launch_bounds__(128, 2) hopper_add_kernel(const SharesParams p
     biases[i] = bias_of<M>(p.bias, group,
                            column_of(p.output.weave, channel_block * T::channels + i).channel,
                            p.channels_out);
+  wait_for_kernel_before();
   typename Writer::Sums sums;
   const float* from = p.shares + tile * sums_of_tile + threadIdx.x;
 #pragma unroll
@@ -1055,7 +1032,7 @@ struct Hopper {
 
   static int add_shares(const ConvArgs& a, const Cut& c, const HopperParams& p, void* stream) {
     const int64_t tiles = a.groups * c.channel_blocks * a.batch * c.tiles;
-    return fastconv1d::launch(
+    return fastconv1d::launch<true>(
         hopper_add_kernel<M, T>, dim3(static_cast<unsigned>(tiles)), dim3(128),
         4 * T::channels + OutputLayout<M, T::m_tiles>::bytes, stream,
         SharesParams{p.shares, a.bias, p.output, a.batch, c.tiles, c.channels_out, a.groups,
