@@ -85,6 +85,7 @@ GRAD_SLIDING_APART = (3.9e-6, 0.86e-6)  # for each tap that is read by itself: a
 GRAD_LONG_KERNEL = (
     32  # taps of which the long kernel has more: kLongKernel of csrc/grad_sliding.cuh
 )
+GRAD_MOST_TAPS = 16  # with which it computes the input's gradient as well: kMostTaps there
 GRAD_DIRECT_RATE = 0.3e6  # FLOP per µs
 GRAD_ATEN_START = 40.0  # µs
 GRAD_ATEN_RATE = {"tf32": 125e6, "ieee": 36e6, "bf16": 560e6, "fp16": 560e6, "fp64": 10e6}
@@ -864,6 +865,15 @@ def _grad_sliding_cost(plan: Plan, problem: Problem) -> float:
         time *= 0.84
     traffic = problem.bytes / GRAD_SLIDING_BANDWIDTH
     return GRAD_SLIDING_START + _larger(traffic, time) / _scale(problem)
+
+
+def has_one_pass(problem: Problem) -> bool:
+    """Whether grad_sliding has a way to all gradients of a problem: csrc's `GradBoth`."""
+    depthwise = problem.groups == problem.channels_in == problem.channels_out
+    neighbours = problem.stride == 1 and (problem.dilation == 1 or problem.kernel_size == 1)
+    few = problem.kernel_size <= GRAD_MOST_TAPS
+    counted = problem.batch * problem.channels_out < MOST_SLIDING
+    return depthwise and neighbours and few and counted and not problem.transposed
 
 
 def _grad_direct_cost(plan: Plan, problem: Problem) -> float:

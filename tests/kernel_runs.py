@@ -57,7 +57,8 @@ class Run:
     the weight's place and has `cut_off` positions fewer than the problem's output. If it is
     `infinite`, so are the ends of the input's rows and the first value of one row of grad_output:
     padding, and positions and taps that do not exist, must not meet these. With `only_bias` its
-    gradient alone is computed.
+    gradient alone is computed. `with_input` asks for the gradient of the input as well; then a tap
+    and a value amid a row of grad_output are infinite, too.
     """
 
     problem: Problem
@@ -77,6 +78,7 @@ class Run:
     infinite: bool = False
     gradient: bool = False
     only_bias: bool = False
+    with_input: bool = False
     cut_off: int = 0
 
 
@@ -176,12 +178,16 @@ def execute(
     pending = []
     for number, run in enumerate(runs):
         input, weight, bias = draw(run.problem, "cpu", run.seed, integers=run.integers)
+        of_input = weight if run.with_input else None
         if run.gradient:
             assert not (run.problem.transposed or run.columns)
             weight = draw_grad_output(run.problem, "cpu", run.seed, integers=run.integers)
             weight = weight[:, :, : run.problem.length_out - run.cut_off].contiguous()
             if run.infinite:
                 weight[0, -1, 0] = float("inf")
+                if of_input is not None:
+                    amid = weight.shape[1] // 2, weight.shape[2] // 2
+                    of_input[0, 0, -1] = weight[-1][amid] = float("inf")
         if run.spread:
             input *= 2.0 ** -(torch.arange(input.shape[2]) // 20 * 37 % 100)
             input[:, ::3, ::7] = 0
@@ -195,17 +201,17 @@ def execute(
             taps = torch.eye(run.problem.kernel_size, dtype=run.problem.dtype)
             weight = taps[:, None].repeat(run.problem.groups, 1, 1)
         problem, result = folder / f"{number}.problem", folder / f"{number}.result"
-        problem.write_bytes(_encode(run, input, weight, bias))
+        problem.write_bytes(_encode(run, input, weight, bias, of_input))
         result.write_bytes(b"")
         files += [problem, result]
-        pending.append((run, input, weight, bias, result))
+        pending.append((run, input, weight, bias, of_input, result))
     process = subprocess.run(
         [*command, *files], capture_output=True, text=True, timeout=300, env=environment
     )
     complaints = tuple(
         f"{run}: {reason}"
-        for run, input, weight, bias, result in pending
-        if (reason := _fault(run, input, weight, bias, result.read_bytes()))
+        for run, input, weight, bias, of_input, result in pending
+        if (reason := _fault(run, input, weight, bias, of_input, result.read_bytes()))
     )
     return Outcome(process.returncode, process.stdout + process.stderr, complaints)
 
@@ -215,17 +221,21 @@ def _raw(tensor: torch.Tensor) -> bytes:
 
 
 def _encode(
-    run: Run, input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
+    run: Run,
+    input: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    of_input: torch.Tensor | None,
 ) -> bytes:
     """The harness's PROBLEM file."""
     p = run.problem
     storage = torch.empty(0, dtype=input.dtype).set_(input.untyped_storage())
     numbers = (
-        run.variant, run.reverse, run.shared_bytes, run.gradient,
+        run.variant, run.reverse, run.shared_bytes, run.gradient, run.with_input,
         p.dtype.itemsize, input.element_size(),
         storage.numel(), input.storage_offset(), weight.numel(),
         0 if bias is None else bias.numel(), run.guard,
-        0, 0, 0, 0, 0, 0, 0,  # the pointers of ConvArgs
+        0, 0, 0, 0, 0, 0, 0, 0,  # the pointers of ConvArgs
         p.batch, p.channels_in, p.channels_out, p.length, p.length_out - run.cut_off,
         p.kernel_size, p.stride, p.padding, p.dilation, p.groups, p.transposed,
         input.stride(0), input.stride(1), MODES.index(p.mode), run.multiprocessors,
@@ -233,17 +243,23 @@ def _encode(
     header = torch.tensor(numbers, dtype=torch.int64)
     if run.gradient:
         bias = None  # only whether there is one counts
-    return b"".join(_raw(t) for t in (header, storage, weight, bias) if t is not None)
+    return b"".join(_raw(t) for t in (header, storage, weight, bias, of_input) if t is not None)
 
 
 def _fault(
-    run: Run, input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, result: bytes
+    run: Run,
+    input: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    of_input: torch.Tensor | None,
+    result: bytes,
 ) -> str:
     """What is wrong with a RESULT file, or ''."""
     problem = run.problem
     shapes: list[tuple[int, ...]] = [problem.output_shape]
     if run.gradient:
         shapes = [problem.weight_shape, *([(problem.channels_out,)] if problem.bias else [])]
+        shapes += [problem.input_shape] if run.with_input else []
     written = [poison(shape, problem.dtype, guard=run.guard) for shape in shapes]
     wholes = [torch.empty(0, dtype=torch.uint8).set_(t.untyped_storage()) for t in written]
     expected_bytes = 8 + sum(whole.numel() for whole in wholes)
@@ -268,34 +284,32 @@ def _fault(
         output, input = torch.where(sees, without, output), finite
     if run.gradient:
         # The weight matters to the gradient of the input alone.
-        grad_output, weight = weight, input.new_empty(problem.weight_shape)
+        grad_output, weight = weight, input.new_zeros(problem.weight_shape)
+        if of_input is not None:
+            weight = of_input
+        actual = [
+            written[-1] if run.with_input else None,
+            output,
+            written[1] if problem.bias else None,
+        ]
         if run.infinite:
-            infinite = (grad_output.isinf().double(), input.isinf().double())
-            grad_output, input = (t.masked_fill(t.isinf(), 0) for t in (grad_output, input))
-            ones = (torch.ones_like(grad_output).double(), torch.ones_like(input).double())
-            sees = sum(
-                gradients(g, x, weight, problem).weight.y64
-                for g, x in ((infinite[0], ones[1]), (ones[0], infinite[1]))
-            )
-            if output[sees > 0].isfinite().any():
+            if not _reached(actual, grad_output, input, weight, problem):
                 return "an element that sees infinity is finite"
-            finite = gradients(grad_output, input, weight, problem).weight.y64.to(output.dtype)
-            output = torch.where(sees > 0, finite, output)
-            written = written[:1]
-        if len(written) > 1:
-            unrounded = (None, None, written[1])
-            verdicts = compare_gradients(
-                unrounded, grad_output, input, weight, problem, exact=run.integers
-            )
-            if reason := verdicts["grad_bias"].reason:
-                return reason
+            grad_output, input, weight = map(_finite, (grad_output, input, weight))
+        of_input, of_weight, of_bias = actual
+        verdicts = compare_gradients(
+            (of_input, None, of_bias), grad_output, input, weight, problem, exact=run.integers
+        )
+        for verdict in verdicts.values():
+            if not verdict.ok:
+                return verdict.reason
         if run.only_bias:
             return ""
         if run.rounded:
             input, grad_output = _to_tf32(input), _to_tf32(grad_output)
             problem = replace(problem, mode="ieee")
         verdict = compare_gradients(
-            (None, output, None), grad_output, input, weight, problem, exact=run.integers
+            (None, of_weight, None), grad_output, input, weight, problem, exact=run.integers
         )["grad_weight"]
         ordinary_values = not (run.integers or run.spread) and run.scales == (1.0, 1.0)
         terms = problem.batch * grad_output.shape[2]
@@ -305,6 +319,42 @@ def _fault(
     if run.rounded:
         input, weight, problem = _to_tf32(input), _to_tf32(weight), replace(problem, mode="ieee")
     return compare(output, input, weight, bias, problem, exact=run.integers).reason
+
+
+def _finite(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.masked_fill(tensor.isinf(), 0)
+
+
+def _reached(
+    actual: list[torch.Tensor | None],
+    grad_output: torch.Tensor,
+    input: torch.Tensor,
+    weight: torch.Tensor,
+    problem: Problem,
+) -> bool:
+    """Whether no gradient of these is finite where it sees infinity. There it is then replaced by
+    what it were if none of the tensors had any."""
+    tensors = grad_output, input, weight
+    infinite = [tensor.isinf().double() for tensor in tensors]
+    ones = [torch.ones_like(tensor) for tensor in infinite]
+    with_grad = gradients(infinite[0], ones[1], ones[2], problem)
+    with_others = gradients(ones[0], infinite[1], infinite[2], problem)
+    without = gradients(*map(_finite, tensors), problem)
+    sees = (
+        with_grad.input.y64 + with_others.input.y64 > 0,
+        with_grad.weight.y64 + with_others.weight.y64 > 0,
+        with_grad.bias.y64 > 0,
+    )
+    references = without.input, without.weight, without.bias
+    for number, (gradient, where, reference) in enumerate(
+        zip(actual, sees, references, strict=True)
+    ):
+        if gradient is None:
+            continue
+        if gradient[where].isfinite().any():
+            return False
+        actual[number] = torch.where(where, reference.y64.to(gradient.dtype), gradient)
+    return True
 
 
 def _to_tf32(tensor: torch.Tensor) -> torch.Tensor:
@@ -431,6 +481,32 @@ LONG = {
 }
 """For the gradients of few channels: many taps, and reductions that blocks share."""
 
+DEPTHWISE = {
+    f"depthwise, {batch}x{channels}x{length}, {k} taps, padding {p}": Problem(
+        batch, channels, channels, length, k, padding=p, groups=channels, bias=k % 3 > 0
+    )
+    for batch, channels, length, k, p in (
+        (2, 5, 301, 4, 3),
+        (3, 4, 131, 4, 0),
+        (1, 3, 5000, 3, 1),
+        (5, 7, 13, 7, 3),
+        (2, 3, 64, 1, 0),
+        (2, 3, 50, 1, 5),
+        (2, 2, 90, 2, 40),
+        (1, 4, 333, 5, 2),
+        (2, 3, 77, 8, 0),
+        (3, 2, 40, 8, 60),
+        (2, 3, 259, 9, 4),
+        (1, 2, 100, 16, 15),
+        (2, 3, 83, 16, 0),
+        (4, 2, 3, 16, 21),
+        (3, 3, 1, 4, 3),
+        (90, 16, 20, 13, 6),
+        (3, 1, 9001, 4, 2),
+    )
+}
+"""For all gradients in one pass: padding of none to more than the kernel, rows of any length."""
+
 EVERYTHING = (*CORNERS.values(), *TRANSPOSED.values())
 FEW = tuple(
     {**CORNERS, **TRANSPOSED}[name]
@@ -520,6 +596,12 @@ def grad_sliding_runs(problems: Iterable[Problem], mode: str) -> list[Run]:
     return [replace(r, multiprocessors=(132, 1)[n % 3 // 2]) for n, r in enumerate(runs)]
 
 
+def grad_depthwise_runs(problems: Iterable[Problem], mode: str) -> list[Run]:
+    """Those whose gradients come in one pass, with the gradient of the input."""
+    runs = grad_sliding_runs(problems, mode)
+    return [replace(run, with_input=True) for run in runs if plan.has_one_pass(run.problem)]
+
+
 def columns_runs(mode: str, problems: Iterable[Problem]) -> list[Run]:
     """The columns of each problem: one channel of them for each channel and tap.
 
@@ -565,6 +647,7 @@ def library_runs(library: str, problems: Iterable[Problem], *, shared: bool = Tr
         mode = sliding_mode(library)
         narrow = [*list(NARROW.values())[::3], *list(UNFOLDED.values())[::8]]
         runs = grad_sliding_runs([*LONG.values(), *narrow], mode)
+        runs += grad_depthwise_runs(list(DEPTHWISE.values())[::3], mode)
     elif library.startswith("sliding"):
         mode = sliding_mode(library)
         few = [*list(NARROW.values())[::2], *list(UNFOLDED.values())[::5]]

@@ -17,6 +17,7 @@ from fastconv1d.config import MODES
 from fastconv1d.problem import Problem
 from kernel_runs import (
     CORNERS,
+    DEPTHWISE,
     EMULATION,
     EVERYTHING,
     FEW,
@@ -32,6 +33,7 @@ from kernel_runs import (
     corner_runs,
     execute,
     grad_bias_runs,
+    grad_depthwise_runs,
     grad_sliding_runs,
     gradient_runs,
     harness,
@@ -43,6 +45,7 @@ from kernel_runs import (
     shared_runs,
     with_few_tiles,
 )
+from random_problems import CONTIGUOUS_ROWS
 
 COMPILE = ("g++", "-std=c++20", "-DFASTCONV1D_EMULATE", "-Wno-attributes", f"-I{EMULATION}")
 SANITIZERS = {
@@ -229,6 +232,29 @@ def test_infinity_reaches_gradients_that_see_it_alone(
     assert_right(build(harness(library)), runs, tmp_path)
     direct = [replace(run, variant=MODES.index(mode)) for run in runs[::4]]
     assert_right(build(harness("grad_direct")), direct, tmp_path)
+
+
+@pytest.mark.parametrize("mode", ["ieee", "bf16", "fp16"])
+def test_all_gradients_of_depthwise_layers_in_one_pass(
+    build: Build, tmp_path: Path, mode: str
+) -> None:
+    runs = grad_depthwise_runs(DEPTHWISE.values(), mode)
+    runs = [
+        replace(run, layout=layout, integers=integers, multiprocessors=multiprocessors)
+        for number, run in enumerate(runs)
+        for layout, integers, multiprocessors in (
+            (run.layout, True, run.multiprocessors),
+            (
+                CONTIGUOUS_ROWS[(number + 1) % len(CONTIGUOUS_ROWS)],
+                False,
+                133 - run.multiprocessors,
+            ),
+        )
+    ]
+    assert len(runs) == 2 * len(DEPTHWISE)
+    runs += [replace(run, infinite=True) for run in runs[::2]]
+    library = "grad_sliding_fp32" if mode == "ieee" else f"grad_sliding_{mode}"
+    assert_right(build(harness(library)), runs, tmp_path)
 
 
 @pytest.mark.parametrize("mode", MODES)

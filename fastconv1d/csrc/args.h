@@ -18,6 +18,9 @@ enum Mode : int64_t { kTf32 = 0, kIeee = 1, kBf16 = 2, kFp16 = 3, kFp64 = 4 };
 //
 //   output[o, c, k] = sum over n, q of grad_output[n, o, q] * input[n, c, q * stride + k * dilation - padding]
 //   grad_bias[o]    = sum over n, q of grad_output[n, o, q]
+//
+// Where `fastconv1d::_select` says that the library can, it may be given the weight too, and then writes the
+// gradient of the input, a contiguous (batch, channels_in, length) tensor, to `grad_input`.
 struct ConvArgs {
   const void* input;
   const void* weight;
@@ -26,6 +29,7 @@ struct ConvArgs {
   void* workspace;
   const void* grad_output;
   void* grad_bias;
+  void* grad_input;  // null: not wanted
   int64_t batch, channels_in, channels_out, length, length_out;
   int64_t kernel_size, stride, padding, dilation, groups, transposed;
   int64_t input_batch_stride, input_channel_stride;

@@ -21,8 +21,17 @@
 //
 // Kernels of more than 32 neighbouring taps are `grad_long.cuh`'s.
 //
+// Of a depthwise layer the gradient of the input needs the same rows, with no other channels to add up: in
+// `GradBoth` a piece is one of the input, and of its gradient, and the window one of grad_output,
+//
+//   sum of tap K - 1 - t  +=  input[i]  *  window[i + t]
+//   grad_input[i]         +=  weight[K - 1 - t]  *  window[i + t]
+//
+// whose first values are those that the bias counts: pieces go on until they have had all.
+//
 // Roofline: DRAM sees grad_output and the input once, since windows overlap in L1 only: 2 FMAs a byte of
-// fp32 with 16 taps. With more taps, reading and shifting take as many instructions as multiplying does.
+// fp32 with 16 taps. With more taps, reading and shifting take as many instructions as multiplying does. With the
+// gradient of the input, DRAM sees three tensors once where two kernels would have it see four.
 #pragma once
 #include "grad_long.cuh"
 #include "grad_sum.cuh"
@@ -35,7 +44,8 @@ constexpr int kGradThreads = 128, kGradWarps = kGradThreads / 32;
 
 template <class M>
 struct GradSlidingParams {
-  const typename M::Element *input, *grad_output;
+  const typename M::Element *input, *weight, *grad_output;
+  typename M::Element* grad_input;
   GradStore<M> sums;
   int64_t input_batch_stride, input_channel_stride, batch, channels_out;
   int64_t channels_in_of_group, channels_out_of_group;
@@ -43,6 +53,7 @@ struct GradSlidingParams {
   int batch_step, piece_step;  // from a worker's piece to its next: so many batches, so many pieces
   int pieces_of_row, unit_warps, chunks;  // chunks: of the taps
   int length, length_out, kernel_size, stride, dilation, padding;
+  int before, shift;  // of `GradBoth`
 };
 
 // What the pieces of a unit have in common.
@@ -51,7 +62,7 @@ struct GradUnit {
   using Element = typename M::Element;
   const Element *grad, *input;  // rows of batch 0
   int64_t grad_batch_stride, input_batch_stride;
-  int first_tap;
+  int first_tap, channel;  // channel: of the output
   bool has_bias;
 };
 
@@ -75,18 +86,41 @@ __device__ __forceinline__ void unpack_piece(const uint32_t* word, float* value)
   }
 }
 
+template <int COUNT>
+__device__ __forceinline__ bool all_finite(const float* value) {
+  float zero = 0;
+#pragma unroll
+  for (int i = 0; i < COUNT; ++i) zero = fmaf(value[i], 0, zero);
+  return zero == 0;
+}
+
+// Adds up the products of COUNT values with the windows of neighbouring taps.
+template <int COUNT, int STEP, int TAPS>
+__device__ __forceinline__ void add_products(const float* value, const float* window,
+                                             float (&sums)[TAPS]) {
+#pragma unroll
+  for (int t = 0; t < TAPS; ++t) {
+    float sum = value[0] * window[t];
+#pragma unroll
+    for (int i = 1; i < COUNT; ++i) sum = fmaf(value[i], window[i * STEP + t], sum);
+    sums[t] += sum;
+  }
+}
+
 // Neighbouring taps, which see neighbouring positions: a thread's piece is PIECES x 16 bytes of grad_output.
 template <class MODE, int PIECES, int IN_STEP, int TAPS, int BLOCKS, bool AHEAD>
 struct GradWindow {
   using M = MODE;
   using Element = typename M::Element;
   static constexpr int taps = TAPS, blocks = BLOCKS;
-  static constexpr bool ahead = AHEAD;
+  static constexpr bool ahead = AHEAD, with_input = false;
   static constexpr int of_piece = 16 / sizeof(Element), positions = PIECES * of_piece;
   static constexpr int span = (positions - 1) * IN_STEP + TAPS;  // positions of a window
   static constexpr int windows = (span + of_piece - 1) / of_piece;
   // Positions of a row that a worker takes at a time, and that may be missing at a row's begin; who a worker is.
   static constexpr int of_worker = positions, most_lead = of_piece - 1, worker_threads = 1;
+  // Of a row that pieces cover.
+  static int64_t covered(const ConvArgs& a) { return a.length_out + most_lead; }
 
   const GradSlidingParams<M>& p;
   const GradUnit<M>& unit;
@@ -133,20 +167,10 @@ struct GradWindow {
     for (int i = 0; i < windows; ++i)
       values.input.next(values.input.ahead[i + 1], window + i * of_piece);
     if (first < 0 || first + positions > p.length_out || seen < 0 || seen + span > p.length) {
-      float zero = 0;
-#pragma unroll
-      for (int i = 0; i < positions; ++i) zero = fmaf(grad[i], 0, zero);
-#pragma unroll
-      for (int i = 0; i < span; ++i) zero = fmaf(window[i], 0, zero);
-      if (zero != 0) return add_one_by_one(values.batch, first, seen, sums);
+      if (!all_finite<positions>(grad) || !all_finite<span>(window))
+        return add_one_by_one(values.batch, first, seen, sums);
     }
-#pragma unroll
-    for (int t = 0; t < TAPS; ++t) {
-      float sum = grad[0] * window[t];
-#pragma unroll
-      for (int i = 1; i < positions; ++i) sum = fmaf(grad[i], window[i * IN_STEP + t], sum);
-      sums[t] += sum;
-    }
+    add_products<positions, IN_STEP>(grad, window, sums);
   }
 
  private:
@@ -172,8 +196,10 @@ struct GradApart {
   using M = MODE;
   using Element = typename M::Element;
   static constexpr int taps = TAPS, blocks = BLOCKS;
-  static constexpr bool ahead = false;
+  static constexpr bool ahead = false, with_input = false;
   static constexpr int of_worker = 32 * POSITIONS, most_lead = 0, worker_threads = 32;
+  // Of a row that pieces cover.
+  static int64_t covered(const ConvArgs& a) { return a.length_out + most_lead; }
 
   const GradSlidingParams<M>& p;
   const GradUnit<M>& unit;
@@ -213,6 +239,126 @@ struct GradApart {
   }
 };
 
+// All gradients of a depthwise layer whose taps and outputs are neighbours: a thread's piece is PIECES x 16 bytes
+// of the gradient of the input, and the input's positions there.
+template <class MODE, int PIECES, int TAPS, int BLOCKS>
+struct GradBoth {
+  using M = MODE;
+  using Element = typename M::Element;
+  static constexpr int taps = TAPS, blocks = BLOCKS;
+  static constexpr bool with_input = true;
+  static constexpr int of_piece = 16 / sizeof(Element), positions = PIECES * of_piece;
+  static constexpr int span = positions - 1 + TAPS;  // positions of a window
+  static constexpr int windows = (span + of_piece - 1) / of_piece;
+  static constexpr int of_worker = positions, most_lead = of_piece - 1, worker_threads = 1;
+  // The window of a position begins so many further on.
+  static int64_t shift(const ConvArgs& a) { return a.padding - (a.kernel_size - 1); }
+  // Windows begin at all of grad_output, and pieces where 16 bytes do.
+  static int64_t before(const ConvArgs& a) { return round_up(larger(0, shift(a)), of_piece); }
+  static int64_t covered(const ConvArgs& a) {
+    return before(a) + a.length_out - shift(a) + most_lead;
+  }
+
+  const GradSlidingParams<M>& p;
+  const GradUnit<M>& unit;
+  float weight[TAPS];  // in the order of windows
+
+  __device__ __forceinline__ GradBoth(const GradSlidingParams<M>& p, const GradUnit<M>& unit)
+      : p(p), unit(unit) {
+#pragma unroll
+    for (int t = 0; t < TAPS; ++t) {
+      const bool exists = unit.channel < p.channels_out && t < p.kernel_size;
+      const int of_row = p.kernel_size - 1 - t;
+      weight[t] = exists ? M::from(p.weight[unit.channel * p.kernel_size + of_row]) : 0;
+    }
+  }
+  // Rows count below 2^31: `plan.has_one_pass`.
+  __device__ __forceinline__ int64_t row_of(int batch) const {
+    return batch * static_cast<int>(p.channels_out) + unit.channel;
+  }
+
+  // A piece, as it is read and once it is unpacked.
+  struct Values {
+    Element* grad_input;
+    int batch, first;
+    Span<M, PIECES + 1> input;
+    Span<M, windows + 1> grad;
+  };
+  struct Unpacked {
+    Element* grad_input;
+    int batch, first;
+    float input[positions], window[windows * of_piece];
+  };
+
+  __device__ __forceinline__ Values read(const GradPlace& place, bool exists) const {
+    const int64_t number = row_of(place.batch);
+    Element* const row = p.grad_input + number * p.length;
+    const int lead = static_cast<int>(reinterpret_cast<uint64_t>(row) % 16 / sizeof(Element)),
+              first = place.piece * positions - lead - p.before;
+    return {row + first, place.batch, first,
+            Span<M, PIECES + 1>(unit.input + place.batch * unit.input_batch_stride,
+                                exists ? p.length : -of_piece, first),
+            Span<M, windows + 1>(p.grad_output + number * p.length_out,
+                                 exists ? p.length_out : -of_piece, first + p.shift)};
+  }
+
+  __device__ __forceinline__ Unpacked unpack(const Values& values) const {
+    Unpacked unpacked{values.grad_input, values.batch, values.first};
+    values.input.values(unpacked.input, p.length);
+    values.grad.values(unpacked.window, p.length_out);
+    return unpacked;
+  }
+
+  __device__ __forceinline__ void add(const Unpacked& values, float (&sums)[TAPS],
+                                      float& bias) const {
+    const auto& [out, batch, first, input, window] = values;
+    const int seen = first + p.shift;
+    if (unit.has_bias) {
+      float sum = window[0];
+#pragma unroll
+      for (int i = 1; i < positions; ++i) sum += window[i];
+      bias += sum;
+    }
+    if (first + positions <= 0 || first >= p.length) return;
+    if (first < 0 || first + positions > p.length || seen < 0 || seen + span > p.length_out) {
+      if (!all_finite<positions>(input) || !all_finite<span>(window) || !all_finite<TAPS>(weight))
+        return add_one_by_one(batch, first, seen, out, sums);
+    }
+    add_products<positions, 1>(input, window, sums);
+    float grad_input[positions]{};
+#pragma unroll
+    for (int t = 0; t < TAPS; ++t) {
+      if (t >= p.kernel_size) break;
+#pragma unroll
+      for (int i = 0; i < positions; ++i)
+        grad_input[i] = fmaf(weight[t], window[i + t], grad_input[i]);
+    }
+    write_row<M, positions>([&](int i) { return grad_input[i]; }, out, first, p.length);
+  }
+
+ private:
+  __device__ __forceinline__ void add_one_by_one(int batch, int first, int seen, Element* out,
+                                                 float (&sums)[TAPS]) const {
+    const Element* const grad_row = p.grad_output + row_of(batch) * p.length_out;
+    const Element* const input_row = unit.input + batch * unit.input_batch_stride;
+#pragma unroll 1
+    for (int i = 0; i < positions; ++i) {
+      if (first + i < 0 || first + i >= p.length) continue;
+      const float input = M::from(input_row[first + i]);
+      float sum = 0;
+#pragma unroll
+      for (int t = 0; t < TAPS; ++t) {
+        const int at = seen + i + t;
+        if (t >= p.kernel_size || at < 0 || at >= p.length_out) continue;
+        const float grad = M::from(grad_row[at]);
+        sums[t] = fmaf(input, grad, sums[t]);
+        sum = fmaf(weight[t], grad, sum);
+      }
+      out[i] = M::to(sum);
+    }
+  }
+};
+
 template <class S>
 __global__ void __launch_bounds__(kGradThreads, S::blocks)
     grad_sliding_kernel(const GradSlidingParams<typename S::M> p) {
@@ -234,6 +380,7 @@ __global__ void __launch_bounds__(kGradThreads, S::blocks)
       p.channels_out * p.length_out,
       p.input_batch_stride,
       chunk * S::taps,
+      static_cast<int>(out),
       chunk == 0 && in_of_group == 0 && p.sums.bias != nullptr,
   };
   float sums[S::taps]{}, bias = 0;
@@ -255,7 +402,16 @@ __global__ void __launch_bounds__(kGradThreads, S::blocks)
       ++place.batch;
     }
   };
-  if constexpr (S::ahead) {
+  if constexpr (S::with_input) {
+    auto values = pieces.read(place, left > 0);
+#pragma unroll 1
+    for (; left > 0; --left) {
+      const auto unpacked = pieces.unpack(values);
+      advance();
+      values = pieces.read(place, left > 1);
+      pieces.add(unpacked, sums, bias);
+    }
+  } else if constexpr (S::ahead) {
     auto values = pieces.read(place, left > 0);
 #pragma unroll 1
     for (; left > 0; --left) {
@@ -293,10 +449,10 @@ __global__ void __launch_bounds__(kGradThreads, S::blocks)
     float sum = 0;
     for (int other = 0; other < p.unit_warps; ++other)
       sum += shared[(warp / p.unit_warps * p.unit_warps + other) * of_warp + t];
-    const int tap = unit.first_tap + t;
+    const int tap = S::with_input ? p.kernel_size - 1 - t : unit.first_tap + t;
     if (t == S::taps) {
       if (unit.has_bias) p.sums.store_bias(split, out, sum);
-    } else if (tap < p.kernel_size) {
+    } else if (tap >= 0 && tap < p.kernel_size) {
       p.sums.store_weight(split, pair * p.kernel_size + tap, sum);
     }
   }
@@ -309,9 +465,13 @@ struct GradSlidingKernels {
   static constexpr int64_t kWarpsEnough = 64;  // of a multiprocessor, for units to take one each
   static constexpr int64_t kLeastPieces = 4;   // of a worker in a block that shares a unit
   static constexpr int64_t kLongKernel = 32;   // taps that `grad_long.cuh` has more of
+  static constexpr int64_t kMostTaps = 16;     // beside the gradient of the input
   static constexpr int kEight = 8 / of_piece;  // pieces of 8 positions
 
   static int launch(const ConvArgs& a, void* stream) {
+    if (a.grad_input != nullptr && (a.channels_in != a.groups || a.channels_out != a.groups ||
+                                    a.stride > 1 || a.kernel_size > kMostTaps))
+      return 1;  // cudaErrorInvalidValue: `has_one_pass` should have said so
     if (is_long(a)) return grad_long_launch<M>(a, stream);
     return with_kernel(a, [&](auto s) { return run(s, a, stream); });
   }
@@ -335,6 +495,12 @@ struct GradSlidingKernels {
   template <class Function>
   static auto with_kernel(const ConvArgs& a, const Function& function) {
     const bool neighbours = a.dilation == 1 || a.kernel_size == 1;
+    if (a.grad_input != nullptr) {
+      constexpr bool wide = sizeof(typename M::Element) == 4;
+      if (a.kernel_size <= 4) return function(Of<GradBoth<M, 2, 4, wide ? 5 : 4>>{});
+      if (a.kernel_size <= 8) return function(Of<GradBoth<M, 2, 8, 4>>{});
+      return function(Of<GradBoth<M, 2, 16, 3>>{});
+    }
     if (neighbours && a.stride == 1) {
       if (a.kernel_size <= 4)
         return function(Window<2, 1, 4, sizeof(typename M::Element) == 4 ? 5 : 4, true>{});
@@ -358,7 +524,7 @@ struct GradSlidingKernels {
     Work(const ConvArgs& a, Of<S>)
         : chunks(ceil_div(a.kernel_size, S::taps)),
           units(a.channels_out * (a.channels_in / a.groups) * chunks),
-          pieces_of_row(ceil_div(a.length_out + S::most_lead, S::of_worker)) {
+          pieces_of_row(ceil_div(S::covered(a), S::of_worker)) {
       const int64_t pieces = a.batch * pieces_of_row, of_warp = 32 / S::worker_threads;
       unit_warps = pieces <= of_warp || units >= a.multiprocessors * kWarpsEnough ? 1 : kGradWarps;
       unit_blocks = ceil_div(units, kGradWarps / unit_warps);
@@ -376,8 +542,15 @@ struct GradSlidingKernels {
     if (blocks > INT32_MAX) return 1;  // cudaErrorInvalidValue
     const bool neighbours = a.dilation == 1 || a.kernel_size == 1;
     using Element = typename M::Element;
+    int64_t before = 0, shift = 0;
+    if constexpr (S::with_input) {
+      before = S::before(a);
+      shift = S::shift(a);
+    }
     const GradSlidingParams<M> p{static_cast<const Element*>(a.input),
+                                 static_cast<const Element*>(a.weight),
                                  static_cast<const Element*>(a.grad_output),
+                                 static_cast<Element*>(a.grad_input),
                                  GradStore<M>(a, work.splits),
                                  a.input_batch_stride,
                                  a.input_channel_stride,
@@ -398,7 +571,9 @@ struct GradSlidingKernels {
                                  static_cast<int>(a.kernel_size),
                                  static_cast<int>(a.stride),
                                  static_cast<int>(neighbours ? 1 : a.dilation),
-                                 static_cast<int>(a.padding)};
+                                 static_cast<int>(a.padding),
+                                 static_cast<int>(before),
+                                 static_cast<int>(shift)};
     if (const int error =
             fastconv1d::launch(grad_sliding_kernel<S>, dim3(static_cast<unsigned>(blocks)),
                                dim3(kGradThreads), kGradWarps * (S::taps + 1) * 4, stream, p))

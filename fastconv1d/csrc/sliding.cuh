@@ -256,33 +256,6 @@ __device__ __forceinline__ void keep_weights(const SlidingParams& p, float* shar
   }
 }
 
-// Writes a thread's outputs of a row, the bias added; the first of them is the row's output `first`.
-template <class S>
-__device__ __forceinline__ void write_outputs(const SlidingParams& p, const float* sums, float bias,
-                                              typename S::Element* out, int first) {
-  using M = typename S::M;
-  if (first >= 0 && first + S::outputs <= p.length_out &&
-      reinterpret_cast<uint64_t>(out) % 16 == 0) {
-#pragma unroll
-    for (int piece = 0; piece < S::outputs; piece += S::of_piece) {
-      uint32_t word[4];
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const float* const sum = sums + piece + i * S::of_piece / 4;
-        if constexpr (S::of_piece == 4)
-          word[i] = bits_of(sum[0] + bias);
-        else
-          word[i] = M::pack({M::to(sum[0] + bias), M::to(sum[1] + bias)});
-      }
-      store_16(out + piece, make_uint4(word[0], word[1], word[2], word[3]));
-    }
-    return;
-  }
-#pragma unroll
-  for (int i = 0; i < S::outputs; ++i)
-    if (first + i >= 0 && first + i < p.length_out) out[i] = M::to(sums[i] + bias);
-}
-
 // Blocks that share a multiprocessor at least, so that no registers are spilled.
 template <class S>
 FASTCONV1D_HD constexpr int sliding_blocks() {
@@ -376,11 +349,13 @@ __global__ void __launch_bounds__(kSlidingThreads, (sliding_blocks<S>()))
   };
   const auto write = [&](const Item& item, const typename S::Sums& sums) {
 #pragma unroll
-    for (int r = 0; r < S::rows; ++r)
-      if (r == 0 || row_of_group + r * p.row_step < p.channels_out)
-        write_outputs<S>(p, sums[r],
-                         r == 0 ? first_bias : bias_of_row(row_of_group + r * p.row_step),
-                         item.out + r * p.row_step * p.length_out, item.first);
+    for (int r = 0; r < S::rows; ++r) {
+      if (r > 0 && row_of_group + r * p.row_step >= p.channels_out) continue;
+      const float bias = r == 0 ? first_bias : bias_of_row(row_of_group + r * p.row_step);
+      write_row<M, S::outputs>([&](int i) { return sums[r][i] + bias; },
+                               item.out + r * p.row_step * p.length_out, item.first,
+                               static_cast<int>(p.length_out));
+    }
   };
   Item item = item_of(batch_block * p.batches_of_block);
   const int items = p.batches_of_block * p.windows_of_thread;

@@ -1,4 +1,4 @@
-// Rows that begin at any element, read 16 bytes at a time.
+// Rows that begin at any element, read and written 16 bytes at a time.
 #pragma once
 #include "device.cuh"
 
@@ -73,5 +73,100 @@ struct Stream {
     }
   }
 };
+
+// So many pieces of a row, from some position on, all read at once some time before they are used; zeros beside the row.
+// Far from its ends, where most are, nothing is asked of each piece.
+template <class M, int PIECES>
+struct Span {
+  using Element = typename M::Element;
+  static constexpr int of_piece = 16 / sizeof(Element), of_word = 4 / sizeof(Element);
+  int position;  // of the first piece, in the row
+  int off;       // bytes by which values begin behind it
+  uint4 piece[PIECES];
+
+  __device__ __forceinline__ Span(const Element* row, int length, int first) {
+    const auto from = reinterpret_cast<uint64_t>(row + first);
+    off = static_cast<int>(from & 15);
+    position = first - off / static_cast<int>(sizeof(Element));
+    const auto* const at = reinterpret_cast<const uint4*>(from - off);
+    if (inside(length)) {
+#pragma unroll
+      for (int i = 0; i < PIECES; ++i) piece[i] = __ldg(at + i);
+    } else {
+#pragma unroll
+      for (int i = 0; i < PIECES; ++i) {
+        const int behind = position + i * of_piece;
+        piece[i] = make_uint4(0, 0, 0, 0);
+        if (behind > -of_piece && behind < length) piece[i] = __ldg(at + i);
+      }
+    }
+  }
+
+  __device__ __forceinline__ bool inside(int length) const {
+    return position >= 0 && position + PIECES * of_piece <= length;
+  }
+
+  // From where they begin, as many as are there for certain: those of PIECES - 1.
+  __device__ __forceinline__ void values(float* value, int length) const {
+    uint32_t word[4 * PIECES];
+#pragma unroll
+    for (int i = 0; i < PIECES; ++i) {
+      word[4 * i] = piece[i].x;
+      word[4 * i + 1] = piece[i].y;
+      word[4 * i + 2] = piece[i].z;
+      word[4 * i + 3] = piece[i].w;
+    }
+    if (!inside(length)) {
+#pragma unroll
+      for (int i = 0; i < PIECES * of_piece; ++i)
+        if (position + i < 0 || position + i >= length)
+          word[i / of_word] &= of_word == 1 ? 0 : i % 2 == 0 ? 0xffff0000u : 0x0000ffffu;
+    }
+    if (off & 8) {
+#pragma unroll
+      for (int i = 0; i + 2 < 4 * PIECES; ++i) word[i] = word[i + 2];
+    }
+    if (off & 4) {
+#pragma unroll
+      for (int i = 0; i + 1 < 4 * PIECES; ++i) word[i] = word[i + 1];
+    }
+#pragma unroll
+    for (int i = 0; i < 4 * (PIECES - 1); ++i) {
+      if constexpr (of_word == 1) {
+        value[i] = float_of(word[i]);
+      } else {
+        const uint32_t both = shifted_right(word[i], word[i + 1], off % 4 * 8);
+        value[2 * i] = M::from(static_cast<Element>(both & 0xffff));
+        value[2 * i + 1] = M::from(static_cast<Element>(both >> 16));
+      }
+    }
+  }
+};
+
+// Writes `value(i)` for COUNT positions of a row, from its position `first` on, whose place is `out`.
+template <class M, int COUNT, class Value>
+__device__ __forceinline__ void write_row(const Value& value, typename M::Element* out, int first,
+                                          int length) {
+  constexpr int of_piece = 16 / sizeof(typename M::Element);
+  if (first >= 0 && first + COUNT <= length && reinterpret_cast<uint64_t>(out) % 16 == 0) {
+#pragma unroll
+    for (int piece = 0; piece < COUNT; piece += of_piece) {
+      uint32_t word[4];
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const int at = piece + i * of_piece / 4;
+        if constexpr (of_piece == 4)
+          word[i] = bits_of(value(at));
+        else
+          word[i] = M::pack({M::to(value(at)), M::to(value(at + 1))});
+      }
+      store_16(out + piece, make_uint4(word[0], word[1], word[2], word[3]));
+    }
+    return;
+  }
+#pragma unroll
+  for (int i = 0; i < COUNT; ++i)
+    if (first + i >= 0 && first + i < length) out[i] = M::to(value(i));
+}
 
 }  // namespace fastconv1d

@@ -6,7 +6,7 @@
 // as int64, then the output with `guard` elements on either side, filled with NaN before. With
 // `gradient` the library is one of gradients: grad_output lies in the weight's place, no values in
 // the bias's, and the RESULT gets the weight's gradient and, where `bias` is not 0, the bias's, both
-// with guards. Every tensor is an allocation of its own size, so that sanitizers see an access
+// with guards. With `with_input` the weight follows, and the gradient of the input the others. Every tensor is an allocation of its own size, so that sanitizers see an access
 // beyond it.
 #include <algorithm>
 #include <cstdio>
@@ -30,7 +30,7 @@
 namespace {
 
 struct Header {
-  int64_t variant, reverse, processor_shared_bytes, gradient;
+  int64_t variant, reverse, processor_shared_bytes, gradient, with_input;
   int64_t element_bytes, input_bytes;            // of an element, and of one of the input
   int64_t storage, offset, weight, bias, guard;  // elements
   fastconv1d::ConvArgs args;                     // its pointers are not used
@@ -158,20 +158,25 @@ void run(const char* problem_name, const char* result_name) {
     return buffer;
   };
   const Buffer input = read(header.storage, header.input_bytes);
-  const bool gradient = header.gradient, with_bias = header.bias;
+  const bool gradient = header.gradient, with_bias = header.bias, with_input = header.with_input;
   const Buffer weight = read(header.weight, size), bias = read(gradient ? 0 : header.bias, size);
 
   fastconv1d::ConvArgs args = header.args;
   const int64_t elements =
       gradient ? args.channels_out * (args.channels_in / args.groups) * args.kernel_size
                : args.batch * args.channels_out * args.length_out;
+  const Buffer of_input = read(with_input ? elements : 0, size);
   Output output(elements, header.guard, size);
   Output grad_bias(gradient ? header.bias : 0, header.guard, size);
+  Output grad_input(with_input ? args.batch * args.channels_in * args.length : 0, header.guard,
+                    size);
   args.input = input.get() + header.offset * header.input_bytes;
   args.output = output.data;
   if (gradient) {
     args.grad_output = weight.get();
     args.grad_bias = with_bias ? grad_bias.data : nullptr;
+    args.weight = with_input ? of_input.get() : nullptr;
+    args.grad_input = with_input ? grad_input.data : nullptr;
   } else {
     args.weight = weight.get();
     args.bias = with_bias ? bias.get() : nullptr;
@@ -185,6 +190,7 @@ void run(const char* problem_name, const char* result_name) {
   result.write(&error, sizeof error);
   output.save(result);
   if (gradient && with_bias) grad_bias.save(result);
+  if (with_input) grad_input.save(result);
 }
 
 }  // namespace
