@@ -224,15 +224,17 @@ class WrongError(Exception):
 
 def _selected(case: Problem, algorithm: str, op: str) -> list[tuple[plan.Plan, plan.Plan]]:
     """What computes the output and the gradients of input and weight, as far as an op has them,
-    each with what the cost model alone would take."""
+    each with what the cost model alone would take. One plan may be that of both gradients."""
     selected = []
     if op != "backward":
         selected.append((plan.select(case, algorithm), plan.model_choice(case)))
     if op != "forward":
-        other = case.adjoint
-        selected.append((plan.select(other, algorithm), plan.model_choice(other)))
         of_weight = plan.select(case.ordinary, algorithm, gradient=True)
-        selected.append((of_weight, of_weight))  # nobody tunes these
+        weights = (of_weight, of_weight)  # nobody tunes these
+        if plan.in_one_pass(of_weight, case, algorithm):
+            return [*selected, weights, weights]
+        other = case.adjoint
+        selected += [(plan.select(other, algorithm), plan.model_choice(other)), weights]
     return selected
 
 
@@ -298,7 +300,9 @@ def _together(plans: Sequence[plan.Plan]) -> str:
     """A row's `plan`: all of their names, or ATen's where it does everything."""
     if all(chosen.family == "aten" for chosen in plans):
         return "aten"
-    return " + ".join(chosen.name for chosen in plans)
+    # A plan of both gradients has one name.
+    once = plans[:-1] if len(plans) > 1 and plans[-1] is plans[-2] else plans
+    return " + ".join(chosen.name for chosen in once)
 
 
 def _bind(

@@ -214,8 +214,8 @@ def _select(
 ) -> list[int]:
     """[kind, plan index, launch address, workspace address, variant] for the binding.
 
-    Of the weight's gradient, two more: the addresses of the library for the gradient of the bias,
-    0 where the plan computes that as well.
+    Of the weight's gradient, three more: the addresses of the library for the gradient of the bias,
+    0 where the plan computes that as well, and whether it brings that of the input along.
     """
     problem = Problem.from_sizes(
         input, weight_sizes, bias, [stride], [padding], [dilation], transposed, [output_padding],
@@ -233,7 +233,8 @@ def _select(
     alone = (
         bias and problem.gpu is not None and (transposed or kind == ATEN) and algorithm != "aten"
     )
-    return numbers + _addresses(_load("grad_bias", problem.gpu) if alone else None)
+    numbers += _addresses(_load("grad_bias", problem.gpu) if alone else None)
+    return [*numbers, int(plan.in_one_pass(chosen, aligned, algorithm))]
 
 
 def _runnable(

@@ -610,6 +610,12 @@ def _sliding_rows(problem: Problem) -> int:
 
 
 def _sliding_cost(plan: Plan, problem: Problem) -> float:
+    traffic = problem.bytes / SLIDING_BANDWIDTH
+    return LAUNCH + _larger(traffic, _sliding_time(problem)) / _scale(problem)
+
+
+def _sliding_time(problem: Problem) -> float:
+    """µs that the sliding kernel takes where memory has all in time."""
     channels_in = problem.channels_in // problem.groups
     # Taps that an output sees, most of which may see padding.
     taps = problem.kernel_size / (problem.stride if problem.transposed else 1)
@@ -624,9 +630,7 @@ def _sliding_cost(plan: Plan, problem: Problem) -> float:
     else:
         of_output = channels_in * (SLIDING_OUTPUT + taps * SLIDING_TAP)
     time = problem.output_elements * of_output
-    if problem.dtype.itemsize == 2:
-        time *= SLIDING_16_BIT
-    return LAUNCH + _larger(problem.bytes / SLIDING_BANDWIDTH, time) / _scale(problem)
+    return time * (SLIDING_16_BIT if problem.dtype.itemsize == 2 else 1.0)
 
 
 def _direct_why_not(plan: Plan, problem: Problem) -> str | None:
@@ -847,6 +851,12 @@ def _grad_pairs(problem: Problem) -> int:
 
 
 def _grad_sliding_cost(plan: Plan, problem: Problem) -> float:
+    traffic = problem.bytes / GRAD_SLIDING_BANDWIDTH
+    return GRAD_SLIDING_START + _larger(traffic, _grad_sliding_time(problem)) / _scale(problem)
+
+
+def _grad_sliding_time(problem: Problem) -> float:
+    """µs that the sliding kernel of gradients takes where memory has all in time."""
     # Each pair of channels reads its rows again, mostly from L2.
     positions = problem.batch * problem.length_out * _grad_pairs(problem)
     taps, neighbours = problem.kernel_size, problem.dilation == 1 or problem.kernel_size == 1
@@ -861,10 +871,7 @@ def _grad_sliding_cost(plan: Plan, problem: Problem) -> float:
     else:
         of_share, of_tap = GRAD_SLIDING_APART
         time = positions * taps * (of_share / min(taps, 8) + of_tap)
-    if problem.dtype.itemsize == 2:
-        time *= 0.84
-    traffic = problem.bytes / GRAD_SLIDING_BANDWIDTH
-    return GRAD_SLIDING_START + _larger(traffic, time) / _scale(problem)
+    return time * (0.84 if problem.dtype.itemsize == 2 else 1.0)
 
 
 def has_one_pass(problem: Problem) -> bool:
@@ -874,6 +881,29 @@ def has_one_pass(problem: Problem) -> bool:
     few = problem.kernel_size <= GRAD_MOST_TAPS
     counted = problem.batch * problem.channels_out < MOST_SLIDING
     return depthwise and neighbours and few and counted and not problem.transposed
+
+
+def in_one_pass(of_weight: Plan, problem: Problem, algorithm: str = "") -> bool:
+    """Whether a problem's plan for the weight's gradient is to compute the input's in its pass.
+
+    Not where another plan was asked for, or tuned, for the latter; `algorithm` as for `select`.
+    """
+    adjoint, problem = problem.adjoint, problem.bucketed()
+    if not has_one_pass(problem) or of_weight.family != "sliding":
+        return False
+    of_input = select(adjoint, algorithm)
+    if algorithm or config.forced_plan() or tuned_choice(adjoint):
+        return of_input.family == "sliding"
+    apart = of_weight.cost(problem) + of_input.cost(problem.adjoint)
+    return _one_pass_cost(problem) < apart
+
+
+def _one_pass_cost(problem: Problem) -> float:
+    # What two kernels would multiply, but grad_output, which both read, comes from memory once.
+    time = _grad_sliding_time(problem) + _sliding_time(problem.adjoint)
+    written = problem.input_elements * problem.dtype.itemsize
+    traffic = (problem.bytes + written) / GRAD_SLIDING_BANDWIDTH
+    return GRAD_SLIDING_START + _larger(traffic, time) / _scale(problem)
 
 
 def _grad_direct_cost(plan: Plan, problem: Problem) -> float:

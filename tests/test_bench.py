@@ -171,10 +171,28 @@ def test_every_layers_gradients_have_plans(mode: str) -> None:
         assert other.input_shape == case.output_shape and other.weight_shape == case.weight_shape
         assert other.output_shape == case.input_shape
         of_input, of_weight = (chosen for chosen, _ in bench._selected(case, "", "backward"))
-        assert not of_input.gradient and of_weight.gradient
+        in_one_pass = of_input is of_weight
+        assert of_weight.gradient and of_input.gradient == in_one_pass
+        assert in_one_pass == plan.in_one_pass(of_weight, case)
         assert bench._selected(case, "", "train")[0][0] is plan.select(case)
         plans.add(bench._together([of_input, of_weight]))
     assert any(" + grad_" in name for name in plans)
+
+
+def test_a_plan_of_both_gradients_is_named_once() -> None:
+    gpu = export.TARGETS["90a"]
+    depthwise = Problem(8, 64, 64, 4096, 4, padding=3, groups=64, mode="bf16", gpu=gpu)
+    names = {
+        op: bench._together([chosen for chosen, _ in bench._selected(depthwise, "", op)])
+        for op in ("forward", "backward", "train")
+    }
+    assert names == {
+        "forward": "sliding",
+        "backward": "grad_sliding",
+        "train": "sliding + grad_sliding",
+    }
+    direct = bench._selected(depthwise, "direct", "backward")
+    assert bench._together([chosen for chosen, _ in direct]) == "direct + grad_direct"
 
 
 @pytest.mark.parametrize("mode", ["ieee", "fp64"])

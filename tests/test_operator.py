@@ -372,8 +372,12 @@ def test_select_answers_the_binding() -> None:
     double = (x.double(), *arguments[1:], "fp64", False)
     assert select(*double, "im2col") == [ops.IM2COL, im2col, 0, 0, 4]
     aten = [ops.ATEN, names.index("grad_aten"), 0, 0, 0]
-    no_library_for_the_bias = [0, 0]
-    assert select(*arguments, "ieee", True, "aten") == aten + no_library_for_the_bias
+    no_library_for_the_bias, apart = [0, 0], [0]
+    answer = aten + no_library_for_the_bias + apart
+    assert select(*arguments, "ieee", True, "aten") == answer
+    depthwise = (x, (x.shape[1], 1, 4), True, 1, 3, 1, False, 0, x.shape[1])
+    for algorithm in ("", "simd"):
+        assert select(*depthwise, "ieee", True, algorithm)[5:] == no_library_for_the_bias + apart
 
 
 # --- errors ---------------------------------------------------------------------------------------

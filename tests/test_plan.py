@@ -9,6 +9,7 @@ from dataclasses import astuple, replace
 from itertools import pairwise
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 
@@ -24,6 +25,7 @@ LAYER_67 = Problem(32, 64, 128, 131072, 3, mode="tf32", gpu=H200)
 UPSAMPLING = Problem(
     16, 512, 256, 1000, 16, stride=8, padding=4, transposed=True, mode="tf32", gpu=H200
 )
+DEPTHWISE = Problem(8, 64, 64, 4096, 4, padding=3, groups=64, mode="bf16", gpu=H200)
 TINY = Problem(1, 4, 4, 64, 3, mode="tf32", gpu=H200)
 BY_NAME = {row.name: row for row in plan.PLANS}
 
@@ -158,6 +160,37 @@ def test_groups_of_few_channels_slide(mode: str) -> None:
         Problem(64, 32, 1, 24006, 7, mode=mode, gpu=H200),
     ):
         assert plan.select(problem).name == "sliding"
+
+
+@pytest.mark.parametrize("mode", ["tf32", "ieee", "bf16", "fp16"])
+def test_depthwise_gradients_come_in_one_pass(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def one_pass(algorithm: str = "", **changes: Any) -> bool:
+        problem = replace(DEPTHWISE, mode=mode, **changes)
+        of_weight = plan.select(problem.ordinary, algorithm, gradient=True)
+        return plan.in_one_pass(of_weight, problem, algorithm)
+
+    assert one_pass() and one_pass(kernel_size=16) and one_pass(padding=40, bias=True)
+    assert one_pass("sliding") and one_pass("grad_sliding")
+    assert not one_pass("direct") and not one_pass("aten")
+    assert not one_pass("im2col")  # that of the input; the weight's is left free
+    apart: tuple[dict[str, Any], ...] = (
+        {"kernel_size": 17},
+        {"stride": 2},
+        {"dilation": 2},
+        {"transposed": True},
+        {"channels_out": 128},
+        {"groups": 32},
+        {"gpu": V100},
+        {"batch": 1 << 24, "length": 16},
+    )
+    for changes in apart:
+        assert not one_pass(**changes), changes
+    problem = replace(DEPTHWISE, gpu=None, mode="ieee")
+    assert not plan.in_one_pass(plan.select(problem, gradient=True), problem)
+    monkeypatch.setenv("FASTCONV1D_PLAN", "im2col")
+    assert not one_pass()
+    monkeypatch.setenv("FASTCONV1D_PLAN", "sliding")
+    assert one_pass()
 
 
 def test_transposed_strides_share_no_rows() -> None:

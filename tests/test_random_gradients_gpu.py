@@ -199,6 +199,20 @@ def test_a_step_is_bit_identical_every_time(algorithm: str, fp32_precision: str)
                 assert aten or equal, problem
 
 
+@pytest.mark.parametrize("fp32_precision", TENSOR_CORE_MODES, indirect=True)
+def test_a_depthwise_layers_gradients_come_in_one_pass(fp32_precision: str) -> None:
+    for layout in LAYOUTS:
+        problem = Problem(4, 40, 40, 9001, 4, padding=3, groups=40, bias=True, mode=fp32_precision)
+        input, weight, _ = draw(problem, "cuda", 0)
+        grad_output = draw_grad_output(problem, "cuda", 0)
+        input, weight, grad_output = (laid_out(t, layout) for t in (input, weight, grad_output))
+        before = Counter(ops.calls())
+        gradients = backward(problem, grad_output, input, weight, "", "convolution_backward")
+        assert Counter(ops.calls()) - before == {"grad_sliding": 1}
+        for verdict in compare_gradients(gradients, grad_output, input, weight, problem).values():
+            assert verdict.ok, f"{layout}: {verdict.reason}"
+
+
 @pytest.mark.parametrize("fp32_precision", MODES, indirect=True)
 def test_a_family_that_cannot_run_a_problem_says_why(fp32_precision: str) -> None:
     problem = Problem(2, 64, 64, 100, 3, mode=fp32_precision)

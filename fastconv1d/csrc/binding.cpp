@@ -67,6 +67,7 @@ struct Entry {
   // Of the library for the gradient of a bias, if the plan leaves that to others.
   Launch launch_bias = nullptr;
   Workspace workspace_bias = nullptr;
+  bool one_pass = false;  // whether the weight's gradient brings the input's along
   std::atomic<int64_t> calls{0};
 };
 
@@ -274,7 +275,7 @@ Entry& entry_of(const Tensor& input, IntArrayRef weight, bool bias, const fastco
   const std::vector<int64_t> chosen =
       select.call(input, weight, bias, a.stride, a.padding, a.dilation, a.transposed != 0,
                   output_padding, a.groups, kModes[a.mode], gradient, algorithm);
-  const size_t expected = gradient ? 7 : 5;
+  const size_t expected = gradient ? 8 : 5;
   TORCH_CHECK(chosen.size() == expected, "fastconv1d::_select returned ", chosen.size(),
               " numbers, expected ", expected);
   auto entry = std::make_unique<Entry>();
@@ -286,6 +287,7 @@ Entry& entry_of(const Tensor& input, IntArrayRef weight, bool bias, const fastco
   if (gradient) {
     entry->launch_bias = reinterpret_cast<Launch>(chosen[5]);
     entry->workspace_bias = reinterpret_cast<Workspace>(chosen[6]);
+    entry->one_pass = chosen[7];
   }
   const std::lock_guard<std::mutex> lock(cache.mutex);
   return *cache.entries.emplace(std::move(key), std::move(entry)).first->second;
@@ -492,10 +494,13 @@ Tensor bias_gradient(const Entry& entry, const Tensor& grad_output, fastconv1d::
   return of_bias;
 }
 
-// The gradients of weight and bias; without `bias`, the latter has no elements.
+// The gradients of weight and bias; without `bias`, the latter has no elements. Where the plan makes that of the
+// input in the same pass, and `values` are given, the weight's, it goes to `of_input`, else left undefined.
 std::tuple<Tensor, Tensor> weight_gradient(const Tensor& grad_output, const Tensor& input,
                                            IntArrayRef weight, bool bias, const Geometry& g,
-                                           c10::string_view algorithm) {
+                                           c10::string_view algorithm,
+                                           const Tensor& values = Tensor(),
+                                           Tensor* of_input = nullptr) {
   const auto options = input.options().memory_format(c10::nullopt);
   const auto aten = [&](bool bias_too) -> std::tuple<Tensor, Tensor> {
     const int64_t channels_out = grad_output.size(1);
@@ -546,6 +551,13 @@ std::tuple<Tensor, Tensor> weight_gradient(const Tensor& grad_output, const Tens
   a.output = of_weight.data_ptr();
   a.input_batch_stride = x.stride(0);
   a.input_channel_stride = x.stride(1);
+  Tensor w;
+  if (entry.one_pass && values.defined()) {
+    w = values.contiguous();
+    *of_input = new_tensor(input.sizes(), input, input.scalar_type());
+    a.weight = w.const_data_ptr();
+    a.grad_input = of_input->data_ptr();
+  }
   run_kernels(entry, a, input);
   return {of_weight, of_bias};
 }
@@ -602,16 +614,17 @@ Gradients all_gradients(const Tensor& grad_output, const Tensor& input, const Te
       aten_runs_both(grad_output, input, weight, wanted[2], g, other, algorithm))
     return aten();
   Tensor of_input, of_weight, of_bias;
-  if (wanted[0]) {
+  if (wanted[1])
+    std::tie(of_weight, of_bias) =
+        weight_gradient(grad_output, input, weight.sizes(), wanted[2], g, algorithm,
+                        wanted[0] ? weight : Tensor(), &of_input);
+  else if (wanted[2])
+    of_bias = sum_of_rows(grad_output);
+  if (wanted[0] && !of_input.defined()) {
     of_input = convolution(grad_output, weight, std::nullopt, other, algorithm);
     // There are more where output_padding is a stride or more.
     if (of_input.size(2) != input.size(2)) of_input = of_input.narrow(2, 0, input.size(2));
   }
-  if (wanted[1])
-    std::tie(of_weight, of_bias) =
-        weight_gradient(grad_output, input, weight.sizes(), wanted[2], g, algorithm);
-  else if (wanted[2])
-    of_bias = sum_of_rows(grad_output);
   if (!wanted[2]) of_bias = Tensor();
   return {of_input, of_weight, of_bias};
 }
