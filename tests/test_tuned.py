@@ -202,6 +202,14 @@ def test_what_is_asked_for_goes_first(forced: str, monkeypatch: pytest.MonkeyPat
     assert plan.candidates(LAYER, "aten")[1].name == "direct"
 
 
+def test_a_gradient_that_was_tuned_is_computed_by_itself() -> None:
+    depthwise = Problem(8, 64, 64, 4096, 4, padding=3, groups=64, mode="bf16", gpu=LAYER.gpu)
+    of_weight = plan.select(depthwise, gradient=True)
+    assert plan.in_one_pass(of_weight, depthwise)
+    keep("direct", depthwise.adjoint)
+    assert not plan.in_one_pass(of_weight, depthwise)
+
+
 @pytest.mark.parametrize("name", ["hopper_128x256", "no such plan"])
 def test_a_plan_that_cannot_run_is_not_taken(name: str) -> None:
     ampere = replace(LAYER, gpu=Gpu("NVIDIA A100", (8, 0), 108))

@@ -48,8 +48,9 @@ struct GradSlidingParams {
   typename M::Element* grad_input;
   GradStore<M> sums;
   int64_t input_batch_stride, input_channel_stride, batch, channels_out;
-  int64_t channels_in_of_group, channels_out_of_group;
-  int64_t units, unit_blocks, pieces_of_split;
+  int64_t pieces_of_split;
+  uint32_t channels_in_of_group, channels_out_of_group;
+  uint32_t units, unit_blocks;
   int batch_step, piece_step;  // from a worker's piece to its next: so many batches, so many pieces
   int pieces_of_row, unit_warps, chunks;  // chunks: of the taps
   int length, length_out, kernel_size, stride, dilation, padding;
@@ -80,8 +81,9 @@ __device__ __forceinline__ void unpack_piece(const uint32_t* word, float* value)
   } else {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      value[2 * i] = M::from(static_cast<uint16_t>(word[i] & 0xffff));
-      value[2 * i + 1] = M::from(static_cast<uint16_t>(word[i] >> 16));
+      const float2 both = M::pair(word[i]);
+      value[2 * i] = both.x;
+      value[2 * i + 1] = both.y;
     }
   }
 }
@@ -272,38 +274,36 @@ struct GradBoth {
       weight[t] = exists ? M::from(p.weight[unit.channel * p.kernel_size + of_row]) : 0;
     }
   }
-  // Rows count below 2^31: `plan.has_one_pass`.
+  // Counted with 32 bits: `plan.has_one_pass` sees to that.
   __device__ __forceinline__ int64_t row_of(int batch) const {
     return batch * static_cast<int>(p.channels_out) + unit.channel;
   }
 
   // A piece, as it is read and once it is unpacked.
   struct Values {
-    Element* grad_input;
     int batch, first;
     Span<M, PIECES + 1> input;
     Span<M, windows + 1> grad;
   };
   struct Unpacked {
-    Element* grad_input;
     int batch, first;
     float input[positions], window[windows * of_piece];
   };
 
   __device__ __forceinline__ Values read(const GradPlace& place, bool exists) const {
-    const int64_t number = row_of(place.batch);
-    Element* const row = p.grad_input + number * p.length;
-    const int lead = static_cast<int>(reinterpret_cast<uint64_t>(row) % 16 / sizeof(Element)),
+    const int64_t row = row_of(place.batch);
+    const auto begin = reinterpret_cast<uint64_t>(p.grad_input + row * p.length);
+    const int lead = static_cast<int>(begin % 16 / sizeof(Element)),
               first = place.piece * positions - lead - p.before;
-    return {row + first, place.batch, first,
+    return {place.batch, first,
             Span<M, PIECES + 1>(unit.input + place.batch * unit.input_batch_stride,
                                 exists ? p.length : -of_piece, first),
-            Span<M, windows + 1>(p.grad_output + number * p.length_out,
+            Span<M, windows + 1>(p.grad_output + row * p.length_out,
                                  exists ? p.length_out : -of_piece, first + p.shift)};
   }
 
   __device__ __forceinline__ Unpacked unpack(const Values& values) const {
-    Unpacked unpacked{values.grad_input, values.batch, values.first};
+    Unpacked unpacked{values.batch, values.first};
     values.input.values(unpacked.input, p.length);
     values.grad.values(unpacked.window, p.length_out);
     return unpacked;
@@ -311,8 +311,9 @@ struct GradBoth {
 
   __device__ __forceinline__ void add(const Unpacked& values, float (&sums)[TAPS],
                                       float& bias) const {
-    const auto& [out, batch, first, input, window] = values;
+    const auto& [batch, first, input, window] = values;
     const int seen = first + p.shift;
+    Element* const out = p.grad_input + row_of(batch) * p.length + first;
     if (unit.has_bias) {
       float sum = window[0];
 #pragma unroll
@@ -325,9 +326,11 @@ struct GradBoth {
         return add_one_by_one(batch, first, seen, out, sums);
     }
     add_products<positions, 1>(input, window, sums);
-    float grad_input[positions]{};
+    float grad_input[positions];
 #pragma unroll
-    for (int t = 0; t < TAPS; ++t) {
+    for (int i = 0; i < positions; ++i) grad_input[i] = weight[0] * window[i];
+#pragma unroll
+    for (int t = 1; t < TAPS; ++t) {
       if (t >= p.kernel_size) break;
 #pragma unroll
       for (int i = 0; i < positions; ++i)
@@ -367,15 +370,15 @@ __global__ void __launch_bounds__(kGradThreads, S::blocks)
   FASTCONV1D_SHARED(memory);
   auto* const shared = reinterpret_cast<float*>(memory);
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
-  const int64_t split = blockIdx.x / p.unit_blocks,
-                first_unit = (blockIdx.x - split * p.unit_blocks) * (kGradWarps / p.unit_warps),
-                number = first_unit + warp / p.unit_warps, pair = number / p.chunks,
-                out = pair / p.channels_in_of_group,
-                in_of_group = pair - out * p.channels_in_of_group,
-                in = out / p.channels_out_of_group * p.channels_in_of_group + in_of_group;
+  const uint32_t split = blockIdx.x / p.unit_blocks,
+                 first_unit = (blockIdx.x - split * p.unit_blocks) * (kGradWarps / p.unit_warps),
+                 number = first_unit + warp / p.unit_warps, pair = number / p.chunks,
+                 out = pair / p.channels_in_of_group,
+                 in_of_group = pair - out * p.channels_in_of_group,
+                 in = out / p.channels_out_of_group * p.channels_in_of_group + in_of_group;
   const int chunk = static_cast<int>(number - pair * p.chunks);
   const GradUnit<M> unit{
-      p.grad_output + out * p.length_out,
+      p.grad_output + int64_t{out} * p.length_out,
       p.input + in * p.input_channel_stride,
       p.channels_out * p.length_out,
       p.input_batch_stride,
@@ -403,6 +406,7 @@ __global__ void __launch_bounds__(kGradThreads, S::blocks)
     }
   };
   if constexpr (S::with_input) {
+    // A piece is unpacked before the next is read: registers for both as they are read would cost warps.
     auto values = pieces.read(place, left > 0);
 #pragma unroll 1
     for (; left > 0; --left) {
@@ -453,7 +457,7 @@ __global__ void __launch_bounds__(kGradThreads, S::blocks)
     if (t == S::taps) {
       if (unit.has_bias) p.sums.store_bias(split, out, sum);
     } else if (tap >= 0 && tap < p.kernel_size) {
-      p.sums.store_weight(split, pair * p.kernel_size + tap, sum);
+      p.sums.store_weight(split, int64_t{pair} * p.kernel_size + tap, sum);
     }
   }
 }
@@ -496,8 +500,7 @@ struct GradSlidingKernels {
   static auto with_kernel(const ConvArgs& a, const Function& function) {
     const bool neighbours = a.dilation == 1 || a.kernel_size == 1;
     if (a.grad_input != nullptr) {
-      constexpr bool wide = sizeof(typename M::Element) == 4;
-      if (a.kernel_size <= 4) return function(Of<GradBoth<M, 2, 4, wide ? 5 : 4>>{});
+      if (a.kernel_size <= 4) return function(Of<GradBoth<M, 2, 4, 5>>{});
       if (a.kernel_size <= 8) return function(Of<GradBoth<M, 2, 8, 4>>{});
       return function(Of<GradBoth<M, 2, 16, 3>>{});
     }
@@ -556,11 +559,11 @@ struct GradSlidingKernels {
                                  a.input_channel_stride,
                                  a.batch,
                                  a.channels_out,
-                                 a.channels_in / a.groups,
-                                 a.channels_out / a.groups,
-                                 work.units,
-                                 work.unit_blocks,
                                  work.pieces_of_split,
+                                 static_cast<uint32_t>(a.channels_in / a.groups),
+                                 static_cast<uint32_t>(a.channels_out / a.groups),
+                                 static_cast<uint32_t>(work.units),
+                                 static_cast<uint32_t>(work.unit_blocks),
                                  static_cast<int>(workers / work.pieces_of_row),
                                  static_cast<int>(workers % work.pieces_of_row),
                                  static_cast<int>(work.pieces_of_row),

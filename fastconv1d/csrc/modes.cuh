@@ -185,6 +185,9 @@ struct Bf16 : Half16 {
     wgmma_bf16(d[0], a[0], b.plane(0));
   }
   static __device__ __forceinline__ float from(Element x) { return bf16_to_float(x); }
+  static __device__ __forceinline__ float2 pair(uint32_t word) {
+    return make_float2(float_of(word << 16), float_of(word & 0xffff0000u));
+  }
   static __device__ __forceinline__ Element to(float x) { return float_to_bf16(x); }
   static __device__ __forceinline__ void store_pair(void* to, float first, float second) {
     *static_cast<uint32_t*>(to) = pack({float_to_bf16(first), float_to_bf16(second)});
@@ -206,6 +209,7 @@ struct Fp16 : Half16 {
     wgmma_fp16(d[0], a[0], b.plane(0));
   }
   static __device__ __forceinline__ float from(Element x) { return fp16_to_float(x); }
+  static __device__ __forceinline__ float2 pair(uint32_t word) { return unpack_fp16(word); }
   static __device__ __forceinline__ Element to(float x) { return float_to_fp16(x); }
   static __device__ __forceinline__ void store_pair(void* to, float first, float second) {
     *static_cast<uint32_t*>(to) = pack({float_to_fp16(first), float_to_fp16(second)});

@@ -66,9 +66,9 @@ struct Stream {
       if constexpr (of_word == 1) {
         value[i] = float_of(word[i]);
       } else {
-        const uint32_t both = shifted_right(word[i], word[i + 1], off % 4 * 8);
-        value[2 * i] = M::from(static_cast<Element>(both & 0xffff));
-        value[2 * i + 1] = M::from(static_cast<Element>(both >> 16));
+        const float2 both = M::pair(shifted_right(word[i], word[i + 1], off % 4 * 8));
+        value[2 * i] = both.x;
+        value[2 * i + 1] = both.y;
       }
     }
   }
@@ -135,9 +135,9 @@ struct Span {
       if constexpr (of_word == 1) {
         value[i] = float_of(word[i]);
       } else {
-        const uint32_t both = shifted_right(word[i], word[i + 1], off % 4 * 8);
-        value[2 * i] = M::from(static_cast<Element>(both & 0xffff));
-        value[2 * i + 1] = M::from(static_cast<Element>(both >> 16));
+        const float2 both = M::pair(shifted_right(word[i], word[i + 1], off % 4 * 8));
+        value[2 * i] = both.x;
+        value[2 * i + 1] = both.y;
       }
     }
   }
