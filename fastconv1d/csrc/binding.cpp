@@ -494,8 +494,8 @@ Tensor bias_gradient(const Entry& entry, const Tensor& grad_output, fastconv1d::
   return of_bias;
 }
 
-// The gradients of weight and bias; without `bias`, the latter has no elements. Where the plan makes that of the
-// input in the same pass, and `values` are given, the weight's, it goes to `of_input`, else left undefined.
+// The gradients of weight and bias; without `bias`, the latter has no elements. `values` are the weight, if it is
+// at hand. Where the plan makes that of the input in the same pass, it goes to `of_input` unless that is null.
 std::tuple<Tensor, Tensor> weight_gradient(const Tensor& grad_output, const Tensor& input,
                                            IntArrayRef weight, bool bias, const Geometry& g,
                                            c10::string_view algorithm,
@@ -504,9 +504,10 @@ std::tuple<Tensor, Tensor> weight_gradient(const Tensor& grad_output, const Tens
   const auto options = input.options().memory_format(c10::nullopt);
   const auto aten = [&](bool bias_too) -> std::tuple<Tensor, Tensor> {
     const int64_t channels_out = grad_output.size(1);
-    auto [of_input, of_weight, of_bias] = at::native::convolution_backward(
-        grad_output, input, at::empty(weight, options), IntArrayRef(channels_out), g.stride,
-        g.padding, g.dilation, g.transposed, g.output_padding, g.groups, {false, true, bias_too});
+    auto [none, of_weight, of_bias] = at::native::convolution_backward(
+        grad_output, input, values.defined() ? values : at::empty(weight, options),
+        IntArrayRef(channels_out), g.stride, g.padding, g.dilation, g.transposed, g.output_padding,
+        g.groups, {false, true, bias_too});
     return {of_weight.contiguous(), bias ? of_bias : at::empty({0}, options)};
   };
   if (!is_ours(input, weight, g)) return aten(bias);
@@ -552,7 +553,7 @@ std::tuple<Tensor, Tensor> weight_gradient(const Tensor& grad_output, const Tens
   a.input_batch_stride = x.stride(0);
   a.input_channel_stride = x.stride(1);
   Tensor w;
-  if (entry.one_pass && values.defined()) {
+  if (entry.one_pass && of_input != nullptr) {
     w = values.contiguous();
     *of_input = new_tensor(input.sizes(), input, input.scalar_type());
     a.weight = w.const_data_ptr();
@@ -616,8 +617,8 @@ Gradients all_gradients(const Tensor& grad_output, const Tensor& input, const Te
   Tensor of_input, of_weight, of_bias;
   if (wanted[1])
     std::tie(of_weight, of_bias) =
-        weight_gradient(grad_output, input, weight.sizes(), wanted[2], g, algorithm,
-                        wanted[0] ? weight : Tensor(), &of_input);
+        weight_gradient(grad_output, input, weight.sizes(), wanted[2], g, algorithm, weight,
+                        wanted[0] ? &of_input : nullptr);
   else if (wanted[2])
     of_bias = sum_of_rows(grad_output);
   if (wanted[0] && !of_input.defined()) {

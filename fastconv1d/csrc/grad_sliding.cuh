@@ -365,6 +365,7 @@ struct GradBoth {
 template <class S>
 __global__ void __launch_bounds__(kGradThreads, S::blocks)
     grad_sliding_kernel(const GradSlidingParams<typename S::M> p) {
+  let_next_kernel_begin();
   using M = typename S::M;
   using Element = typename M::Element;
   FASTCONV1D_SHARED(memory);
