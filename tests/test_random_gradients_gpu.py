@@ -201,6 +201,7 @@ def test_a_step_is_bit_identical_every_time(algorithm: str, fp32_precision: str)
 
 @pytest.mark.parametrize("fp32_precision", TENSOR_CORE_MODES, indirect=True)
 def test_a_depthwise_layers_gradients_come_in_one_pass(fp32_precision: str) -> None:
+    assert ops._binding("cuda")  # without it, each gradient is asked for by itself
     for layout in LAYOUTS:
         problem = Problem(4, 40, 40, 9001, 4, padding=3, groups=40, bias=True, mode=fp32_precision)
         input, weight, _ = draw(problem, "cuda", 0)
