@@ -153,7 +153,8 @@ def machine(row: Row) -> str:
     """Where a row was measured, in one line."""
     if row["gpu"] is None:
         threads = "1 thread" if row["threads"] == 1 else f"{row['threads']} threads"
-        return f"{row['cpu']}, {threads}, torch {row['torch']}"
+        pages = " with huge pages" if row.get("torch_huge_pages") else ""
+        return f"{row['cpu']}, {threads}, torch {row['torch']}{pages}"
     return f"{row['gpu']}, driver {row['driver']}, torch {row['torch']}, cuDNN {row['cudnn']}"
 
 
@@ -223,7 +224,9 @@ def kind(row: Row) -> str:
 
 
 def _device(row: Row) -> str:
-    return str(row["gpu"] or row["cpu"])
+    # Beside another torch, a row is another case.
+    pages = ", torch with huge pages" if row.get("torch_huge_pages") else ""
+    return f"{row['gpu'] or row['cpu']}{pages}"
 
 
 def _by_device(rows: Sequence[Row]) -> Iterator[tuple[str, list[Row]]]:
