@@ -400,6 +400,7 @@ struct ConvArgs {
   void* workspace;
   const void* grad_output;
   void* grad_bias;
+  void* grad_input;
   int64_t batch, channels_in, channels_out, length, length_out;
   int64_t kernel_size, stride, padding, dilation, groups, transposed;
   int64_t input_batch_stride, input_channel_stride;
@@ -985,6 +986,9 @@ struct Bf16 : Half16 {
     wgmma_bf16(d[0], a[0], b.plane(0));
   }
   static __device__ __forceinline__ float from(Element x) { return bf16_to_float(x); }
+  static __device__ __forceinline__ float2 pair(uint32_t word) {
+    return make_float2(float_of(word << 16), float_of(word & 0xffff0000u));
+  }
   static __device__ __forceinline__ Element to(float x) { return float_to_bf16(x); }
   static __device__ __forceinline__ void store_pair(void* to, float first, float second) {
     *static_cast<uint32_t*>(to) = pack({float_to_bf16(first), float_to_bf16(second)});
@@ -1005,6 +1009,7 @@ struct Fp16 : Half16 {
     wgmma_fp16(d[0], a[0], b.plane(0));
   }
   static __device__ __forceinline__ float from(Element x) { return fp16_to_float(x); }
+  static __device__ __forceinline__ float2 pair(uint32_t word) { return unpack_fp16(word); }
   static __device__ __forceinline__ Element to(float x) { return float_to_fp16(x); }
   static __device__ __forceinline__ void store_pair(void* to, float first, float second) {
     *static_cast<uint32_t*>(to) = pack({float_to_fp16(first), float_to_fp16(second)});
@@ -1716,9 +1721,6 @@ struct HopperBlock {
     for (Place place = shared->first; place.batch < p.batch; place.advance(p.step, p.tiles))
       visit(place);
   }
-  __device__ __forceinline__ bool rehearses() const {
-    return M::sets == 1 && l.inputs > 1 && l.slices > 0;
-  }
   __device__ __forceinline__ Place tile_of(Place place, int warpgroup) const {
     place.advance({0, warpgroup}, p.tiles);
     return place;
@@ -1833,8 +1835,7 @@ struct HopperBlock {
         for (int part = 0; part < l.parts; ++part) {
           char* const stage = inputs + input.stage * l.input_bytes;
           uint64_t* const full = shared->inputs.full + input.stage;
-          const uint32_t begins = rehearses() && input.stage == l.inputs - 1 ? 0 : 1;
-          barrier_wait(shared->inputs.empty + input.stage, input.parity ^ begins);
+          barrier_wait(shared->inputs.empty + input.stage, input.parity ^ 1);
           const int of_tile = first_slice() + slice;
           const uint32_t bytes = BOXES ? copy_boxes(warp, place, of_tile, part, stage, full)
                                        : copy_rows(warp, place, of_tile, part, stage, full);
@@ -2106,16 +2107,8 @@ struct HopperBlock {
     int turn = 0;
     bool paired = false;
     bool ready = false;
-    bool rehearsal = rehearses();
-    if (rehearsal) input.stage = l.inputs - 1;
-    const auto begin = [&] {
-      input = {};
-      weight = {};
-      if (l.resident && l.slices > 0) barrier_wait(shared->weights.full, 0);
-    };
-    if (!rehearsal) begin();
-#pragma unroll 1
-    for (Place of_block = shared->first; of_block.batch < p.batch;) {
+    if (l.resident && l.slices > 0) barrier_wait(shared->weights.full, 0);
+    for_each_tile([&](const Place& of_block) {
       const Place place = tile_of(of_block, warpgroup);
       for_each_sum([&](int m, int i) {
 #pragma unroll
@@ -2128,13 +2121,11 @@ struct HopperBlock {
       int exponent = 0, scale = Scale::log2_for(0);
       int used_weight = -1;
       if (l.resident) weight.stage = 0;
-      const int slices_of_tile = rehearsal ? 1 : slices(), parts = rehearsal ? 1 : l.parts;
 #pragma unroll 1
-      for (int slice = 0; slice < slices_of_tile; ++slice)
+      for (int slice = 0; slice < slices(); ++slice)
 #pragma unroll 1
-        for (int part = 0; part < parts; ++part) {
-          const int of_part = taps_of_part(l, p.phase, part),
-                    taps = rehearsal && of_part > 2 ? 2 : of_part;
+        for (int part = 0; part < l.parts; ++part) {
+          const int taps = taps_of_part(l, p.phase, part);
           char* const stage = inputs + input.stage * l.input_bytes;
           const bool anew = l.parts > 1 || slice == 0;
           from =
@@ -2143,8 +2134,8 @@ struct HopperBlock {
           Slice seen{stage, 1, 0, 0};
           int first = static_cast<int>(reinterpret_cast<uint64_t>(p.input) / 2 + p.first_position +
                                        part * l.taps * p.phase.shift_step);
-          if (!rehearsal) barrier_wait(shared->inputs.full + input.stage, input.parity);
-          if (M::sets == 1 && !rehearsal && sees_nothing(from, taps)) {
+          barrier_wait(shared->inputs.full + input.stage, input.parity);
+          if (M::sets == 1 && sees_nothing(from, taps)) {
             wgmma_settle();
             give_back(shared->weights.empty, used_weight);
             used_weight = -1;
@@ -2179,7 +2170,7 @@ struct HopperBlock {
               M::sets > 1 && smallest + 1 > 0 && smallest + 1 < Scale::least_whole(scale);
 #pragma unroll 1
           for (int j = 0; j < taps; ++j) {
-            if (!l.resident && !ready && !rehearsal)
+            if (!l.resident && !ready)
               barrier_wait(shared->weights.full + weight.stage, weight.parity);
             const Operand right = all_weights.after(weight.stage * l.weight_bytes);
             if constexpr (M::sets > 1) {
@@ -2201,7 +2192,7 @@ struct HopperBlock {
             const int stage_before = used_weight;
             if (l.resident) {
               ++weight.stage;
-            } else if (!rehearsal) {
+            } else {
               used_weight = weight.stage;
               weight.advance(l.weights);
               ready = barrier_is_over(shared->weights.full + weight.stage, weight.parity);
@@ -2238,18 +2229,12 @@ struct HopperBlock {
           sums[m][0][i] = Scale::without(sum, scale + of_channels[i / 4 * 8 + i % 2]);
         });
       }
-      if (place.batch < p.batch) {
-        if (p.shares == nullptr)
-          write(writer, sums, place, warpgroup);
-        else
-          keep(sums, place);
-      }
-      if (rehearsal)
-        begin();
+      if (place.batch >= p.batch) return;
+      if (p.shares == nullptr)
+        write(writer, sums, place, warpgroup);
       else
-        of_block.advance(p.step, p.tiles);
-      rehearsal = false;
-    }
+        keep(sums, place);
+    });
   }
   static __device__ __forceinline__ void scale_sums(Sums& sums, int log2) {
     wgmma_wait<0>();
@@ -2321,20 +2306,21 @@ struct HopperBlock {
 template <class M, class T>
 __global__ void __launch_bounds__(kHopperThreads, 1)
     hopper_kernel(const __grid_constant__ HopperParams p) {
+  let_next_kernel_begin();
   FASTCONV1D_SHARED(memory);
   auto& shared = *reinterpret_cast<HopperShared*>(memory);
-  if (threadIdx.x == 0) {
+  if (threadIdx.x < kMostStages) {
+    const int stage = static_cast<int>(threadIdx.x);
+    barrier_init(shared.inputs.full + stage, kInputWarps);
+    barrier_init(shared.inputs.empty + stage, kConsumerThreads / 32);
+    barrier_init(shared.weights.full + stage, 1);
+    barrier_init(shared.weights.empty + stage, kConsumerThreads / 32);
+    fence_async_proxy();
+  } else if (threadIdx.x == 32) {
     const int64_t rest = blockIdx.x / p.channel_blocks, run = rest % p.runs;
     shared.channel_block = static_cast<int>(blockIdx.x % p.channel_blocks);
     shared.group = static_cast<int>(rest / p.runs);
     shared.first = {static_cast<int>(2 * run / p.tiles), static_cast<int>(2 * run % p.tiles)};
-    for (int i = 0; i < kMostStages; ++i) {
-      barrier_init(shared.inputs.full + i, kInputWarps);
-      barrier_init(shared.inputs.empty + i, kConsumerThreads / 32);
-      barrier_init(shared.weights.full + i, 1);
-      barrier_init(shared.weights.empty + i, kConsumerThreads / 32);
-    }
-    fence_async_proxy();
   }
   __syncthreads();
   if (threadIdx.x < kProducerThreads) {
@@ -2382,6 +2368,7 @@ __global__ void __launch_bounds__(128, 2) hopper_add_kernel(const SharesParams p
     biases[i] = bias_of<M>(p.bias, group,
                            column_of(p.output.weave, channel_block * T::channels + i).channel,
                            p.channels_out);
+  wait_for_kernel_before();
   typename Writer::Sums sums;
   const float* from = p.shares + tile * sums_of_tile + threadIdx.x;
 #pragma unroll
@@ -2526,7 +2513,7 @@ struct Hopper {
   }
   static int add_shares(const ConvArgs& a, const Cut& c, const HopperParams& p, void* stream) {
     const int64_t tiles = a.groups * c.channel_blocks * a.batch * c.tiles;
-    return fastconv1d::launch(
+    return fastconv1d::launch<true>(
         hopper_add_kernel<M, T>, dim3(static_cast<unsigned>(tiles)), dim3(128),
         4 * T::channels + OutputLayout<M, T::m_tiles>::bytes, stream,
         SharesParams{p.shares, a.bias, p.output, a.batch, c.tiles, c.channels_out, a.groups,
@@ -2586,6 +2573,7 @@ struct ConvArgs {
   void* workspace;
   const void* grad_output;
   void* grad_bias;
+  void* grad_input;
   int64_t batch, channels_in, channels_out, length, length_out;
   int64_t kernel_size, stride, padding, dilation, groups, transposed;
   int64_t input_batch_stride, input_channel_stride;
