@@ -180,10 +180,14 @@ __device__ __forceinline__ void warpgroup_sync(int id) {
   asm volatile("bar.sync %0, 128;" ::"r"(id) : "memory");
 }
 __device__ __forceinline__ void let_next_kernel_begin() {
+#if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
 }
 __device__ __forceinline__ void wait_for_kernel_before() {
+#if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
 }
 __device__ __forceinline__ uint32_t nearest_tf32_bits(float x) {
   uint32_t bits = __float_as_uint(x);
@@ -315,6 +319,11 @@ FASTCONV1D_WGMMA_TYPES(256, 128, 128, 129, 130, 131, 132)
 #undef FASTCONV1D_SUMS_4
 #undef FASTCONV1D_WGMMA
 #undef FASTCONV1D_WGMMA_TYPES
+constexpr bool kernels_wait() {
+  for (const int architecture : {__CUDA_ARCH_LIST__})
+    if (architecture < 900) return false;
+  return true;
+}
 template <bool EARLY = false, class... Parameters, class... Arguments>
 int launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, int64_t shared_bytes, void* stream,
            const Arguments&... arguments) {
@@ -327,7 +336,7 @@ int launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, int64_t shared_
   early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   early.val.programmaticStreamSerializationAllowed = 1;
   config.attrs = &early;
-  config.numAttrs = EARLY;
+  config.numAttrs = EARLY && kernels_wait();
   return cudaLaunchKernelEx(&config, kernel, arguments...);
 }
 inline int64_t shared_budget(int blocks) {

@@ -196,10 +196,14 @@ __device__ __forceinline__ void warpgroup_sync(int id) {
 // Lets the next kernel of the stream begin, if it was launched as one that may, and has this one wait
 // until the kernel before it is over.
 __device__ __forceinline__ void let_next_kernel_begin() {
+#if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
 }
 __device__ __forceinline__ void wait_for_kernel_before() {
+#if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
 }
 
 // The nearest TF32 number, ties away from zero, with bits below that wgmma ignores; infinities and NaNs
@@ -354,7 +358,14 @@ FASTCONV1D_WGMMA_TYPES(256, 128, 128, 129, 130, 131, 132)
 #undef FASTCONV1D_WGMMA
 #undef FASTCONV1D_WGMMA_TYPES
 
-// EARLY: the kernel may begin before the one before it in the stream is over (see above).
+// Whether all architectures that this is compiled for know how a kernel waits for the one before it.
+constexpr bool kernels_wait() {
+  for (const int architecture : {__CUDA_ARCH_LIST__})
+    if (architecture < 900) return false;
+  return true;
+}
+
+// EARLY: the kernel may begin before the one before it in the stream is over (see above), where it can wait for that.
 template <bool EARLY = false, class... Parameters, class... Arguments>
 int launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, int64_t shared_bytes, void* stream,
            const Arguments&... arguments) {
@@ -367,7 +378,7 @@ int launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, int64_t shared_
   early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   early.val.programmaticStreamSerializationAllowed = 1;
   config.attrs = &early;
-  config.numAttrs = EARLY;
+  config.numAttrs = EARLY && kernels_wait();
   return cudaLaunchKernelEx(&config, kernel, arguments...);
 }
 
