@@ -63,16 +63,15 @@ __global__ void __launch_bounds__(kGradBiasThreads)
 }
 
 // Two blocks for each multiprocessor, unless shares would be small. Parts are fp32, which fp64 has no use for.
-template <class M>
-int64_t grad_bias_splits(const ConvArgs& a) {
+inline int64_t grad_bias_splits(const ConvArgs& a) {
   constexpr int64_t least = 4096;
-  if (sizeof(typename M::Sum) > 4) return 1;
+  if (a.mode == kFp64) return 1;
   return larger(1, smaller(2 * a.multiprocessors / a.channels_out, a.batch * a.length_out / least));
 }
 
 template <class M>
 int grad_bias_launch(const ConvArgs& a, void* stream) {
-  const int64_t splits = grad_bias_splits<M>(a), blocks = splits * a.channels_out;
+  const int64_t splits = grad_bias_splits(a), blocks = splits * a.channels_out;
   if (blocks > INT32_MAX) return 1;  // cudaErrorInvalidValue
   auto* const parts = splits > 1 ? static_cast<float*>(a.workspace) : nullptr;
   const int error =
@@ -85,14 +84,9 @@ int grad_bias_launch(const ConvArgs& a, void* stream) {
 inline int grad_bias_launch(int64_t mode, const ConvArgs& a, void* stream) {
   return with_plain(mode, [&](auto m) { return grad_bias_launch<decltype(m)>(a, stream); });
 }
-inline int64_t grad_bias_workspace(int64_t mode, const ConvArgs& a) {
-  int64_t bytes = 0;
-  with_plain(mode, [&](auto m) {
-    const int64_t splits = grad_bias_splits<decltype(m)>(a);
-    bytes = splits > 1 ? 4 * splits * a.channels_out : 0;
-    return 0;
-  });
-  return bytes;
+inline int64_t grad_bias_workspace(const ConvArgs& a) {
+  const int64_t splits = grad_bias_splits(a);
+  return splits > 1 ? 4 * splits * a.channels_out : 0;
 }
 
 }  // namespace fastconv1d
@@ -101,6 +95,6 @@ inline int64_t grad_bias_workspace(int64_t mode, const ConvArgs& a) {
   int fastconv1d_launch(int64_t variant, const fastconv1d::ConvArgs* args, void* stream) { \
     return fastconv1d::grad_bias_launch(variant, *args, stream);                           \
   }                                                                                        \
-  int64_t fastconv1d_workspace(int64_t variant, const fastconv1d::ConvArgs* args) {        \
-    return fastconv1d::grad_bias_workspace(variant, *args);                                \
+  int64_t fastconv1d_workspace(int64_t, const fastconv1d::ConvArgs* args) {                \
+    return fastconv1d::grad_bias_workspace(*args);                                         \
   }

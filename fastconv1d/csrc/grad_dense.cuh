@@ -31,6 +31,12 @@
 
 namespace fastconv1d {
 
+// Adds to a sum whose rounding errors are kept beside it.
+__device__ __forceinline__ void add_compensated(float2& sum, float x) {
+  const float corrected = x - sum.y, next = sum.x + corrected;
+  sum = make_float2(next, (next - sum.x) - corrected);
+}
+
 constexpr int kGradPitch = kGradWords + 4;  // of rows of grad_output
 
 // WARPS_M x WARPS_N warps of M_TILES x N_TILES mma tiles of 16 rows by 8 columns each, BLOCKS of which share a

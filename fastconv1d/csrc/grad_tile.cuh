@@ -10,12 +10,6 @@ constexpr int64_t kGradWorkspace = int64_t{64} << 20;
 // Positions after which sums are added up apart: tensor cores cut off what they add.
 constexpr int64_t kGradChain = 1 << 15;
 
-// Adds to a sum whose rounding errors are kept beside it.
-__device__ __forceinline__ void add_compensated(float2& sum, float x) {
-  const float corrected = x - sum.y, next = sum.x + corrected;
-  sum = make_float2(next, (next - sum.x) - corrected);
-}
-
 // Of the ways in which blocks can share the taps out, at most `most` each, the one that costs least: of_taps(taps)
 // says how such a block looks, without channels if it does not fit, and cost_of what all of them take.
 template <class OfTaps, class CostOf>

@@ -4,6 +4,21 @@
 
 namespace fastconv1d {
 
+// The values of WORDS words, which begin `off` bytes behind these where it is no multiple of 4.
+template <class M, int WORDS>
+__device__ __forceinline__ void unpack_words(const uint32_t* word, int off, float* value) {
+#pragma unroll
+  for (int i = 0; i < WORDS; ++i) {
+    if constexpr (sizeof(typename M::Element) == 4) {
+      value[i] = float_of(word[i]);
+    } else {
+      const float2 both = M::pair(shifted_right(word[i], word[i + 1], off % 4 * 8));
+      value[2 * i] = both.x;
+      value[2 * i + 1] = both.y;
+    }
+  }
+}
+
 // A row's values from some position on, in pieces of 16 bytes that are read some time before they are used;
 // zeros beside the row.
 template <class M, int PIECES>
@@ -61,16 +76,7 @@ struct Stream {
     for (int i = 0; i < 6; ++i) word[i] = off & 8 ? word[i + 2] : word[i];
 #pragma unroll
     for (int i = 0; i < 5; ++i) word[i] = off & 4 ? word[i + 1] : word[i];
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      if constexpr (of_word == 1) {
-        value[i] = float_of(word[i]);
-      } else {
-        const float2 both = M::pair(shifted_right(word[i], word[i + 1], off % 4 * 8));
-        value[2 * i] = both.x;
-        value[2 * i + 1] = both.y;
-      }
-    }
+    unpack_words<M, 4>(word, off, value);
   }
 };
 
@@ -130,16 +136,7 @@ struct Span {
 #pragma unroll
       for (int i = 0; i + 1 < 4 * PIECES; ++i) word[i] = word[i + 1];
     }
-#pragma unroll
-    for (int i = 0; i < 4 * (PIECES - 1); ++i) {
-      if constexpr (of_word == 1) {
-        value[i] = float_of(word[i]);
-      } else {
-        const float2 both = M::pair(shifted_right(word[i], word[i + 1], off % 4 * 8));
-        value[2 * i] = both.x;
-        value[2 * i + 1] = both.y;
-      }
-    }
+    unpack_words<M, 4 * (PIECES - 1)>(word, off, value);
   }
 };
 

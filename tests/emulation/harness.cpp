@@ -6,8 +6,8 @@
 // as int64, then the output with `guard` elements on either side, filled with NaN before. With
 // `gradient` the library is one of gradients: grad_output lies in the weight's place, no values in
 // the bias's, and the RESULT gets the weight's gradient and, where `bias` is not 0, the bias's, both
-// with guards. With `with_input` the weight follows, and the gradient of the input the others. Every tensor is an allocation of its own size, so that sanitizers see an access
-// beyond it.
+// with guards. With `with_input` the weight follows, and the gradient of the input the others. Every tensor is
+// an allocation of its own size, so that sanitizers see an access beyond it.
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
