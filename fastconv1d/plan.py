@@ -101,6 +101,8 @@ WEAVE = 16  # columns of the Hopper kernel that a transposed convolution's outpu
 PACK_BANDWIDTH = {2: 1.3e6, 4: 1.9e6}  # bytes per µs in which weights are packed, by size
 SHARE_START, SHARE_BANDWIDTH = 3.0, 2.5e6  # µs, and bytes per µs, that adding up shares takes
 HOPPER_CHAIN = 18  # steps after which fp32-accurate products are added up apart
+MOST_BOX = 256  # positions of a box: kMostBlockPositions of csrc/schedule.h
+MOST_FOLDED = (8, 128)  # channels, and values with taps, of a group whose taps are words, there
 MOST_SHARES, LEAST_STEPS = 8, 192  # of tiles that blocks share: kMostShares, kLeastSteps there
 MOST_STRIDE = 1 << 22  # that the dense kernel walks: kMostLoadStep of csrc/schedule.h
 # That the Hopper kernel of gradients walks, by size: its rows fit boxes of 256 positions.
@@ -408,10 +410,12 @@ def hopper_phase(problem: Problem) -> Problem:
 class HopperWalk:
     """How the Hopper kernel walks a tile: `pipeline_of` of csrc/schedule.h."""
 
-    words: int  # of channels in a slice
+    words: int  # of channels in a slice, or of channels and taps
     slices: int
     parts: int  # of the taps
-    copied: int  # positions of the input that a slice copies
+    taps: int  # that products see: one, where taps are words
+    rows: int  # of the input that a slice copies, with zeros in their place
+    copied: int  # positions of each
     resident: bool  # whether shared memory keeps the weights from tile to tile
     ahead: bool  # whether there is room to copy the next rows while these are read
 
@@ -426,6 +430,7 @@ def hopper_fixed_bytes(tile: HopperTile, mode: str) -> int:
 
 def hopper_walk(tile: HopperTile, problem: Problem, many_tiles: bool = False) -> HopperWalk | None:
     """The walk of a tile, or None if nothing fits; with `many_tiles`, the weights may stay."""
+    folds = problem.mode != "ieee" and not (_is_woven(problem) and problem.stride > 1)
     problem = hopper_phase(problem)
     size, taps = problem.dtype.itemsize, problem.kernel_size
     values, planes = HOPPER_VALUES[problem.mode], HOPPER_PLANES[problem.mode]
@@ -433,20 +438,41 @@ def hopper_walk(tile: HopperTile, problem: Problem, many_tiles: bool = False) ->
     least = max(tile.least_words(problem.mode), 4 * kinds)
     unit = 32 // size // values // (2 if _narrow(problem) else 1)
     even = _ceil_div(_ceil_div(channels, values), 16) % 2 == 0
+    fixed = hopper_fixed_bytes(tile, problem.mode)
+
+    def blocks(taps: int, folded: bool) -> int:
+        """Positions of the blocks of a tile, so that these are fewest; 0 if none are large enough."""
+        copied = 0
+        outputs = tile.positions // 2
+        while outputs >= tile.positions // 8:  # a warp's
+            positions = (outputs - 1) * problem.stride + (taps - 1) * problem.dilation
+            positions += 16 // size
+            if folded:
+                block = _ceil_div(positions, 128 // size) * 128 // size
+            else:
+                block = _ceil_div(max(positions - unit, 0), 2 * unit) * 2 * unit + unit
+            of_tile = tile.positions // outputs * block
+            if block <= MOST_BOX and (copied == 0 or of_tile < copied):
+                copied = of_tile
+            outputs //= 2
+        return copied
+
+    if folds and 1 < taps and channels <= MOST_FOLDED[0] and channels * taps <= MOST_FOLDED[1]:
+        words = 32 if channels * taps > 16 * values else tile.least_words(problem.mode)
+        slices, copied = _ceil_div(channels * taps, words * values), blocks(taps, True)
+        rows = 1 << (channels - 1).bit_length()
+        for stages, resident in product((2, 1), (True, False)):
+            if not copied or (resident and not many_tiles):
+                continue
+            room = stages * (rows + 1) * copied * size + 8 * MOST_FOLDED[1]
+            room += (slices if resident else 3) * words * tile.channels * 4
+            if fixed + room <= HOPPER_SHARED:
+                return HopperWalk(words, slices, 1, 1, rows, copied, resident, stages > 1)
     for parts in range(1, taps + 1):
         of_part = _ceil_div(taps, parts)
         if parts > 1 and of_part == _ceil_div(taps, parts - 1):
             continue
-        copied = 0
-        outputs = tile.positions // 2
-        while outputs >= tile.positions // 8:  # a warp's
-            positions = (outputs - 1) * problem.stride + (of_part - 1) * problem.dilation
-            positions += 16 // size
-            block = _ceil_div(max(positions - unit, 0), 2 * unit) * 2 * unit + unit
-            of_tile = tile.positions // outputs * block
-            if block <= 252 and (copied == 0 or of_tile < copied):
-                copied = of_tile
-            outputs //= 2
+        copied = blocks(of_part, False)
         if copied == 0:
             continue
         widths = [32, least] if even and least < 32 else [least]
@@ -458,8 +484,11 @@ def hopper_walk(tile: HopperTile, problem: Problem, many_tiles: bool = False) ->
             weights = slices * whole_parts * of_part if resident else 3
             room = stages * words * values * copied * size
             room += weights * planes * words * tile.channels * 4
-            if hopper_fixed_bytes(tile, problem.mode) + room <= HOPPER_SHARED:
-                return HopperWalk(words, slices, whole_parts, copied, resident, stages > 1)
+            if fixed + room <= HOPPER_SHARED:
+                rows = words * values
+                return HopperWalk(
+                    words, slices, whole_parts, taps, rows, copied, resident, stages > 1
+                )
     return None
 
 
@@ -473,7 +502,7 @@ def hopper_slices_of_share(blocks: int, slices: int, steps: int, multiprocessors
 def hopper_shares(tile: HopperTile, problem: Problem, walk: HopperWalk) -> int:
     """How many blocks share a tile of an ordinary convolution: each has some of its slices."""
     assert problem.gpu is not None
-    steps = problem.kernel_size * walk.words // 8
+    steps = walk.taps * walk.words // 8
     blocks = _blocks(tile, problem)
     of_share = hopper_slices_of_share(blocks, walk.slices, steps, problem.gpu.multiprocessors)
     return _ceil_div(walk.slices, of_share)
@@ -506,7 +535,7 @@ def _hopper_why_not(plan: Plan, problem: Problem) -> str | None:
     walk = hopper_walk(tile, problem)
     if walk is None:
         return f"a stride of {problem.stride} needs more shared memory than a block may take"
-    steps = walk.slices * walk.words // 8 * hopper_phase(problem).kernel_size
+    steps = walk.slices * walk.words // 8 * walk.taps
     if problem.mode == "ieee" and tile.channels > 96 and steps > HOPPER_CHAIN:
         return f"adds up {HOPPER_CHAIN} steps of 16 channels and taps, not {steps}"
     return None
@@ -530,7 +559,7 @@ def _hopper_cost(plan: Plan, problem: Problem) -> float:
     conflicts = _lanes_of_bank(problem) - 1
     shares = hopper_shares(tile, problem, walk)
     of_share = _ceil_div(walk.slices, shares)
-    taps, slices = of_share * problem.kernel_size, of_share * walk.parts
+    taps, slices = of_share * walk.taps, of_share * walk.parts
     step = _larger(
         products * costs.column,
         costs.step
@@ -542,9 +571,9 @@ def _hopper_cost(plan: Plan, problem: Problem) -> float:
     # The way of woven outputs takes twice as many instructions.
     time += tile.channels * tile.positions * costs.output * (1 + woven)
     channels = problem.channels_in // problem.groups
-    missing = 1 - channels / (walk.slices * walk.words * values)
+    missing = 1 - channels / (walk.slices * walk.rows) if walk.taps == problem.kernel_size else 0
     time += walk.parts * costs.ragged * missing
-    copied = slices * walk.copied * walk.words * values * size
+    copied = slices * walk.copied * walk.rows * size
     if not walk.resident:
         time += taps * costs.tap
         copied += taps * walk.words * tile.channels * 4 * HOPPER_PLANES[problem.mode]

@@ -507,6 +507,18 @@ DEPTHWISE = {
 }
 """For all gradients in one pass: padding of none to more than the kernel, rows of any length."""
 
+FOLDED = {
+    "one channel, stride 5": Problem(2, 1, 70, 1333, 10, stride=5, bias=True),
+    "four channels, same": Problem(1, 4, 33, 200, 15, padding=7, bias=True),
+    "three channels, odd rows": Problem(3, 3, 20, 141, 7, padding=3),
+    "groups of four, many taps": Problem(2, 8, 24, 300, 31, stride=4, padding=15, groups=2),
+    "backwards": Problem(2, 1, 32, 131, 7, padding=3, transposed=True),
+    "two channels, dilated": Problem(1, 2, 16, 200, 5, padding=6, dilation=3, bias=True),
+    "one channel, stride 8": Problem(2, 1, 40, 1000, 16, stride=8, bias=True),
+    "eight channels, aligned rows": Problem(1, 8, 130, 512, 3, padding=1),
+    "padding beyond the reach": Problem(1, 5, 9, 40, 4, padding=150),
+}
+"""Few channels, whose taps are words of the Hopper kernel."""
 EVERYTHING = (*CORNERS.values(), *TRANSPOSED.values())
 FEW = tuple(
     {**CORNERS, **TRANSPOSED}[name]

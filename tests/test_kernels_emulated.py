@@ -21,6 +21,7 @@ from kernel_runs import (
     EMULATION,
     EVERYTHING,
     FEW,
+    FOLDED,
     HOPPER,
     IN_CI,
     LONG,
@@ -107,7 +108,8 @@ def test_tiles(build: Build, tmp_path: Path, family: str, mode: str, variant: in
     runs = corner_runs(EVERYTHING[variant % 3 :: 3], mode, variant) + random_runs(6, mode, variant)
     runs = [replace(run, rounded=mode == "tf32") for run in runs]
     if family == "hopper":
-        runs = on_hopper([*runs, *shared_runs(mode, variant)])
+        folded = corner_runs(list(FOLDED.values())[variant % 2 :: 2], mode, variant)
+        runs = on_hopper([*runs, *shared_runs(mode, variant), *folded])
         assert len(runs) >= 8
     if family.startswith("grad"):
         runs = gradient_runs(runs)
@@ -284,6 +286,20 @@ def test_infinity_reaches_what_sees_it_alone(build: Build, tmp_path: Path, mode:
     runs = [replace(run, infinite=True) for run in on_sliding(corner_runs(problems, mode, 0))]
     library = "sliding_fp32" if mode == "ieee" else f"sliding_{mode}"
     assert_right(build(harness(library)), runs, tmp_path)
+
+
+@pytest.mark.parametrize("mode", ["tf32", "bf16"])
+def test_infinity_reaches_what_sees_it_where_taps_are_words(
+    build: Build, tmp_path: Path, mode: str
+) -> None:
+    runs = [replace(run, infinite=True) for run in corner_runs(FOLDED.values(), mode, 3)]
+    runs = on_hopper(runs)
+    tile = plan.tile_rows("hopper", mode)[3].tiles[mode]
+    assert isinstance(tile, plan.HopperTile)
+    walks = [plan.hopper_walk(tile, run.problem) for run in runs]
+    assert all(walk and walk.taps == 1 for walk in walks)
+    assert len(walks) == len(FOLDED)
+    assert_right(build(harness(f"hopper_{mode}")), runs, tmp_path)
 
 
 @pytest.mark.parametrize("mode", ["bf16", "fp16", "ieee", "fp64"])

@@ -168,7 +168,7 @@ struct HopperBlock {
     const int position = static_cast<int>(p.first_position) +
                          place.tile * static_cast<int>(p.tile_step) +
                          part * l.taps * static_cast<int>(p.phase.shift_step);
-    const int channels = l.words * values, channel = slice * channels,
+    const int channels = l.words * values, channel = l.folded > 0 ? 0 : slice * channels,
               left = static_cast<int>(p.length) - position,
               rows = static_cast<int>(p.channels_in) - channel;
     const int row = shared->group * static_cast<int>(p.channels_in) + channel;
@@ -185,7 +185,7 @@ struct HopperBlock {
             left < 0 ? 0 : left,
             rows,
             within,
-            within && rows >= channels};
+            within && (l.folded > 0 || rows >= channels)};
   }
   // What a warpgroup reads of the next slice; its rows begin as those of this one.
   __device__ __forceinline__ Source next_slice(Source from) const {
@@ -208,17 +208,19 @@ struct HopperBlock {
   // longer than to begin copying.
   __device__ __forceinline__ uint32_t copy_boxes(int warp, const Place& place, int slice, int part,
                                                  char* stage, uint64_t* full) const {
-    const int kinds = 1 << l.alike_log2, of_warpgroup = l.blocks / 2 * kinds;
-    const int box_bytes = (rows_of_quad << l.quads_of_kind_log2) * l.row_pitch;
+    const int kinds = 1 << l.kinds_log2, of_warpgroup = l.blocks / 2 * kinds;
+    const int box_bytes = l.row_pitch << l.box_rows_log2;
     const int boxes = tile_of(place, 1).batch < p.batch ? 2 * of_warpgroup : of_warpgroup;
 #pragma unroll 1
     for (int i = warp + kInputWarps * static_cast<int>(threadIdx.x % 32); i < boxes;
          i += kInputWarps * 32) {
       const int warpgroup = i >= of_warpgroup;
       const Source from = source(tile_of(place, warpgroup), slice, part);
-      const int kind = i & (kinds - 1), row = from.row + kind, of_row = row & (kinds - 1),
-                block = (i - warpgroup * of_warpgroup) >> l.alike_log2;
-      copy_box(stage + i * box_bytes, &p.boxes.maps[of_row],
+      const int kind = i & (kinds - 1), row = from.row + kind,
+                of_row = row & ((1 << l.alike_log2) - 1),
+                block = (i - warpgroup * of_warpgroup) >> l.kinds_log2;
+      copy_box(stage + (i >> l.kinds_log2) * l.block_rows * l.row_pitch + kind * box_bytes,
+               &p.boxes.maps[of_row],
                from.position + first_of_block(block) + p.boxes.leads[of_row] - ahead(from, kind),
                row >> l.alike_log2, full);
     }
@@ -229,8 +231,7 @@ struct HopperBlock {
   // Row by row, where boxes cannot be: whole pieces of 16 bytes.
   __device__ __forceinline__ uint32_t copy_rows(int warp, const Place& place, int slice, int part,
                                                 char* stage, uint64_t* full) const {
-    const int kinds = 1 << l.alike_log2, rows_of_kind = rows_of_quad << l.quads_of_kind_log2,
-              of_warpgroup = l.blocks / 2;
+    const int kinds = 1 << l.kinds_log2, of_warpgroup = l.blocks / 2;
     const int blocks = tile_of(place, 1).batch < p.batch ? l.blocks : of_warpgroup;
     uint32_t bytes = 0;
 #pragma unroll 1
@@ -240,12 +241,14 @@ struct HopperBlock {
       const Source from = source(tile, slice, part);
       const char* const first =
           static_cast<const char*>(p.input) + tile.batch * p.input_batch_stride * element +
-          (shared->group * p.channels_in + slice * l.words * values) * p.row_bytes;
+          (shared->group * p.channels_in + (l.folded > 0 ? 0 : slice * l.words * values)) *
+              p.row_bytes;
       const int begin_of_block = from.position + first_of_block(block - warpgroup * of_warpgroup);
 #pragma unroll 1
-      for (int row = warp; row < from.rows && row < l.words * values; row += kInputWarps) {
+      for (int row = warp; row < from.rows && row < kinds << l.box_rows_log2; row += kInputWarps) {
         const int kind = row & (kinds - 1),
-                  place_of_row = (block * kinds + kind) * rows_of_kind + (row >> l.alike_log2);
+                  place_of_row =
+                      block * l.block_rows + (kind << l.box_rows_log2) + (row >> l.kinds_log2);
         const char* const of_row = first + row * p.row_bytes;
         // Where the row's place in the stage begins and ends, and what exists in between.
         const char* const origin = of_row + (begin_of_block - ahead(from, kind)) * element;
@@ -324,9 +327,9 @@ struct HopperBlock {
 
   // Makes zeros of what does not exist in a warpgroup's blocks of a stage. Some threads for each row.
   __device__ __forceinline__ void clear(char* stage, const Source& from, int warpgroup) const {
-    const int rows = l.words * values, of_row = 128 / rows, row = threadIdx.x % 128 / of_row,
-              lane = threadIdx.x % of_row, kind = row / rows_of_quad >> l.quads_of_kind_log2,
-              k = row - (kind << l.quads_of_kind_log2) * rows_of_quad;
+    const int rows = 1 << (l.kinds_log2 + l.box_rows_log2), of_row = 128 / rows,
+              row = threadIdx.x % 128 / of_row, lane = threadIdx.x % of_row,
+              kind = row >> l.box_rows_log2, k = row - (kind << l.box_rows_log2);
     const bool exists = kind + (k << l.alike_log2) < from.rows;
 #pragma unroll 1
     for (int block = 0; block < l.blocks / 2; ++block) {
@@ -334,7 +337,7 @@ struct HopperBlock {
       const int first = first_of_block(block) - ahead(from, kind), begin = from.before - first,
                 end = exists ? from.left - first : 0;
       char* const of_stage =
-          stage + ((warpgroup * l.blocks / 2 + block) * rows + row) * l.row_pitch;
+          stage + ((warpgroup * l.blocks / 2 + block) * l.block_rows + row) * l.row_pitch;
       if (begin >= l.block_positions || end <= 0) {
         for (int piece = lane; piece < l.row_pitch / 16; piece += of_row)
           reinterpret_cast<uint4*>(of_stage)[piece] = make_uint4(0, 0, 0, 0);
@@ -351,6 +354,7 @@ struct HopperBlock {
 
   // Whether so many taps see nothing but padding.
   __device__ __forceinline__ bool sees_nothing(const Source& from, int taps) const {
+    if (l.folded > 0) taps = l.folded;
     const int last = (T::positions - 1) * static_cast<int>(p.phase.in_step) +
                      (taps - 1) * static_cast<int>(p.phase.shift_step);
     return from.before > last || from.left <= 0;
@@ -415,6 +419,34 @@ struct HopperBlock {
     int from_value, from_row,
         from_tile;  // bytes to a word's second value, a tile's second row, the next tile
   };
+
+  // Where taps are words: where a value's first position lies in a block, but for what its row, so many bytes
+  // behind the first one, begins further on, modulo 16.
+  struct FoldedValue {
+    int at, row_bytes;
+  };
+  __device__ __forceinline__ FoldedValue* folded_values() const {
+    return reinterpret_cast<FoldedValue*>(weights + l.weights * l.weight_bytes);
+  }
+  // All threads, before any other work: these places, and the rows of zeros.
+  __device__ __forceinline__ void begin_folded() const {
+    const int thread = static_cast<int>(threadIdx.x), of_row = l.row_pitch / 16,
+              zeros = 1 << l.kinds_log2;  // number of that row
+    for (int i = thread; i < l.slices * l.words * values; i += kHopperThreads) {
+      const int channel = i / l.folded, tap = i - channel * l.folded;
+      const bool exists = channel < p.channels_in;
+      folded_values()[i] = {
+          exists ? channel * l.row_pitch + tap * static_cast<int>(p.phase.shift_step * element)
+                 : zeros * l.row_pitch,
+          exists ? static_cast<int>(channel * p.row_bytes % 16) : 0};
+    }
+    for (int i = thread; i < l.inputs * l.blocks * of_row; i += kHopperThreads) {
+      const int block = i / of_row;
+      reinterpret_cast<uint4*>(inputs +
+                               (block * l.block_rows + zeros) * l.row_pitch)[i - block * of_row] =
+          make_uint4(0, 0, 0, 0);
+    }
+  }
 
   // A slice in a stage, as a tap sees it.
   struct Slice {
@@ -557,14 +589,15 @@ struct HopperBlock {
     const Operand all_weights(weights, T::channels * 16, l.words * T::channels * 4);
     // Whether 16-bit values lie in aligned pairs in all rows and tiles, if in those of one.
     const bool in_pairs = element == 2 && p.phase.in_step == 1 && p.row_bytes % 4 == 0 &&
-                          p.input_batch_stride % 2 == 0;
+                          p.input_batch_stride % 2 == 0 && l.folded == 0;
     const int stride_bytes = static_cast<int>(p.phase.in_step * element);
     // Where a lane's first word lies, where rows begin with a stage's first position.
     const int output = writer.position_of_lane(0, 0),
               block = warpgroup * (l.blocks / 2) + output / l.block_outputs,
-              first_word =
-                  (block * l.words + static_cast<int>(threadIdx.x % 4)) * values * l.row_pitch +
-                  output % l.block_outputs * stride_bytes;
+              lane_word = static_cast<int>(threadIdx.x % 4),
+              first_row =
+                  block * l.block_rows * l.row_pitch + output % l.block_outputs * stride_bytes,
+              first_word = first_row + lane_word * values * l.row_pitch;
     Quads<STEPS> quads;
     quads.from_value = l.row_pitch;
     quads.from_row = stride_bytes * writer.between();
@@ -573,7 +606,22 @@ struct HopperBlock {
     keep_in_register(quads.from_value);
     keep_in_register(quads.from_row);
     keep_in_register(quads.from_tile);
-    const auto find_quads = [&](const Source& from) {
+    const auto find_quads = [&](const Source& from, int slice) {
+      if constexpr (M::sets == 1)
+        if (l.folded > 0) {
+          const FoldedValue* const folded =
+              folded_values() + (slice * l.words + lane_word) * values;
+#pragma unroll
+          for (int quad = 0; quad < 2 * STEPS; ++quad)
+#pragma unroll
+            for (int i = 0; i < kept; ++i) {
+              const FoldedValue value = folded[quad * 4 * values + (values > 1 ? i : 0)];
+              quads.at[i][quad] = first_row + (values > 1 ? 0 : i * second) + value.at +
+                                  static_cast<int>((from.address + value.row_bytes) % 16);
+              keep_in_register(quads.at[i][quad]);
+            }
+          return;
+        }
 #pragma unroll
       for (int quad = 0; quad < 2 * STEPS; ++quad)
 #pragma unroll
@@ -613,10 +661,10 @@ struct HopperBlock {
           const int taps = taps_of_part(l, p.phase, part);
           char* const stage = inputs + input.stage * l.input_bytes;
           // Halves have no registers to keep it.
-          const bool anew = l.parts > 1 || slice == 0;
+          const bool anew = l.parts > 1 || l.folded > 0 || slice == 0;
           from =
               anew || M::sets > 1 ? source(place, first_slice() + slice, part) : next_slice(from);
-          if (anew) find_quads(from);
+          if (anew) find_quads(from, first_slice() + slice);
           Slice seen{stage, 1, 0, 0};
           // Of a tap's first value, counted in values: all tiles have an even number of positions.
           int first = static_cast<int>(reinterpret_cast<uint64_t>(p.input) / 2 + p.first_position +
@@ -826,6 +874,8 @@ __global__ void __launch_bounds__(kHopperThreads, 1)
     shared.group = static_cast<int>(rest / p.runs);
     shared.first = {static_cast<int>(2 * run / p.tiles), static_cast<int>(2 * run % p.tiles)};
   }
+  if constexpr (M::sets == 1)
+    if (p.pipeline.folded > 0) HopperBlock<M, T>(p, memory).begin_folded();
   __syncthreads();
   if (threadIdx.x < kProducerThreads) {
     keep_registers<kProducerRegisters>();
@@ -932,14 +982,15 @@ struct Hopper {
     c.pipeline =
         pipeline_of({T::positions, T::channels, M::planes, M::values_per_word, sizeof(Element),
                      rows_alike(a.input_channel_stride * static_cast<int64_t>(sizeof(Element))),
-                     16 * steps_at_once<M, T>(), shared_budget(1) - hopper_fixed_bytes<M, T>(),
-                     ceil_div(tiles, c.runs) >= 4},
+                     16 * steps_at_once<M, T>(), M::sets == 1 && c.weave.stride == 1,
+                     shared_budget(1) - hopper_fixed_bytes<M, T>(), ceil_div(tiles, c.runs) >= 4},
                     c.phase, c.channels_in);
     Pipeline& l = c.pipeline;
     if (M::chain > 0 && !cuts_chains<M, T>() && l.slices * c.phase.taps * (l.words / 8) > M::chain)
       l.taps = 0;
-    c.slices_of_share = slices_of_share(a.groups * c.channel_blocks * c.runs, l.slices,
-                                        larger(c.phase.taps, 0) * (l.words / 8), a.multiprocessors);
+    c.slices_of_share = slices_of_share(
+        a.groups * c.channel_blocks * c.runs, l.slices,
+        (l.folded > 0 ? 1 : larger(c.phase.taps, 0)) * (l.words / 8), a.multiprocessors);
     c.packed_quads = a.groups * c.channel_blocks * l.slices * l.parts * l.taps * (l.words / 4) *
                      int64_t{T::channels};
     return c;
@@ -1016,7 +1067,7 @@ struct Hopper {
     p.row_bytes = a.input_channel_stride * static_cast<int64_t>(sizeof(Element));
     p.tile_step = T::positions * c.phase.in_step;
     p.in_boxes = make_row_boxes<Element>(p.boxes, rows_of_input(a), l.alike_log2, l.block_positions,
-                                         (4 * M::values_per_word) << l.quads_of_kind_log2);
+                                         1 << l.box_rows_log2);
     p.leads = !p.in_boxes || p.boxes.lead();
     p.slices_of_share = static_cast<int>(c.slices_of_share);
     if (shares(c) > 1)

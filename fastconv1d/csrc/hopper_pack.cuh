@@ -63,7 +63,9 @@ __global__ void __launch_bounds__(128) hopper_pack_kernel(const HopperPackParams
        part) *
           l.taps +
       tap;
-  const uint32_t kind = quad >> l.quads_of_kind_log2, j = quad - (kind << l.quads_of_kind_log2);
+  const bool folded = l.folded > 0;
+  const uint32_t kind = folded ? 0 : quad >> l.quads_of_kind_log2,
+                 j = quad - (kind << l.quads_of_kind_log2), alike_log2 = folded ? 0 : l.alike_log2;
 
   using Element = typename M::Element;
   // The thread's columns are so many apart.
@@ -77,9 +79,12 @@ __global__ void __launch_bounds__(128) hopper_pack_kernel(const HopperPackParams
   for (int i = 0; i < 4; ++i)
 #pragma unroll
     for (int v = 0; v < values; ++v) {
-      const int64_t in = first_in + (((j * 4 + i) * values + v) << l.alike_log2);
+      const auto value =
+                     static_cast<uint32_t>(first_in) + (((j * 4 + i) * values + v) << alike_log2),
+                 in = folded ? value / l.folded : value, tap = folded ? value - in * l.folded : 0;
       exists[i][v] = in < p.channels_in && of_phase < p.phase.taps;
-      weights[i][v] = static_cast<const Element*>(p.weight) + weight_row(p, group, 0, in);
+      weights[i][v] = static_cast<const Element*>(p.weight) + weight_row(p, group, 0, in) +
+                      static_cast<int>(tap) * p.phase.tap_step;
     }
   const int64_t to_next = (p.transposed ? 1 : p.channels_in) * p.kernel_size;
   // Found before anything is read: no branch stands between reads then.

@@ -292,11 +292,18 @@ FASTCONV1D_HD constexpr int64_t slices_of_share(int64_t blocks, int64_t slices, 
 // kind, and a quad has rows of one kind. The k-th row of a kind is channel `kind + (k << alike_log2)` of
 // the slice. A stage has a block of all rows for each `block_outputs` positions of the output, so that
 // lanes know theirs once and for all; what two of them read is there twice.
+//
+// Where a group has few channels, these would leave most of a slice's words empty. Its taps are words then
+// (`folded`): value `channel * taps + tap` of a phase is the channel's row, the tap's shift further on, and products
+// see one tap of so many channels. A stage has each channel's row alone, and one of zeros, for words beyond.
 struct Pipeline {
   int parts, taps;  // of the phase; taps of one part, 0 where nothing fits
   int slices, words;
+  int folded;  // taps that are words, or 0
   int alike_log2, quads_of_kind_log2;
+  int kinds_log2, box_rows_log2;                          // boxes of a block, and rows of a box
   int block_outputs, blocks, block_positions, row_pitch;  // row_pitch in bytes
+  int block_rows;                                         // of a stage
   int resident;
   int inputs, weights;
   int input_bytes, weight_bytes;  // of one stage
@@ -308,6 +315,7 @@ struct PipelineLimits {
   int64_t planes, values_per_word, element_bytes;
   int64_t alike;         // rows from one to the next that begins alike modulo 16 bytes
   int64_t least_words;   // of a slice: one fragment is read while products need the one before
+  bool folds;            // whether taps may be words
   int64_t shared_bytes;  // for stages
   bool many_tiles;
 };
@@ -315,8 +323,12 @@ struct PipelineLimits {
 constexpr int kMostStages = 8;
 constexpr int64_t kInputBytes = 48 << 10;  // on their way, at which more stages help no more
 
-constexpr int64_t kMostBlockPositions = 252;  // of 256 that a box may have
+constexpr int64_t kMostBlockPositions = 256;  // a box may have no more
 constexpr int kMostKinds = 8;
+
+// Channels of a group whose taps are words, and values that these are at most. Where each lies in a stage is
+// kept in shared memory: 8 bytes.
+constexpr int kMostFoldedChannels = 8, kMostFoldedValues = 128;
 
 // How many rows lie between those that begin alike modulo 16 bytes.
 FASTCONV1D_HD constexpr int64_t rows_alike(int64_t row_bytes) {
@@ -324,16 +336,19 @@ FASTCONV1D_HD constexpr int64_t rows_alike(int64_t row_bytes) {
 }
 
 FASTCONV1D_HD constexpr int64_t stage_bytes(const Pipeline& l) {
-  return int64_t{l.inputs} * l.input_bytes + int64_t{l.weights} * l.weight_bytes;
+  return int64_t{l.inputs} * l.input_bytes + int64_t{l.weights} * l.weight_bytes +
+         (l.folded > 0 ? 8 * kMostFoldedValues : 0);
 }
 
 // Positions of a block for so many outputs and taps; its rows may begin within 16 bytes of it. Lanes read
 // 4 rows side by side, 8 neighbouring words of each: these lie in different banks where rows are an odd
-// multiple of 8 words apart; words 8 apart lie in most banks where rows are an odd multiple of 4 apart.
+// multiple of 8 words apart; words 8 apart lie in most banks where rows are an odd multiple of 4 apart. Where taps
+// are words, lanes read one row or few, each of which is a box, and boxes begin at multiples of 128 bytes.
 FASTCONV1D_HD constexpr int64_t block_positions_of(const PipelineLimits& t, const Phase& p,
-                                                   int64_t outputs, int64_t taps) {
+                                                   int64_t outputs, int64_t taps, bool folded) {
   const int64_t positions =
       (outputs - 1) * p.in_step + (larger(taps, 1) - 1) * p.shift_step + 16 / t.element_bytes;
+  if (folded) return round_up(positions, 128 / t.element_bytes);
   const int64_t whole = 32 / t.element_bytes / t.values_per_word,
                 unit = t.values_per_word == 1 && t.alike <= 2 && p.in_step % 8 == 0 ? whole / 2
                                                                                     : whole;
@@ -343,10 +358,10 @@ FASTCONV1D_HD constexpr int64_t block_positions_of(const PipelineLimits& t, cons
 // How many outputs have a block, a warp's or more, so that least is copied for so many taps; 0 if no block is
 // large enough.
 FASTCONV1D_HD constexpr int64_t block_outputs_of(const PipelineLimits& t, const Phase& p,
-                                                 int64_t taps) {
+                                                 int64_t taps, bool folded) {
   int64_t best = 0, least = INT64_MAX;
   for (int64_t outputs = t.outputs; outputs >= t.outputs / 4; outputs /= 2) {
-    const int64_t positions = block_positions_of(t, p, outputs, taps);
+    const int64_t positions = block_positions_of(t, p, outputs, taps, folded);
     const int64_t copied = t.outputs / outputs * positions;
     if (positions > kMostBlockPositions || copied >= least) continue;
     least = copied;
@@ -355,24 +370,29 @@ FASTCONV1D_HD constexpr int64_t block_outputs_of(const PipelineLimits& t, const 
   return best;
 }
 
-// A pipeline with `taps` taps in a part; its own are 0 where that does not fit.
+// A pipeline with `taps` taps in a part, or with all of them as words; its own are 0 where that does not fit.
 FASTCONV1D_HD constexpr Pipeline try_pipeline(const PipelineLimits& t, const Phase& p,
                                               int64_t channels_in, int64_t words, int64_t taps,
-                                              bool resident, int inputs) {
+                                              bool resident, int inputs, bool folded) {
   Pipeline l{};
-  const int64_t outputs = block_outputs_of(t, p, taps);
+  const int64_t seen = folded ? p.taps : taps, outputs = block_outputs_of(t, p, seen, folded);
   if (outputs == 0) return l;
-  l.parts = static_cast<int>(ceil_div(larger(p.taps, 1), taps));
+  l.parts = static_cast<int>(folded ? 1 : ceil_div(larger(p.taps, 1), taps));
   l.words = static_cast<int>(words);
+  l.folded = static_cast<int>(folded ? p.taps : 0);
   // A phase without taps sums up nothing.
-  l.slices = static_cast<int>(p.taps == 0 ? 0 : ceil_div(channels_in, words * t.values_per_word));
+  l.slices = static_cast<int>(
+      p.taps == 0 ? 0 : ceil_div(channels_in * (folded ? p.taps : 1), words * t.values_per_word));
   l.alike_log2 = log2_of(t.alike);
   l.quads_of_kind_log2 = log2_of(words / 4 / t.alike);
+  l.kinds_log2 = folded ? log2_of(2 * channels_in - 1) : l.alike_log2;
+  l.box_rows_log2 = folded ? 0 : log2_of(4 * t.values_per_word) + l.quads_of_kind_log2;
   l.block_outputs = static_cast<int>(outputs);
   l.blocks = static_cast<int>(2 * t.outputs / outputs);
-  l.block_positions = static_cast<int>(block_positions_of(t, p, outputs, taps));
+  l.block_positions = static_cast<int>(block_positions_of(t, p, outputs, seen, folded));
   l.row_pitch = static_cast<int>(l.block_positions * t.element_bytes);
-  l.input_bytes = static_cast<int>(words * t.values_per_word * l.blocks * l.row_pitch);
+  l.block_rows = (1 << (l.kinds_log2 + l.box_rows_log2)) + folded;
+  l.input_bytes = l.block_rows * l.blocks * l.row_pitch;
   l.weight_bytes = static_cast<int>(t.planes * words * t.channels * 4);
   const int64_t all_weights = int64_t{l.slices} * l.parts * taps;
   if (resident && all_weights * l.weight_bytes > t.shared_bytes) return l;
@@ -401,6 +421,15 @@ FASTCONV1D_HD constexpr Pipeline pipeline_of(const PipelineLimits& t, const Phas
                                              int64_t channels_in) {
   const int64_t all_words = round_up(ceil_div(channels_in, t.values_per_word), 16);
   const int64_t least = larger(t.least_words, 4 * t.alike);
+  if (t.folds && p.taps > 1 && channels_in <= kMostFoldedChannels &&
+      channels_in * p.taps <= kMostFoldedValues) {
+    const int64_t words = channels_in * p.taps > 16 * t.values_per_word ? 32 : t.least_words;
+    for (int inputs = 2; inputs >= 1; --inputs)
+      for (int resident = t.many_tiles; resident >= 0; --resident) {
+        const Pipeline l = try_pipeline(t, p, channels_in, words, 1, resident, inputs, true);
+        if (l.taps > 0) return l;
+      }
+  }
   for (int64_t parts = 1;; ++parts) {
     const int64_t taps = ceil_div(larger(p.taps, 1), parts);
     // One input stage alone is better than copying its rows again for every part. Wide slices have fewer
@@ -409,7 +438,7 @@ FASTCONV1D_HD constexpr Pipeline pipeline_of(const PipelineLimits& t, const Phas
       for (int resident = t.many_tiles; resident >= 0; --resident)
         for (int64_t words = ceil_div(all_words, 16) % 2 == 0 ? 32 : least; words >= least;
              words /= 2) {
-          const Pipeline l = try_pipeline(t, p, channels_in, words, taps, resident, inputs);
+          const Pipeline l = try_pipeline(t, p, channels_in, words, taps, resident, inputs, false);
           if (l.taps > 0) return l;
         }
     if (taps == 1) return Pipeline{};
@@ -417,6 +446,7 @@ FASTCONV1D_HD constexpr Pipeline pipeline_of(const PipelineLimits& t, const Phas
 }
 
 FASTCONV1D_HD constexpr int taps_of_part(const Pipeline& l, const Phase& p, int part) {
+  if (l.folded > 0) return 1;
   return static_cast<int>(smaller(l.taps, larger(p.taps, 0) - int64_t{part} * l.taps));
 }
 
