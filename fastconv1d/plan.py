@@ -33,9 +33,10 @@ SLIDING_TAP = 0.17e-6  # likewise for each tap
 SLIDING_WIDE = (0.9e-6, 0.075e-6)  # the same where rows share what is read: an output, a tap
 SLIDING_APART_TAP = 1e-6  # for each where values are read one by one
 SLIDING_16_BIT = 0.7  # share of these that 16-bit types take
+SLIDING_WIDE_16_BIT = 0.9  # likewise where rows share what is read
 SLIDING_BANDWIDTH = 3.4e6  # bytes per µs that it reads and writes
 ATEN_RATE = {"tf32": 300e6, "ieee": 46e6, "bf16": 700e6, "fp16": 700e6, "fp64": 15e6}  # FLOP per µs
-ATEN_START = 30.0  # µs: the kernels of a dense convolution, beside what grows with its size
+ATEN_START = 22.0  # µs: the kernels of a dense convolution, beside what grows with its size
 ATEN_GROUPED = 0.12  # share of that rate when groups > 1
 # Share of it when transposed.
 ATEN_TRANSPOSED = {"tf32": 0.28, "ieee": 0.75, "bf16": 0.33, "fp16": 0.33, "fp64": 0.75}
@@ -98,7 +99,7 @@ GRAD_ATEN_DEPTHWISE_RATE = 1e6  # FLOP per µs
 HOPPER_SHARED = 227 << 10  # bytes of shared memory that a block of the Hopper kernel may take
 HOPPER_BANDWIDTH = 3.8e6  # bytes per µs that the Hopper kernel reads and writes
 WEAVE = 16  # columns of the Hopper kernel that a transposed convolution's outputs share
-PACK_BANDWIDTH = {2: 1.3e6, 4: 1.9e6}  # bytes per µs in which weights are packed, by size
+PACK_BANDWIDTH = {2: 1.55e6, 4: 2.1e6}  # bytes per µs in which weights are packed, by size
 SHARE_START, SHARE_BANDWIDTH = 3.0, 2.5e6  # µs, and bytes per µs, that adding up shares takes
 HOPPER_CHAIN = 18  # steps after which fp32-accurate products are added up apart
 MOST_BOX = 256  # positions of a box: kMostBlockPositions of csrc/schedule.h
@@ -156,8 +157,9 @@ class Tile(_Template):
 
 @dataclass(frozen=True, slots=True)
 class HopperTile(_Template):
-    """How two warpgroups cover (channels_out/groups, positions) with m64nN products, N = `n`."""
+    """How warpgroups cover (channels_out/groups, positions) with m64nN products, N = `n`."""
 
+    warpgroups: int
     m_tiles: int
     n: int
 
@@ -169,12 +171,24 @@ class HopperTile(_Template):
     @property
     def positions(self) -> int:
         """Output positions of one block."""
-        return 2 * self.m_tiles * 64
+        return self.warpgroups * self.m_tiles * 64
 
     def least_words(self, mode: str) -> int:
         """Words of channels that a slice has at least: `steps_at_once` of hopper.cuh."""
         products = HOPPER_PRODUCTS[mode]
         return 16 if self.m_tiles * self.n * products > 128 or self.m_tiles > 1 else 32
+
+    @property
+    def room(self) -> int:
+        """Registers of a thread beside its sums: `HopperTile::room` of hopper.cuh."""
+        threads = 128 + 128 * self.warpgroups
+        of_block = threads * (65536 // threads // 8 * 8)
+        of_thread = (of_block - 128 * 40) // (128 * self.warpgroups) // 8 * 8
+        return of_thread - self.m_tiles * self.n // 2
+
+    def folds(self, mode: str) -> bool:
+        """Whether taps may be words: `HopperBlock::folds` of hopper.cuh."""
+        return mode != "ieee" and self.room >= (72 if HOPPER_VALUES[mode] > 1 else 80)
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +234,7 @@ class GradHopperTile(_Template):
 
 @dataclass(frozen=True, slots=True)
 class HopperCosts:
-    """What the Hopper kernel takes, fitted to 25 layers on an H100 (docs/performance.md).
+    """What the Hopper kernel takes, fitted to 55 layers on an H200 (docs/performance.md).
 
     All ns but `start`. A step is 8 words of channels and one tap.
     """
@@ -238,14 +252,25 @@ class HopperCosts:
     apart: float  # of a step, where 16-bit values are read one by one and not in pairs
     alternating: float  # share of a tile more where rows are copied and read in turns
     narrow: float  # share of the traffic more where a warpgroup has one mma tile
+    split: float  # the same again, where rows of the output are no whole sectors
+    row: float  # then: one row of a tile's outputs
+    clear: float  # a slice of a row's first tile, whose maps show what is before the row
+    crowd: float  # share of steps and outputs more for each warpgroup beyond two
 
 
 HOPPER_16_BIT = HopperCosts(
-    0.632, 74.7, 63.1, 25.6, 199, 15, 1800, 0.092, 0.0123, 11.0, 41.3, 0.27, 0.57
+    *(0.59, 69.6, 47.6, 17.9, 579, 10.9, 1770, 0.0761, 0.00705, 10.9, 24.8, 0.335),
+    *(0.194, 0, 4.44, 644, 0.169),
 )
 HOPPER = {
-    "tf32": HopperCosts(0.525, 71.2, 73.4, 6.4, 239, 18, 600, 0.096, 0.0166, 8.9, 0, 0.60, 0.07),
-    "ieee": HopperCosts(0.708, 201, 142, 32.2, 987, 6, 1600, 0.108, 0.0285, 17.3, 0, 0.29, 0.28),
+    "tf32": HopperCosts(
+        *(0.449, 63.8, 69.2, 6.44, 433, 17.2, 2060, 0.0977, 0.0167, 9.45, 0, 0.29),
+        *(0.0239, 0.27, 0, 345, 0.183),
+    ),
+    "ieee": HopperCosts(
+        *(0.708, 201, 142, 32.2, 987, 6, 1600, 0.108, 0.0285, 17.3, 0, 0.29),
+        *(0.28, 0, 0, 0, 0),
+    ),
     "bf16": HOPPER_16_BIT,
     "fp16": HOPPER_16_BIT,
 }
@@ -309,7 +334,9 @@ def _phase_count(problem: Problem) -> int:
 
 def _blocks(tile: Tile | HopperTile, problem: Problem) -> int:
     """How many tiles a phase has, of two warpgroups each on Hopper GPUs."""
-    at_once = 2 if isinstance(tile, HopperTile) else 1  # tiles of two warpgroups, wherever they lie
+    at_once = 1
+    if isinstance(tile, HopperTile):
+        at_once = tile.warpgroups  # each with a tile of its own, wherever that lies
     positions = _ceil_div(problem.length_out, _phase_count(problem))
     of_row = _ceil_div(positions, tile.positions // at_once)
     channel_blocks = _ceil_div(problem.channels_out // problem.groups, tile.channels)
@@ -423,14 +450,14 @@ class HopperWalk:
 def hopper_fixed_bytes(tile: HopperTile, mode: str) -> int:
     """Shared memory that a block takes beside its stages: `hopper_fixed_bytes` of hopper.cuh."""
     itemsize = 2 if mode in ("bf16", "fp16") else 4
-    outputs = 2 * 2 * 16 * (tile.m_tiles * 64 * itemsize + 48)
-    of_channels = (16 if mode == "ieee" else 8) * tile.channels
-    return _ceil_div(512 + of_channels + outputs, 128) * 128
+    outputs = 2 * 16 * (tile.m_tiles * 64 * itemsize + 48)
+    of_channels = (8 if mode == "ieee" else 4) * tile.channels
+    return _ceil_div(640 + tile.warpgroups * (of_channels + outputs), 128) * 128
 
 
 def hopper_walk(tile: HopperTile, problem: Problem, many_tiles: bool = False) -> HopperWalk | None:
     """The walk of a tile, or None if nothing fits; with `many_tiles`, the weights may stay."""
-    folds = problem.mode != "ieee" and not (_is_woven(problem) and problem.stride > 1)
+    folds = tile.folds(problem.mode) and not (_is_woven(problem) and problem.stride > 1)
     problem = hopper_phase(problem)
     size, taps = problem.dtype.itemsize, problem.kernel_size
     values, planes = HOPPER_VALUES[problem.mode], HOPPER_PLANES[problem.mode]
@@ -441,10 +468,10 @@ def hopper_walk(tile: HopperTile, problem: Problem, many_tiles: bool = False) ->
     fixed = hopper_fixed_bytes(tile, problem.mode)
 
     def blocks(taps: int, folded: bool) -> int:
-        """Positions of the blocks of a tile, so that these are fewest; 0 if none are large enough."""
+        """Positions of a tile's blocks, as few as may be; 0 if no block is large enough."""
         copied = 0
-        outputs = tile.positions // 2
-        while outputs >= tile.positions // 8:  # a warp's
+        outputs = of_warpgroup = tile.positions // tile.warpgroups
+        while outputs >= of_warpgroup // 4:  # a warp's
             positions = (outputs - 1) * problem.stride + (taps - 1) * problem.dilation
             positions += 16 // size
             if folded:
@@ -457,7 +484,7 @@ def hopper_walk(tile: HopperTile, problem: Problem, many_tiles: bool = False) ->
             outputs //= 2
         return copied
 
-    if folds and 1 < taps and channels <= MOST_FOLDED[0] and channels * taps <= MOST_FOLDED[1]:
+    if folds and taps > 1 and channels <= MOST_FOLDED[0] and channels * taps <= MOST_FOLDED[1]:
         words = 32 if channels * taps > 16 * values else tile.least_words(problem.mode)
         slices, copied = _ceil_div(channels * taps, words * values), blocks(taps, True)
         rows = 1 << (channels - 1).bit_length()
@@ -548,31 +575,33 @@ def _hopper_cost(plan: Plan, problem: Problem) -> float:
     phases, traffic = hopper_phases(problem), problem.bytes / (HOPPER_BANDWIDTH * _scale(problem))
     weights = problem.channels_in * problem.channels_out // problem.groups * problem.kernel_size
     woven = _is_woven(problem) and problem.stride > 1
+    split = problem.length_out * problem.dtype.itemsize % SECTOR != 0
     problem = hopper_phase(problem)
     assert problem.gpu is not None
     waves, costs = _waves(tile, problem, problem.gpu), HOPPER[problem.mode]
     walk = hopper_walk(tile, problem, waves >= 4)
     if walk is None:
         return float("inf")
-    size, values = problem.dtype.itemsize, HOPPER_VALUES[problem.mode]
+    size = problem.dtype.itemsize
     products = tile.m_tiles * tile.n * HOPPER_PRODUCTS[problem.mode]
     conflicts = _lanes_of_bank(problem) - 1
     shares = hopper_shares(tile, problem, walk)
     of_share = _ceil_div(walk.slices, shares)
     taps, slices = of_share * walk.taps, of_share * walk.parts
-    step = _larger(
-        products * costs.column,
-        costs.step
-        + costs.wide * (tile.m_tiles - 1)
-        + costs.conflict * conflicts
-        + costs.apart * (problem.stride > 1 or problem.aligned < 4),
-    )
+    # Warpgroups share the tensor cores, and more of them wait for one another less.
+    crowd = 1 + costs.crowd * (tile.warpgroups - 2)
+    read = costs.step + costs.wide * (tile.m_tiles - 1) + costs.conflict * conflicts
+    read += costs.apart * (problem.stride > 1 or problem.aligned < 4)
+    step = _larger(products * costs.column * tile.warpgroups / 2, read * crowd)
     time = taps * walk.words / 8 * step + slices * costs.slice
     # The way of woven outputs takes twice as many instructions.
-    time += tile.channels * tile.positions * costs.output * (1 + woven)
+    out = tile.m_tiles * 128 * costs.output * (1 + woven) + costs.row * split
+    time += tile.channels * out * crowd
     channels = problem.channels_in // problem.groups
     missing = 1 - channels / (walk.slices * walk.rows) if walk.taps == problem.kernel_size else 0
     time += walk.parts * costs.ragged * missing
+    if problem.aligned < 16 and problem.kernel_size > 1:
+        time += slices * costs.clear / _ceil_div(problem.length_out, 64 * tile.m_tiles)
     copied = slices * walk.copied * walk.rows * size
     if not walk.resident:
         time += taps * costs.tap
@@ -584,8 +613,9 @@ def _hopper_cost(plan: Plan, problem: Problem) -> float:
         sums = shares * _blocks(tile, problem) * tile.channels * tile.positions * 4
         time += SHARE_START + 2 * sums / SHARE_BANDWIDTH
     time += 2 * weights * size / PACK_BANDWIDTH[size]
+    narrow = costs.narrow + costs.split * split
     # Phases that are not woven write parts of the same sectors.
-    time = _larger(time, traffic * (1 + costs.narrow * (tile.m_tiles == 1)))
+    time = _larger(time, traffic * (1 + narrow * (tile.m_tiles == 1)))
     return phases * (costs.start + time)
 
 
@@ -659,7 +689,9 @@ def _sliding_time(problem: Problem) -> float:
     else:
         of_output = channels_in * (SLIDING_OUTPUT + taps * SLIDING_TAP)
     time = problem.output_elements * of_output
-    return time * (SLIDING_16_BIT if problem.dtype.itemsize == 2 else 1.0)
+    if problem.dtype.itemsize > 2:
+        return time
+    return time * (SLIDING_WIDE_16_BIT if wide else SLIDING_16_BIT)
 
 
 def _direct_why_not(plan: Plan, problem: Problem) -> str | None:
@@ -963,27 +995,35 @@ def _dense(name: str, tile: Tile, ieee_tile: Tile, efficiency: float) -> Plan:
     return Plan(name, "dense", _dense_why_not, _dense_cost, tiles, efficiency)
 
 
-def _hopper(m_tiles: int, n: int, ieee: bool = False) -> Plan:
-    tile = HopperTile(m_tiles, n)
-    modes = ("tf32", "bf16", "fp16", *(("ieee",) if ieee else ()))
+_ROUNDED = ("tf32", "bf16", "fp16")
+
+
+def _hopper(warpgroups: int, m_tiles: int, n: int, modes: Sequence[str] = _ROUNDED) -> Plan:
+    tile = HopperTile(warpgroups, m_tiles, n)
     name = f"hopper_{tile.channels}x{tile.positions}"
     return Plan(name, "hopper", _hopper_why_not, _hopper_cost, dict.fromkeys(modes, tile))
 
 
-# Hopper rows: mma tiles of 64 positions that a warpgroup has, channels, and whether ieee has this
-# tile, whose sums take two or three times the room.
+# Hopper rows: warpgroups, mma tiles of 64 positions that each has, channels, and the modes that
+# have this tile. The sums of ieee take two or three times the room; with more warpgroups a thread
+# has fewer registers.
 # Dense rows: the tile of tf32, bf16 and fp16, then that of ieee, then the share of the full rate.
 # Four rows of warps keep four alignments of output rows apart (see csrc/schedule.h); 16 warps are
 # too many for the registers of ieee, and slower than 8 where a 16-bit type halves the weights.
 PLANS: tuple[Plan, ...] = (
-    _hopper(1, 256),
-    _hopper(1, 192),
-    _hopper(2, 128),
-    _hopper(1, 128, ieee=True),
-    _hopper(2, 96),
-    _hopper(1, 96, ieee=True),
-    _hopper(2, 64),
-    _hopper(1, 64, ieee=True),
+    _hopper(2, 1, 256),
+    _hopper(2, 1, 192),
+    _hopper(2, 2, 128),
+    _hopper(3, 1, 128),
+    _hopper(2, 1, 128, (*_ROUNDED, "ieee")),
+    _hopper(2, 2, 96),
+    _hopper(3, 1, 96),
+    _hopper(2, 1, 96, ("ieee",)),
+    _hopper(3, 2, 64),
+    _hopper(4, 1, 64),
+    _hopper(2, 1, 64, (*_ROUNDED, "ieee")),
+    _hopper(3, 2, 32),
+    _hopper(4, 1, 32),
     Plan("dense_128x256", "dense", _dense_why_not, _dense_cost, {"tf32": Tile(4, 4, 2, 8)}, 1.0),
     _dense("dense_128x128", Tile(4, 2, 2, 8), Tile(4, 2, 2, 8), 0.9),
     _dense("dense_64x128", Tile(4, 2, 1, 8), Tile(2, 4, 2, 4), 0.6),
@@ -1002,9 +1042,6 @@ def _grad_dense(tile: GradTile, modes: Sequence[str], ieee_tile: GradTile | None
         tiles["ieee"] = ieee_tile
     name = f"grad_dense_{tile.rows}x{tile.columns}"
     return Plan(name, "dense", _grad_dense_why_not, _grad_dense_cost, tiles, gradient=True)
-
-
-_ROUNDED = ("tf32", "bf16", "fp16")
 
 
 def _grad_hopper(warpgroups: int, m_tiles: int, n: int) -> Plan:

@@ -140,9 +140,9 @@ def test_tiles_follow_the_channels() -> None:
     }
     assert chosen == {32: "dense_32x128", 64: "dense_64x128", 128: "dense_128x128"}
     chosen = {
-        n: plan.select(replace(LAYER_67, channels_out=n, mode="bf16")).name for n in (64, 128)
+        n: plan.select(replace(LAYER_67, channels_out=n, mode="bf16")).name for n in (32, 64, 96)
     }
-    assert chosen == {64: "hopper_64x256", 128: "hopper_128x256"}
+    assert chosen == {32: "hopper_32x384", 64: "hopper_64x384", 96: "hopper_96x256"}
 
 
 def test_a_tiny_problem_takes_one_launch() -> None:
@@ -258,7 +258,7 @@ def test_im2col_writes_and_reads_its_columns() -> None:
 def test_a_thousand_lengths_are_few_decisions_and_no_growing_cache() -> None:
     plan._cheapest_first.cache_clear()
     chosen = {plan.select(replace(LAYER_67, length=n)).name for n in range(1000, 2000)}
-    assert len(chosen) <= 2
+    assert len(chosen) <= 3
     assert plan._cheapest_first.cache_info().currsize <= 32
     for length in range(1000, 2000, 97):
         problem = replace(LAYER_67, length=length, batch=3)
@@ -372,8 +372,8 @@ def test_every_plan_has_its_library_and_variant() -> None:
     ]
     assert libraries["hopper_ieee"].splitlines() == [
         '#include "hopper.cuh"',
-        "FASTCONV1D_HOPPER_LIBRARY(fastconv1d::Halves, fastconv1d::HopperTile<1, 128>, "
-        "fastconv1d::HopperTile<1, 96>, fastconv1d::HopperTile<1, 64>)",
+        "FASTCONV1D_HOPPER_LIBRARY(fastconv1d::Halves, fastconv1d::HopperTile<2, 1, 128>, "
+        "fastconv1d::HopperTile<2, 1, 96>, fastconv1d::HopperTile<2, 1, 64>)",
     ]
     assert set(libraries) - set(plan.libraries_for("90a")) == set(plan.CPU_LIBRARIES)
     assert not any("hopper" in name for name in plan.libraries_for("100"))
@@ -411,27 +411,27 @@ WALKS = """#include <cstdio>
 #include "schedule.h"
 using namespace fastconv1d;
 int main() {
-  long planes, values, size, alike, outputs, channels, words, fixed, many;
+  long warpgroups, planes, values, size, alike, outputs, channels, least, folds, fixed, many;
   ConvArgs a{};
-  while (scanf("%ld %ld %ld %ld %ld %ld %ld %ld %ld %ld %ld %ld %ld %ld %ld %ld %ld", &planes,
-               &values, &size, &alike, &outputs, &channels, &words, &fixed, &many, &a.channels_in,
-               &a.channels_out, &a.length_out, &a.kernel_size, &a.stride, &a.padding, &a.dilation,
-               &a.transposed) == 17) {
+  while (scanf("%ld %ld %ld %ld %ld %ld %ld %ld %ld %ld %ld", &warpgroups, &planes, &values,
+               &size, &alike, &outputs, &channels, &least, &folds, &fixed, &many) == 11 &&
+         scanf("%ld %ld %ld %ld %ld %ld %ld %ld", &a.channels_in, &a.channels_out, &a.length_out,
+               &a.kernel_size, &a.stride, &a.padding, &a.dilation, &a.transposed) == 8) {
     const long phases = is_woven(a) ? 1 : phase_count(a);
     Phase phase = is_woven(a) ? woven_phase(a) : phase_of(a, 0);
     const long positions = phase.positions;
     for (long r = 1; r < phases; ++r)
       if (phase_of(a, r).taps > phase.taps) phase = phase_of(a, r);
-    const Pipeline l = pipeline_of({outputs, channels, planes, values, size, alike, words,
-                                    planes == 1 && weave_of(a).stride == 1, (227 << 10) - fixed,
-                                    many != 0}, phase, a.channels_in);
+    const Pipeline l = pipeline_of({warpgroups, outputs, channels, planes, values, size, alike,
+                                    least, folds && weave_of(a).stride == 1,
+                                    (227 << 10) - fixed, many != 0}, phase, a.channels_in);
     printf("%ld %ld %ld %ld ", phases, phase.taps, phase.shift_step, positions);
     printf("%ld ", ceil_div(a.channels_out, channels / kWeave * weave_of(a).channels));
     const long taps = l.folded > 0 ? 1 : phase.taps;
     printf("%ld ", slices_of_share(channels / 8, l.slices, taps * (l.words / 8), 132));
     printf("%d %d %d %d %ld %d %d %d %d\\n", l.taps > 0, l.words, l.slices, l.parts, taps,
-           1 << (l.kinds_log2 + l.box_rows_log2), l.blocks * l.block_positions, l.resident,
-           l.inputs > 1);
+           1 << (l.kinds_log2 + l.box_rows_log2),
+           int(warpgroups) * l.blocks * l.block_positions, l.resident, l.inputs > 1);
   }
 }
 """
@@ -466,9 +466,21 @@ def test_walks_are_those_of_the_kernel(tmp_path: Path) -> None:
     for tile, problem, many in cases:
         size = problem.dtype.itemsize
         values = plan.HOPPER_VALUES[problem.mode]
-        numbers = (plan.HOPPER_PLANES[problem.mode], values, size, 16 // problem.aligned)
+        numbers: tuple[int, ...] = (
+            tile.warpgroups,
+            plan.HOPPER_PLANES[problem.mode],
+            values,
+            size,
+            16 // problem.aligned,
+        )
         fixed = plan.hopper_fixed_bytes(tile, problem.mode)
-        numbers += (tile.positions // 2, tile.channels, tile.least_words(problem.mode), fixed)
+        numbers += (
+            tile.positions // tile.warpgroups,
+            tile.channels,
+            tile.least_words(problem.mode),
+            int(tile.folds(problem.mode)),
+            fixed,
+        )
         numbers += (int(many), problem.channels_in, problem.channels_out, problem.length_out)
         numbers += (problem.kernel_size, problem.stride, problem.padding, problem.dilation)
         numbers += (int(problem.transposed),)

@@ -6,8 +6,8 @@
 //
 //   warps 0-2   copy rows of the input as they lie in memory        -> inputs
 //   warp 3      copies the packed weights of one tap and slice      -> weights
-//   warps 4-11  two warpgroups multiply the input (64 positions x 8 words, from registers) by weights
-//               (8 words x N channels, from shared memory), and write their sums
+//   warps 4-    two or three warpgroups multiply the input (64 positions x 8 words, from registers) by
+//               weights (8 words x N channels, from shared memory), and write their sums
 //
 // A word is one fp32 value or two channels of a 16-bit type. Of a step's 8 words a lane needs words
 // lane % 4 and lane % 4 + 4 at two positions, wherever they lie: it reads them one by one, so any shift,
@@ -23,7 +23,7 @@
 //
 // Roofline: copies of rows keep some 48 KB on their way without registers: boxes of rows that begin
 // alike modulo 16 bytes, one instruction each, or where rows are laid out otherwise, row by row. While
-// one warpgroup writes, the other one multiplies.
+// one warpgroup writes, the others multiply.
 #pragma once
 #include <type_traits>
 
@@ -32,11 +32,20 @@
 
 namespace fastconv1d {
 
-// Two warpgroups of M_TILES x 64 positions by N channels each.
-template <int M_TILES, int N>
+// WARPGROUPS of M_TILES x 64 positions by N channels each.
+template <int WARPGROUPS, int M_TILES, int N>
 struct HopperTile {
-  static constexpr int m_tiles = M_TILES, channels = N;
+  static constexpr int warpgroups = WARPGROUPS, m_tiles = M_TILES, channels = N;
   static constexpr int positions = 64 * M_TILES;  // of a warpgroup
+  static constexpr int threads = 128 + 128 * WARPGROUPS;
+  // Of a thread that copies, and of one that multiplies. A block has no more than it begins with: or else some
+  // wait for registers for ever.
+  static constexpr int producer_registers = 40,
+                       consumer_registers =
+                           (threads * (65536 / threads / 8 * 8) - 128 * producer_registers) /
+                           (128 * WARPGROUPS) / 8 * 8;
+  // Registers beside its sums.
+  static constexpr int room = consumer_registers - M_TILES * N / 2;
 };
 
 // Steps whose values are read together, so that reading them takes no longer than their products.
@@ -52,12 +61,7 @@ FASTCONV1D_HD constexpr bool cuts_chains() {
 }
 
 constexpr int kInputWarps = 3;  // one thread takes too long to copy many boxes
-constexpr int kProducerThreads = 128, kConsumerThreads = 256;
-constexpr int kHopperThreads = kProducerThreads + kConsumerThreads;
-constexpr int kProducerRegisters = 40, kConsumerRegisters = 232;  // of a thread
-// A block has no more than it begins with: or else some wait for registers for ever.
-static_assert(kProducerThreads * kProducerRegisters + kConsumerThreads * kConsumerRegisters <=
-              kHopperThreads * 168);
+constexpr int kProducerThreads = 128, kMostWarpgroups = 5;
 
 // Of the finite values of a slice, without their signs, as bits of fp32: the largest, and the smallest that
 // is not 0, less 1.
@@ -72,15 +76,15 @@ struct HopperShared {
   int channel_block, group;
   Place first;
   // Of each warpgroup's warps, what they found of a slice's values, for slices in turn.
-  Range ranges[2][2][4];
+  Range ranges[kMostWarpgroups][2][4];
 };
-constexpr int64_t kHopperSharedBytes = 512;
+constexpr int64_t kHopperSharedBytes = 640;
 static_assert(sizeof(HopperShared) <= kHopperSharedBytes);
 
 template <class M, class T>
 FASTCONV1D_HD constexpr int64_t hopper_fixed_bytes() {
-  return round_up(kHopperSharedBytes + (M::sets > 1 ? 16 : 8) * T::channels +
-                      2 * OutputLayout<M, T::m_tiles>::bytes,
+  return round_up(kHopperSharedBytes + T::warpgroups * ((M::sets > 1 ? 8 : 4) * T::channels +
+                                                        OutputLayout<M, T::m_tiles>::bytes),
                   128);
 }
 
@@ -100,11 +104,12 @@ struct HopperParams {
   int slices_of_share;  // of those of a tile: blockIdx.y says which, if several blocks share a tile
   float* shares;        // then: the sums of each share and tile of a warpgroup, thread by thread
   Place step;           // from a warpgroup's tile to its next
-  int64_t first_position;  // of the input, that the first tile's window begins with
-  int64_t row_bytes;       // from one row of the input to the next one
-  int64_t tile_step;       // of the input, from one tile to the next
-  int in_boxes;            // whether the input is copied in boxes
-  int leads;               // whether these show what is before a row
+  Place of_warpgroup[kMostWarpgroups];  // from a block's first tile to each warpgroup's
+  int64_t first_position;               // of the input, that the first tile's window begins with
+  int64_t row_bytes;                    // from one row of the input to the next one
+  int64_t tile_step;                    // of the input, from one tile to the next
+  int in_boxes;                         // whether the input is copied in boxes
+  int leads;                            // whether these show what is before a row
 };
 
 // What all roles of a block know.
@@ -114,6 +119,9 @@ struct HopperBlock {
   static constexpr int64_t element = sizeof(Element);
   static constexpr int values = M::values_per_word;
   static constexpr int rows_of_quad = 4 * values;
+  // Whether there is room for an address of each value that a lane reads, which taps as words need.
+  static constexpr bool roomy = T::room >= (values > 1 ? 72 : 80);
+  static constexpr bool folds = M::sets == 1 && roomy;  // whether taps may be words
   const HopperParams& p;
   const Pipeline& l;
   HopperShared* shared;
@@ -126,8 +134,9 @@ struct HopperBlock {
     auto* const bytes = reinterpret_cast<char*>(memory);
     shared = reinterpret_cast<HopperShared*>(bytes);
     biases = reinterpret_cast<float*>(bytes + kHopperSharedBytes);
-    scales = reinterpret_cast<int*>(biases + 2 * T::channels);
-    output_stages = bytes + kHopperSharedBytes + (M::sets > 1 ? 16 : 8) * T::channels;
+    scales = reinterpret_cast<int*>(biases + T::warpgroups * T::channels);
+    output_stages =
+        bytes + kHopperSharedBytes + T::warpgroups * (M::sets > 1 ? 8 : 4) * T::channels;
     inputs = bytes + hopper_fixed_bytes<M, T>();
     weights = inputs + l.inputs * l.input_bytes;
   }
@@ -149,8 +158,14 @@ struct HopperBlock {
   }
   // A warpgroup's tile, where its block's first one has that.
   __device__ __forceinline__ Place tile_of(Place place, int warpgroup) const {
-    place.advance({0, warpgroup}, p.tiles);
+    place.advance(p.of_warpgroup[warpgroup], p.tiles);
     return place;
+  }
+  // Warpgroups that have a tile, where the first one has that.
+  __device__ __forceinline__ int busy(const Place& place) const {
+    int count = 1;
+    while (count < T::warpgroups && tile_of(place, count).batch < p.batch) ++count;
+    return count;
   }
 
   // The rows of a slice, seen from a part's first tap.
@@ -172,9 +187,8 @@ struct HopperBlock {
               left = static_cast<int>(p.length) - position,
               rows = static_cast<int>(p.channels_in) - channel;
     const int row = shared->group * static_cast<int>(p.channels_in) + channel;
-    const bool within =
-        (position >= (M::sets > 1 ? 16 / element : 0) || !p.leads) &&
-        (p.in_boxes || first_of_block(l.blocks / 2 - 1) + l.block_positions <= left);
+    const bool within = (position >= (M::sets > 1 ? 16 / element : 0) || !p.leads) &&
+                        (p.in_boxes || first_of_block(l.blocks - 1) + l.block_positions <= left);
     return {place.batch * static_cast<int>(p.boxes.rows_per_batch) + row,
             static_cast<uint32_t>(reinterpret_cast<uint64_t>(p.input)) +
                 static_cast<uint32_t>(element) *
@@ -208,13 +222,13 @@ struct HopperBlock {
   // longer than to begin copying.
   __device__ __forceinline__ uint32_t copy_boxes(int warp, const Place& place, int slice, int part,
                                                  char* stage, uint64_t* full) const {
-    const int kinds = 1 << l.kinds_log2, of_warpgroup = l.blocks / 2 * kinds;
+    const int kinds = 1 << l.kinds_log2, of_warpgroup = l.blocks * kinds;
     const int box_bytes = l.row_pitch << l.box_rows_log2;
-    const int boxes = tile_of(place, 1).batch < p.batch ? 2 * of_warpgroup : of_warpgroup;
+    const int boxes = busy(place) * of_warpgroup;
 #pragma unroll 1
     for (int i = warp + kInputWarps * static_cast<int>(threadIdx.x % 32); i < boxes;
          i += kInputWarps * 32) {
-      const int warpgroup = i >= of_warpgroup;
+      const int warpgroup = i / of_warpgroup;
       const Source from = source(tile_of(place, warpgroup), slice, part);
       const int kind = i & (kinds - 1), row = from.row + kind,
                 of_row = row & ((1 << l.alike_log2) - 1),
@@ -231,19 +245,18 @@ struct HopperBlock {
   // Row by row, where boxes cannot be: whole pieces of 16 bytes.
   __device__ __forceinline__ uint32_t copy_rows(int warp, const Place& place, int slice, int part,
                                                 char* stage, uint64_t* full) const {
-    const int kinds = 1 << l.kinds_log2, of_warpgroup = l.blocks / 2;
-    const int blocks = tile_of(place, 1).batch < p.batch ? l.blocks : of_warpgroup;
+    const int kinds = 1 << l.kinds_log2, blocks = busy(place) * l.blocks;
     uint32_t bytes = 0;
 #pragma unroll 1
     for (int block = 0; block < blocks; ++block) {
-      const int warpgroup = block >= of_warpgroup;
+      const int warpgroup = block / l.blocks;
       const Place tile = tile_of(place, warpgroup);
       const Source from = source(tile, slice, part);
       const char* const first =
           static_cast<const char*>(p.input) + tile.batch * p.input_batch_stride * element +
           (shared->group * p.channels_in + (l.folded > 0 ? 0 : slice * l.words * values)) *
               p.row_bytes;
-      const int begin_of_block = from.position + first_of_block(block - warpgroup * of_warpgroup);
+      const int begin_of_block = from.position + first_of_block(block - warpgroup * l.blocks);
 #pragma unroll 1
       for (int row = warp; row < from.rows && row < kinds << l.box_rows_log2; row += kInputWarps) {
         const int kind = row & (kinds - 1),
@@ -332,12 +345,12 @@ struct HopperBlock {
               kind = row >> l.box_rows_log2, k = row - (kind << l.box_rows_log2);
     const bool exists = kind + (k << l.alike_log2) < from.rows;
 #pragma unroll 1
-    for (int block = 0; block < l.blocks / 2; ++block) {
+    for (int block = 0; block < l.blocks; ++block) {
       // Counted from where the row begins in the stage.
       const int first = first_of_block(block) - ahead(from, kind), begin = from.before - first,
                 end = exists ? from.left - first : 0;
       char* const of_stage =
-          stage + ((warpgroup * l.blocks / 2 + block) * l.block_rows + row) * l.row_pitch;
+          stage + ((warpgroup * l.blocks + block) * l.block_rows + row) * l.row_pitch;
       if (begin >= l.block_positions || end <= 0) {
         for (int piece = lane; piece < l.row_pitch / 16; piece += of_row)
           reinterpret_cast<uint4*>(of_stage)[piece] = make_uint4(0, 0, 0, 0);
@@ -375,7 +388,7 @@ struct HopperBlock {
 
   // The range of what is in a warpgroup's blocks of a stage.
   __device__ __forceinline__ Range range_of(const char* stage, int warpgroup, int turn) const {
-    const int pieces = l.input_bytes / 2 / 16, warp = threadIdx.x / 32 % 4;
+    const int pieces = l.input_bytes / T::warpgroups / 16, warp = threadIdx.x / 32 % 4;
     const auto* const from = reinterpret_cast<const uint4*>(stage) + warpgroup * pieces;
     Range range{0, ~0u};
     const auto widen = [&](const Range& by) {
@@ -412,7 +425,7 @@ struct HopperBlock {
   // Where a lane's words of each quad lie, of the first position that it reads: bytes from a stage's first
   // row on, of both values of a word, or of both rows of an mma tile. In registers where these suffice,
   // since an address more for each value is what a step takes longest for.
-  static constexpr int kept = M::sets > 1 ? 1 : 2;
+  static constexpr int kept = M::sets > 1 || !roomy ? 1 : 2;
   template <int STEPS>
   struct Quads {
     int at[kept][2 * STEPS];
@@ -432,7 +445,7 @@ struct HopperBlock {
   __device__ __forceinline__ void begin_folded() const {
     const int thread = static_cast<int>(threadIdx.x), of_row = l.row_pitch / 16,
               zeros = 1 << l.kinds_log2;  // number of that row
-    for (int i = thread; i < l.slices * l.words * values; i += kHopperThreads) {
+    for (int i = thread; i < l.slices * l.words * values; i += T::threads) {
       const int channel = i / l.folded, tap = i - channel * l.folded;
       const bool exists = channel < p.channels_in;
       folded_values()[i] = {
@@ -440,7 +453,7 @@ struct HopperBlock {
                  : zeros * l.row_pitch,
           exists ? static_cast<int>(channel * p.row_bytes % 16) : 0};
     }
-    for (int i = thread; i < l.inputs * l.blocks * of_row; i += kHopperThreads) {
+    for (int i = thread; i < l.inputs * T::warpgroups * l.blocks * of_row; i += T::threads) {
       const int block = i / of_row;
       reinterpret_cast<uint4*>(inputs +
                                (block * l.block_rows + zeros) * l.row_pitch)[i - block * of_row] =
@@ -593,7 +606,7 @@ struct HopperBlock {
     const int stride_bytes = static_cast<int>(p.phase.in_step * element);
     // Where a lane's first word lies, where rows begin with a stage's first position.
     const int output = writer.position_of_lane(0, 0),
-              block = warpgroup * (l.blocks / 2) + output / l.block_outputs,
+              block = warpgroup * l.blocks + output / l.block_outputs,
               lane_word = static_cast<int>(threadIdx.x % 4),
               first_row =
                   block * l.block_rows * l.row_pitch + output % l.block_outputs * stride_bytes,
@@ -607,7 +620,7 @@ struct HopperBlock {
     keep_in_register(quads.from_row);
     keep_in_register(quads.from_tile);
     const auto find_quads = [&](const Source& from, int slice) {
-      if constexpr (M::sets == 1)
+      if constexpr (folds)
         if (l.folded > 0) {
           const FoldedValue* const folded =
               folded_values() + (slice * l.words + lane_word) * values;
@@ -855,7 +868,7 @@ struct HopperBlock {
 };
 
 template <class M, class T>
-__global__ void __launch_bounds__(kHopperThreads, 1)
+__global__ void __launch_bounds__(T::threads, 1)
     hopper_kernel(const __grid_constant__ HopperParams p) {
   let_next_kernel_begin();
   FASTCONV1D_SHARED(memory);
@@ -864,21 +877,22 @@ __global__ void __launch_bounds__(kHopperThreads, 1)
   if (threadIdx.x < kMostStages) {
     const int stage = static_cast<int>(threadIdx.x);
     barrier_init(shared.inputs.full + stage, kInputWarps);
-    barrier_init(shared.inputs.empty + stage, kConsumerThreads / 32);
+    barrier_init(shared.inputs.empty + stage, 4 * T::warpgroups);
     barrier_init(shared.weights.full + stage, 1);
-    barrier_init(shared.weights.empty + stage, kConsumerThreads / 32);
+    barrier_init(shared.weights.empty + stage, 4 * T::warpgroups);
     fence_async_proxy();
   } else if (threadIdx.x == 32) {
     const int64_t rest = blockIdx.x / p.channel_blocks, run = rest % p.runs;
     shared.channel_block = static_cast<int>(blockIdx.x % p.channel_blocks);
     shared.group = static_cast<int>(rest / p.runs);
-    shared.first = {static_cast<int>(2 * run / p.tiles), static_cast<int>(2 * run % p.tiles)};
+    const int64_t first = T::warpgroups * run;
+    shared.first = {static_cast<int>(first / p.tiles), static_cast<int>(first % p.tiles)};
   }
-  if constexpr (M::sets == 1)
+  if constexpr (HopperBlock<M, T>::folds)
     if (p.pipeline.folded > 0) HopperBlock<M, T>(p, memory).begin_folded();
   __syncthreads();
   if (threadIdx.x < kProducerThreads) {
-    keep_registers<kProducerRegisters>();
+    keep_registers<T::producer_registers>();
     const HopperBlock<M, T> block(p, memory);
     const int warp = static_cast<int>(threadIdx.x / 32);
     if (warp < kInputWarps && p.in_boxes)
@@ -890,7 +904,7 @@ __global__ void __launch_bounds__(kHopperThreads, 1)
     else
       block.copy_weights();
   } else {
-    take_registers<kConsumerRegisters>();
+    take_registers<T::consumer_registers>();
     const HopperBlock<M, T> block(p, memory);
     block.keep_biases();
     if constexpr (HopperBlock<M, T>::at_once > 1)
@@ -977,14 +991,14 @@ struct Hopper {
     c.block_channels = T::channels / kWeave * c.weave.channels;
     c.channel_blocks = ceil_div(c.channels_out, c.block_channels);
     c.tiles = ceil_div(c.phase.positions, T::positions);
-    const int64_t tiles = ceil_div(a.batch * c.tiles, 2);  // of blocks
+    const int64_t tiles = ceil_div(a.batch * c.tiles, T::warpgroups);  // of blocks
     c.runs = runs_of(tiles, a.groups * c.channel_blocks, a.multiprocessors);
-    c.pipeline =
-        pipeline_of({T::positions, T::channels, M::planes, M::values_per_word, sizeof(Element),
-                     rows_alike(a.input_channel_stride * static_cast<int64_t>(sizeof(Element))),
-                     16 * steps_at_once<M, T>(), M::sets == 1 && c.weave.stride == 1,
-                     shared_budget(1) - hopper_fixed_bytes<M, T>(), ceil_div(tiles, c.runs) >= 4},
-                    c.phase, c.channels_in);
+    c.pipeline = pipeline_of(
+        {T::warpgroups, T::positions, T::channels, M::planes, M::values_per_word, sizeof(Element),
+         rows_alike(a.input_channel_stride * static_cast<int64_t>(sizeof(Element))),
+         16 * steps_at_once<M, T>(), HopperBlock<M, T>::folds && c.weave.stride == 1,
+         shared_budget(1) - hopper_fixed_bytes<M, T>(), ceil_div(tiles, c.runs) >= 4},
+        c.phase, c.channels_in);
     Pipeline& l = c.pipeline;
     if (M::chain > 0 && !cuts_chains<M, T>() && l.slices * c.phase.taps * (l.words / 8) > M::chain)
       l.taps = 0;
@@ -1018,7 +1032,8 @@ struct Hopper {
     if (l.taps == 0 || c.packed_quads > UINT32_MAX) return 1;
     auto* const packed = static_cast<uint32_t*>(a.workspace);
     auto* const scales = static_cast<int*>(a.workspace) + weight_bytes(c) / 4;
-    const int columns = c.packed_quads <= 512 * a.multiprocessors ? 1 : kPackedColumns;
+    constexpr int at_once = packed_columns<T>();
+    const int columns = c.packed_quads <= 512 * a.multiprocessors ? 1 : at_once;
     const int64_t threads = c.packed_quads / columns;
     const HopperPackParams pack{{a.weight, packed, c.phase, c.channels_in, c.channels_out, a.groups,
                                  a.kernel_size, a.transposed, c.channel_blocks, threads},
@@ -1032,7 +1047,7 @@ struct Hopper {
                                  stream, pack);
     if (error == 0 && threads > 0)
       error = fastconv1d::launch<(M::sets > 1)>(
-          columns == 1 ? hopper_pack_kernel<M, T, 1> : hopper_pack_kernel<M, T, kPackedColumns>,
+          columns == 1 ? hopper_pack_kernel<M, T, 1> : hopper_pack_kernel<M, T, at_once>,
           dim3(static_cast<unsigned>(ceil_div(threads, 128))), dim3(128), 0, stream, pack);
     if (error != 0) return error;
     const int64_t bytes = hopper_fixed_bytes<M, T>() + stage_bytes(l);
@@ -1062,7 +1077,11 @@ struct Hopper {
     p.channel_blocks = c.channel_blocks;
     p.tiles = c.tiles;
     p.runs = c.runs;
-    p.step = {static_cast<int>(2 * c.runs / c.tiles), static_cast<int>(2 * c.runs % c.tiles)};
+    const auto place = [&](int64_t tiles) {
+      return Place{static_cast<int>(tiles / c.tiles), static_cast<int>(tiles % c.tiles)};
+    };
+    p.step = place(T::warpgroups * c.runs);
+    for (int i = 0; i < T::warpgroups; ++i) p.of_warpgroup[i] = place(i);
     p.first_position = c.phase.first_shift;
     p.row_bytes = a.input_channel_stride * static_cast<int64_t>(sizeof(Element));
     p.tile_step = T::positions * c.phase.in_step;
@@ -1076,8 +1095,8 @@ struct Hopper {
                       static_cast<unsigned>(shares(c)));
     // Nothing but the packing comes before it then, and what came before that is over.
     error = threads > 0 || M::sets > 1
-                ? fastconv1d::launch<true>(kernel, blocks, dim3(kHopperThreads), bytes, stream, p)
-                : fastconv1d::launch(kernel, blocks, dim3(kHopperThreads), bytes, stream, p);
+                ? fastconv1d::launch<true>(kernel, blocks, dim3(T::threads), bytes, stream, p)
+                : fastconv1d::launch(kernel, blocks, dim3(T::threads), bytes, stream, p);
     return error != 0 || p.shares == nullptr ? error : add_shares(a, c, p, stream);
   }
 

@@ -10,7 +10,10 @@ namespace fastconv1d {
 // Threads of a warp take 4 columns, and of each what lies together in the weight: neighbouring taps and quads.
 // To find its place takes a thread longer than its work, and so it has several columns, unless there are so few
 // threads that all run at once: then what counts is how long one takes.
-constexpr int kPackedColumns = 4;
+template <class T>
+FASTCONV1D_HD constexpr int packed_columns() {
+  return T::channels % 64 == 0 ? 4 : T::channels / 32;
+}
 struct HopperPackParams : WeightParams {
   Pipeline pipeline;
   Weave weave;
@@ -63,39 +66,60 @@ __global__ void __launch_bounds__(128) hopper_pack_kernel(const HopperPackParams
        part) *
           l.taps +
       tap;
+  uint32_t* const packed = p.packed + 4 * ((stage * M::planes * quads + quad) * T::channels + row);
   const bool folded = l.folded > 0;
   const uint32_t kind = folded ? 0 : quad >> l.quads_of_kind_log2,
                  j = quad - (kind << l.quads_of_kind_log2), alike_log2 = folded ? 0 : l.alike_log2;
 
   using Element = typename M::Element;
-  // The thread's columns are so many apart.
+  // The thread's columns are so many apart: whole chunks of a woven row, so that all are the same part of a channel.
   constexpr int apart = T::channels / COLUMNS;
-  const int64_t first_column = int64_t{channel_block} * T::channels + row,
-                first_in = int64_t{slice} * (l.words * values) + kind,
-                of_phase = int64_t{part} * l.taps + tap;
+  static_assert(apart % kWeave == 0);
+  const int of_phase = static_cast<int>(part * l.taps + tap);
+  const Column column = column_of(p.weave, int64_t{channel_block} * T::channels + row);
+  const int64_t of_kernel = tap_of(p.phase, p.weave, column.r, of_phase);
+  const bool has_tap = of_phase < p.phase.taps && of_kernel < p.kernel_size;
+  const int channels_apart = apart / kWeave * p.weave.channels;
+  // From a channel of the output, or of the input, to the next one.
+  const int64_t to_out = (p.transposed ? 1 : p.channels_in) * p.kernel_size,
+                to_in = (p.transposed ? p.channels_out : 1) * p.kernel_size;
+  const auto* const first = static_cast<const Element*>(p.weight) +
+                            group * p.channels_in * p.channels_out * p.kernel_size +
+                            column.channel * to_out + of_kernel;
   const Element* weights[4][values];
   bool exists[4][values];
+  const auto for_each_value = [&](const auto& visit) {
+    const uint32_t first_value = slice * (l.words * values) + kind;
 #pragma unroll
-  for (int i = 0; i < 4; ++i)
+    for (int i = 0; i < 4; ++i)
 #pragma unroll
-    for (int v = 0; v < values; ++v) {
-      const auto value =
-                     static_cast<uint32_t>(first_in) + (((j * 4 + i) * values + v) << alike_log2),
-                 in = folded ? value / l.folded : value, tap = folded ? value - in * l.folded : 0;
-      exists[i][v] = in < p.channels_in && of_phase < p.phase.taps;
-      weights[i][v] = static_cast<const Element*>(p.weight) + weight_row(p, group, 0, in) +
-                      static_cast<int>(tap) * p.phase.tap_step;
-    }
-  const int64_t to_next = (p.transposed ? 1 : p.channels_in) * p.kernel_size;
-  // Found before anything is read: no branch stands between reads then.
-  int64_t of_column[COLUMNS];
-  bool has_weight[COLUMNS];
+      for (int v = 0; v < values; ++v)
+        visit(i, v, first_value + (((j * 4 + i) * values + v) << alike_log2));
+  };
+  if (folded)
+    for_each_value([&](int i, int v, uint32_t value) {
+      const uint32_t in = value / l.folded;
+      exists[i][v] = has_tap && in < p.channels_in;
+      weights[i][v] =
+          first + in * to_in + static_cast<int>(value - in * l.folded) * p.phase.tap_step;
+    });
+  else
+    for_each_value([&](int i, int v, uint32_t in) {
+      exists[i][v] = has_tap && in < p.channels_in;
+      weights[i][v] = first + in * to_in;
+    });
+
+  // All is read before anything is written.
+  Element value[COLUMNS][4][values];
 #pragma unroll
   for (int c = 0; c < COLUMNS; ++c) {
-    const Column column = column_of(p.weave, first_column + c * apart);
-    const int64_t of_kernel = tap_of(p.phase, p.weave, column.r, of_phase);
-    has_weight[c] = column.channel < p.channels_out && of_kernel < p.kernel_size;
-    of_column[c] = column.channel * to_next + of_kernel;
+    const bool has_channel = column.channel + c * channels_apart < p.channels_out;
+    const int64_t further = c * channels_apart * to_out;
+#pragma unroll
+    for (int i = 0; i < 4; ++i)
+#pragma unroll
+      for (int v = 0; v < values; ++v)
+        value[c][i][v] = has_channel && exists[i][v] ? __ldg(weights[i][v] + further) : Element{0};
   }
 #pragma unroll
   for (int c = 0; c < COLUMNS; ++c) {
@@ -107,23 +131,17 @@ __global__ void __launch_bounds__(128) hopper_pack_kernel(const HopperPackParams
     uint32_t words[M::planes][4];
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      Element value[values];
-#pragma unroll
-      for (int v = 0; v < values; ++v)
-        value[v] = has_weight[c] && exists[i][v] ? weights[i][v][of_column[c]] : Element{0};
       uint32_t of_plane[M::planes];
       if constexpr (M::sets > 1)
-        M::split(value, of_plane, scale);
+        M::split(value[c][i], of_plane, scale);
       else
-        M::split(value, of_plane);
+        M::split(value[c][i], of_plane);
 #pragma unroll
       for (int plane = 0; plane < M::planes; ++plane) words[plane][i] = of_plane[plane];
     }
 #pragma unroll
     for (int plane = 0; plane < M::planes; ++plane)
-      *reinterpret_cast<uint4*>(
-          p.packed +
-          4 * (((stage * M::planes + plane) * quads + quad) * T::channels + row + c * apart)) =
+      *reinterpret_cast<uint4*>(packed + 4 * (plane * quads * T::channels + c * apart)) =
           make_uint4(words[plane][0], words[plane][1], words[plane][2], words[plane][3]);
   }
 }

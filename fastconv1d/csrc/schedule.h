@@ -302,7 +302,7 @@ struct Pipeline {
   int folded;  // taps that are words, or 0
   int alike_log2, quads_of_kind_log2;
   int kinds_log2, box_rows_log2;                          // boxes of a block, and rows of a box
-  int block_outputs, blocks, block_positions, row_pitch;  // row_pitch in bytes
+  int block_outputs, blocks, block_positions, row_pitch;  // blocks of a warpgroup; pitch in bytes
   int block_rows;                                         // of a stage
   int resident;
   int inputs, weights;
@@ -311,6 +311,7 @@ struct Pipeline {
 
 // What a tile of the Hopper kernel offers to a pipeline, and what the input's rows ask for.
 struct PipelineLimits {
+  int64_t warpgroups;
   int64_t outputs, channels;  // of a warpgroup: positions, and channels
   int64_t planes, values_per_word, element_bytes;
   int64_t alike;         // rows from one to the next that begins alike modulo 16 bytes
@@ -388,11 +389,11 @@ FASTCONV1D_HD constexpr Pipeline try_pipeline(const PipelineLimits& t, const Pha
   l.kinds_log2 = folded ? log2_of(2 * channels_in - 1) : l.alike_log2;
   l.box_rows_log2 = folded ? 0 : log2_of(4 * t.values_per_word) + l.quads_of_kind_log2;
   l.block_outputs = static_cast<int>(outputs);
-  l.blocks = static_cast<int>(2 * t.outputs / outputs);
+  l.blocks = static_cast<int>(t.outputs / outputs);
   l.block_positions = static_cast<int>(block_positions_of(t, p, outputs, seen, folded));
   l.row_pitch = static_cast<int>(l.block_positions * t.element_bytes);
   l.block_rows = (1 << (l.kinds_log2 + l.box_rows_log2)) + folded;
-  l.input_bytes = l.block_rows * l.blocks * l.row_pitch;
+  l.input_bytes = static_cast<int>(t.warpgroups * l.blocks * l.block_rows * l.row_pitch);
   l.weight_bytes = static_cast<int>(t.planes * words * t.channels * 4);
   const int64_t all_weights = int64_t{l.slices} * l.parts * taps;
   if (resident && all_weights * l.weight_bytes > t.shared_bytes) return l;
