@@ -588,11 +588,12 @@ def _hopper_cost(plan: Plan, problem: Problem) -> float:
     shares = hopper_shares(tile, problem, walk)
     of_share = _ceil_div(walk.slices, shares)
     taps, slices = of_share * walk.taps, of_share * walk.parts
-    # Warpgroups share the tensor cores, and more of them wait for one another less.
+    # Warpgroups share the tensor cores, which small products fill less, and more of them have their
+    # instructions done sooner.
     crowd = 1 + costs.crowd * (tile.warpgroups - 2)
     read = costs.step + costs.wide * (tile.m_tiles - 1) + costs.conflict * conflicts
     read += costs.apart * (problem.stride > 1 or problem.aligned < 4)
-    step = _larger(products * costs.column * tile.warpgroups / 2, read * crowd)
+    step = _larger(products * costs.column * (tile.warpgroups / 2) ** 1.1, read * crowd)
     time = taps * walk.words / 8 * step + slices * costs.slice
     # The way of woven outputs takes twice as many instructions.
     out = tile.m_tiles * 128 * costs.output * (1 + woven) + costs.row * split
