@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
 from itertools import product
-from math import gcd
+from math import gcd, prod
 from typing import Any, cast
 
 from fastconv1d import build, config, cpu_costs, tuned
@@ -31,6 +31,7 @@ DIRECT_MEMORY = 0.12e6  # elements per µs that the direct kernel reads and writ
 SLIDING_OUTPUT = 1.9e-6  # µs that the sliding kernel takes for an output and a channel that it sees
 SLIDING_TAP = 0.17e-6  # likewise for each tap
 SLIDING_WIDE = (0.9e-6, 0.075e-6)  # the same where rows share what is read: an output, a tap
+SLIDING_CHAINS = 0.78  # share of these that many channels take
 SLIDING_APART_TAP = 1e-6  # for each where values are read one by one
 SLIDING_16_BIT = 0.7  # share of these that 16-bit types take
 SLIDING_WIDE_16_BIT = 0.9  # likewise where rows share what is read
@@ -101,6 +102,7 @@ HOPPER_BANDWIDTH = 3.8e6  # bytes per µs that the Hopper kernel reads and write
 WEAVE = 16  # columns of the Hopper kernel that a transposed convolution's outputs share
 PACK_BANDWIDTH = {2: 1.55e6, 4: 2.1e6}  # bytes per µs in which weights are packed, by size
 SHARE_START, SHARE_BANDWIDTH = 3.0, 2.5e6  # µs, and bytes per µs, that adding up shares takes
+READ_CROWD = 0.4  # of what outputs take longer for more warpgroups, the share that steps do
 HOPPER_CHAIN = 18  # steps after which fp32-accurate products are added up apart
 MOST_BOX = 256  # positions of a box: kMostBlockPositions of csrc/schedule.h
 MOST_FOLDED = (8, 128)  # channels, and values with taps, of a group whose taps are words, there
@@ -255,17 +257,17 @@ class HopperCosts:
     split: float  # the same again, where rows of the output are no whole sectors
     row: float  # then: one row of a tile's outputs
     clear: float  # a slice of a row's first tile, whose maps show what is before the row
-    crowd: float  # share of steps and outputs more for each warpgroup beyond two
+    crowd: float  # share of outputs more for each warpgroup beyond two
 
 
 HOPPER_16_BIT = HopperCosts(
-    *(0.59, 69.6, 47.6, 17.9, 579, 10.9, 1770, 0.0761, 0.00705, 10.9, 24.8, 0.335),
-    *(0.194, 0, 4.44, 644, 0.169),
+    *(0.59, 72.9, 49.1, 19.0, 624, 7.85, 1790, 0.0719, 0.00289, 11.2, 20.7, 0.382),
+    *(0.202, 0, 4.57, 598, 0.191),
 )
 HOPPER = {
     "tf32": HopperCosts(
-        *(0.449, 63.8, 69.2, 6.44, 433, 17.2, 2060, 0.0977, 0.0167, 9.45, 0, 0.29),
-        *(0.0239, 0.27, 0, 345, 0.183),
+        *(0.449, 64.3, 69.2, 8.55, 458, 33.6, 2820, 0.092, 0.0138, 9.89, 0, 0.29),
+        *(0.021, 0.392, 0, 345, 0.206),
     ),
     "ieee": HopperCosts(
         *(0.708, 201, 142, 32.2, 987, 6, 1600, 0.108, 0.0285, 17.3, 0, 0.29),
@@ -593,7 +595,10 @@ def _hopper_cost(plan: Plan, problem: Problem) -> float:
     crowd = 1 + costs.crowd * (tile.warpgroups - 2)
     read = costs.step + costs.wide * (tile.m_tiles - 1) + costs.conflict * conflicts
     read += costs.apart * (problem.stride > 1 or problem.aligned < 4)
-    step = _larger(products * costs.column * (tile.warpgroups / 2) ** 1.1, read * crowd)
+    step = _larger(
+        products * costs.column * (tile.warpgroups / 2) ** 1.1,
+        read * (1 + READ_CROWD * (crowd - 1)),
+    )
     time = taps * walk.words / 8 * step + slices * costs.slice
     # The way of woven outputs takes twice as many instructions.
     out = tile.m_tiles * 128 * costs.output * (1 + woven) + costs.row * split
@@ -689,6 +694,7 @@ def _sliding_time(problem: Problem) -> float:
         of_output = SLIDING_WIDE[0] + channels_in * taps * SLIDING_WIDE[1]
     else:
         of_output = channels_in * (SLIDING_OUTPUT + taps * SLIDING_TAP)
+        of_output *= SLIDING_CHAINS if channels_in > SLIDING_CHAIN else 1.0
     time = problem.output_elements * of_output
     if problem.dtype.itemsize > 2:
         return time
@@ -757,6 +763,8 @@ def _aten_cost(plan: Plan, problem: Problem) -> float:
     tiles = _ceil_div(problem.batch * problem.length_out, ATEN_TILE)
     tiles *= _ceil_div(problem.channels_out, ATEN_TILE)
     rate *= min(1.0, max(1, tiles) / problem.gpu.multiprocessors)
+    if problem.dtype.itemsize > 2:
+        elements += prod(problem.weight_shape)  # which changes its own, too
     layout = elements / ATEN_LAYOUT[problem.dtype.itemsize]
     if problem.channels_in // problem.groups < ATEN_FEW_CHANNELS and problem.dtype.itemsize == 4:
         layout /= 2
