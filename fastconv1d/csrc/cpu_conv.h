@@ -1,13 +1,17 @@
 // The convolution on the CPU: taps and phases, as csrc/schedule.h has them, on vectors of positions.
 //
-//   input rows ──copy, widen, split into residues──> tile (L2)    weight ──pack──> [unit][class][block][c][tap][row]
+//   input rows ──copy, widen or pair, split into residues──> tile (L2)
+//   weight ──pack──> [unit][class][block][c][tap][row]
 //   block of rows x a few vectors of positions, in registers, += broadcast weight x tile[c][place of tap + q]
-//   registers ──> output, or rows of a buffer (L1) ──interleave phases, narrow──> output
+//   registers ──narrow──> output, or rows of a buffer (L1) ──interleave phases, narrow──> output
+//
+// Where the processor adds up pairs of products of bf16, c and tap are words: two neighbouring channels at a tap, or of
+// a group's only channel two neighbouring taps. A channel or tap that has no partner is beside a zero on both sides.
 //
 // A row is the outputs of one channel in one phase. Phases whose taps have the same shifts are a class, and any rows
 // of a class may share a block. An output's products are added up channel by channel, in chains that then are added
 // up in order: nothing depends on tiles, threads or the width of vectors. Taps and channels that do not exist meet no
-// data: blocks are 8, 4, 2 or 1 rows, exactly those that there are.
+// data: blocks are 8, 4, 2 or 1 rows, exactly those that there are. A row's last vector ends where its outputs end.
 //
 // Roofline: a block of 8 rows by 3 vectors reads 3 vectors and 8 weights for 24 fused multiply-adds.
 #pragma once
@@ -27,6 +31,8 @@ constexpr int most_vectors(int rows) {
   return rows == 8 ? 3 : rows == 4 ? (kVectorRegisters >= 32 ? 6 : 3) : rows == 2 ? 5 : 6;
 }
 
+constexpr int kMostSums = kMostRows * most_vectors(kMostRows);  // vectors
+
 constexpr int64_t kTileBytes = 256 << 10;    // of the input, kept in L2
 constexpr int64_t kBufferBytes = 128 << 10;  // of outputs on their way
 constexpr int64_t kMostSteps = 16;           // of positions in a tile, each of most_vectors
@@ -40,25 +46,30 @@ constexpr int64_t kWorkPerTask = 1 << 16;
 // there are `extra` more than outputs.
 struct Piece {
   int64_t first, extra, place;
+  bool alone;  // words of one tap, where others have two
 };
 
 struct PhaseClass {
   int64_t first_shift, taps;
   std::vector<int64_t> phases;
-  std::vector<int64_t> places,
-      shifts;  // of each tap: in a channel's tile, and from the input's own position
+  // Of each word of taps: in a channel's tile, and from the input's own position.
+  std::vector<int64_t> places, shifts;
+
+  int64_t tap_words() const { return static_cast<int64_t>(shifts.size()); }
 };
 
 // How a convolution is walked.
 struct CpuWalk {
   int64_t channels_in, channels_out;  // of a group
+  int64_t channel_words;              // of the input
+  int64_t taps_of_word, next_tap;     // how many, and how far the second is from the first
   int64_t phases, positions, in_step;
   std::vector<PhaseClass> classes;
   std::vector<Piece> pieces;
   int64_t tile_positions, tiles, pitch;
   int64_t unit, units, chunk, chunks;  // channels of a unit, units of a task
   int64_t run, runs;                   // groups of a task
-  int64_t taps_of_unit;                // of one channel, all phases
+  int64_t taps_of_unit;                // words of taps of one channel, all phases
   int64_t weights_of_group;
   int64_t tile_size, buffer_size, scratch;  // in sums, of a worker
   int64_t packed_size;                      // in sums
@@ -68,13 +79,13 @@ struct CpuWalk {
   bool packed_in_turn;  // weights that one task alone reads are packed by it
 
   int64_t tasks(const ConvArgs& a) const { return a.batch * runs * tiles * chunks; }
-  int64_t unit_weights() const { return unit * channels_in * taps_of_unit; }
+  int64_t unit_weights() const { return unit * channel_words * taps_of_unit; }
   int64_t packed_place(int64_t group, int64_t number) const {
     return group * weights_of_group + number * unit_weights();
   }
 };
 
-inline std::vector<PhaseClass> classes_of(const ConvArgs& a) {
+inline std::vector<PhaseClass> classes_of(const ConvArgs& a, int64_t taps_of_word) {
   std::vector<PhaseClass> classes;
   for (int64_t r = 0; r < phase_count(a); ++r) {
     const Phase phase = phase_of(a, r);
@@ -86,7 +97,7 @@ inline std::vector<PhaseClass> classes_of(const ConvArgs& a) {
       continue;
     }
     classes.push_back({phase.first_shift, phase.taps, {r}, {}, {}});
-    for (int64_t j = 0; j < phase.taps; ++j)
+    for (int64_t j = 0; j < phase.taps; j += taps_of_word)
       classes.back().shifts.push_back(phase.first_shift + j * phase.shift_step);
   }
   return classes;
@@ -94,26 +105,32 @@ inline std::vector<PhaseClass> classes_of(const ConvArgs& a) {
 
 // Finds the places of all taps in a channel's tile of so many positions.
 inline void place_taps(CpuWalk& w, int64_t lanes) {
-  std::vector<int64_t> shifts;
+  // Words may share a piece that are alone both, or neither, and see the same residue.
+  using Kind = std::pair<bool, int64_t>;
+  const auto kind_of = [&](bool alone, int64_t shift) {
+    return Kind{alone, (shift % w.in_step + w.in_step) % w.in_step};
+  };
+  const auto is_alone = [&](const PhaseClass& c, size_t number) {
+    return static_cast<int64_t>(number + 1) * w.taps_of_word > c.taps;
+  };
+  std::vector<std::pair<Kind, int64_t>> words;
   for (const PhaseClass& c : w.classes)
-    shifts.insert(shifts.end(), c.shifts.begin(), c.shifts.end());
-  const auto residue = [&](int64_t shift) { return (shift % w.in_step + w.in_step) % w.in_step; };
-  std::sort(shifts.begin(), shifts.end(), [&](int64_t one, int64_t two) {
-    const int64_t of_one = residue(one), of_two = residue(two);
-    return of_one != of_two ? of_one < of_two : one < two;
-  });
+    for (size_t number = 0; number < c.shifts.size(); ++number)
+      words.emplace_back(kind_of(is_alone(c, number), c.shifts[number]), c.shifts[number]);
+  std::sort(words.begin(), words.end());
   w.pieces.clear();
   w.pitch = 0;
-  for (const int64_t shift : shifts) {
+  for (const auto& [kind, shift] : words) {
     if (!w.pieces.empty()) {
       Piece& last = w.pieces.back();
       const int64_t end = last.first + last.extra * w.in_step;
-      if (residue(shift) == residue(last.first) && (shift - end) / w.in_step <= w.tile_positions) {
+      if (kind == kind_of(last.alone, last.first) &&
+          (shift - end) / w.in_step <= w.tile_positions) {
         last.extra = (shift - last.first) / w.in_step;
         continue;
       }
     }
-    w.pieces.push_back({shift, 0, 0});
+    w.pieces.push_back({shift, 0, 0, kind.first});
   }
   for (Piece& piece : w.pieces) {
     piece.place = w.pitch;
@@ -121,13 +138,15 @@ inline void place_taps(CpuWalk& w, int64_t lanes) {
   }
   for (PhaseClass& c : w.classes) {
     c.places.clear();
-    for (const int64_t shift : c.shifts)
-      for (const Piece& piece : w.pieces)
-        if (residue(shift) == residue(piece.first) && shift >= piece.first &&
-            shift <= piece.first + piece.extra * w.in_step) {
-          c.places.push_back(piece.place + (shift - piece.first) / w.in_step);
+    for (size_t number = 0; number < c.shifts.size(); ++number)
+      for (const Piece& piece : w.pieces) {
+        const int64_t apart = c.shifts[number] - piece.first;
+        if (kind_of(is_alone(c, number), c.shifts[number]) == kind_of(piece.alone, piece.first) &&
+            apart >= 0 && apart <= piece.extra * w.in_step) {
+          c.places.push_back(piece.place + apart / w.in_step);
           break;
         }
+      }
   }
 }
 
@@ -137,15 +156,19 @@ CpuWalk cpu_walk_of(const ConvArgs& a) {
   CpuWalk w{};
   w.channels_in = a.channels_in / a.groups;
   w.channels_out = a.channels_out / a.groups;
+  constexpr int64_t values = WordOf<Element>::values;
+  w.channel_words = ceil_div(w.channels_in, values);
+  w.taps_of_word = w.channels_in == 1 ? values : 1;
+  w.next_tap = phase_of(a, 0).shift_step;
   w.phases = phase_count(a);
   w.positions = ceil_div(a.length_out, w.phases);
   w.in_step = a.transposed ? 1 : a.stride;
-  w.classes = classes_of(a);
+  w.classes = classes_of(a, w.taps_of_word);
   w.least_shift = INT64_MAX, w.most_shift = INT64_MIN;
   int64_t most_taps = 0, span = 0, rows = 0;
   for (const PhaseClass& c : w.classes) {
-    w.taps_of_unit += c.taps * static_cast<int64_t>(c.phases.size());
-    most_taps += c.taps;
+    w.taps_of_unit += c.tap_words() * static_cast<int64_t>(c.phases.size());
+    most_taps += c.tap_words();
     if (c.taps == 0) continue;
     span = larger(span, (c.shifts.back() - c.shifts.front()) / w.in_step);
     w.least_shift = smaller(w.least_shift, c.shifts.front());
@@ -156,7 +179,7 @@ CpuWalk cpu_walk_of(const ConvArgs& a) {
   while (w.unit > 1 && w.unit * w.phases * most_vectors(1) * lanes * size > kBufferBytes)
     w.unit /= 2;
   w.units = ceil_div(w.channels_out, w.unit);
-  w.weights_of_group = w.channels_out * w.channels_in * w.taps_of_unit;
+  w.weights_of_group = w.channels_out * w.channel_words * w.taps_of_unit;
   rows = w.unit * w.phases;
 
   const int64_t residues = smaller(w.in_step, larger(1, most_taps));
@@ -169,7 +192,7 @@ CpuWalk cpu_walk_of(const ConvArgs& a) {
   for (; steps > 1; --steps) {
     const int64_t pitch =
         smaller(residues * (steps * step + span), larger(1, most_taps) * steps * step);
-    if (w.channels_in * pitch * size <= kTileBytes && rows * steps * step * size <= kBufferBytes)
+    if (w.channel_words * pitch * size <= kTileBytes && rows * steps * step * size <= kBufferBytes)
       break;
   }
   w.tiles = ceil_div(w.positions, steps * step);
@@ -189,15 +212,16 @@ CpuWalk cpu_walk_of(const ConvArgs& a) {
   w.run = smaller(ceil_div(kWorkPerTask, of_group), larger(1, tasks / (8 * w.threads)));
   w.run = smaller(a.groups, w.run);
   w.runs = ceil_div(a.groups, w.run);
-  w.tile_size = round_up(w.channels_in * w.pitch, 16);
-  w.buffer_size = round_up(rows * w.tile_positions, 16);
+  w.tile_size = round_up(w.channel_words * w.pitch, 16);
+  w.buffer_size = w.phases == 1 ? 0 : round_up(rows * w.tile_positions, 16);
   w.packed_in_turn = tasks == a.groups;
   w.packed_size = w.packed_in_turn ? 0 : round_up(a.groups * w.weights_of_group, 16);
-  w.scratch =
-      w.tile_size + w.buffer_size +
-      round_up((w.phases + 2 * static_cast<int64_t>(w.classes.size() + w.pieces.size())) * 8 / size,
-               16) +
-      (w.packed_in_turn ? round_up(w.unit_weights(), 16) : 0);
+  w.scratch = w.tile_size + w.buffer_size + kMostSums * lanes +
+              round_up((w.phases + 2 * static_cast<int64_t>(w.classes.size() +
+                                                            w.taps_of_word * w.pieces.size())) *
+                           8 / size,
+                       16) +
+              (w.packed_in_turn ? round_up(w.unit_weights(), 16) : 0);
   return w;
 }
 
@@ -245,127 +269,169 @@ void interleave(const From* const* rows, int64_t number, int64_t count, int64_t 
 // Packs what a unit of a group multiplies channels `first` to `last` of the input with.
 template <class Element>
 void pack_weights(const CpuWalk& w, const ConvArgs& a, int64_t group, int64_t unit, int64_t first,
-                  int64_t last, Sum<Element>* packed) {
+                  int64_t last, Word<Element>* packed) {
+  constexpr int64_t kTaps = 64;   // at a time, words of them
+  constexpr int64_t kAhead = 12;  // channels of a transposed weight
   const auto* const weight = static_cast<const Element*>(a.weight);
   const int64_t first_channel = unit * w.unit;
   const int64_t channels = smaller(w.unit, w.channels_out - first_channel);
+  const int64_t channels_of_word = WordOf<Element>::values / w.taps_of_word;
+  const int64_t channel_step = (a.transposed ? w.channels_out : 1) * a.kernel_size;
   for (const PhaseClass& c : w.classes) {
     const auto members = static_cast<int64_t>(c.phases.size());
     for_each_block(channels * members, [&](int64_t rows, int64_t first_row) {
-      const Element* from[kMostRows];
-      Sum<Element>* const to = packed + first * c.taps * rows;
-      if (!a.transposed) {
-        for (int64_t m = 0; m < rows; ++m)
-          from[m] =
-              weight +
-              ((group * w.channels_out + first_channel + first_row + m) * w.channels_in + first) *
-                  a.kernel_size;
-        interleave(from, rows, (last - first) * a.kernel_size, 1, to);
-      } else {
-        int64_t step = 0;
-        for (int64_t m = 0; m < rows; ++m) {
-          const Phase phase = phase_of(a, c.phases[(first_row + m) % members]);
-          const int64_t out = first_channel + (first_row + m) / members;
-          from[m] = weight +
-                    ((group * w.channels_in + first) * w.channels_out + out) * a.kernel_size +
-                    phase.first_tap;
-          step = phase.tap_step;
-        }
-        for (int64_t in = 0; in < last - first; ++in) {
-          interleave(from, rows, c.taps, step, to + in * c.taps * rows);
-          for (int64_t m = 0; m < rows; ++m) from[m] += w.channels_out * a.kernel_size;
+      int64_t of_row[kMostRows], tap_step = 1;
+      for (int64_t m = 0; m < rows; ++m) {
+        const Phase phase = phase_of(a, c.phases[(first_row + m) % members]);
+        const int64_t out = first_channel + (first_row + m) / members;
+        tap_step = phase.tap_step;
+        of_row[m] =
+            phase.first_tap + (a.transposed ? group * w.channels_in * w.channels_out + out
+                                            : (group * w.channels_out + out) * w.channels_in) *
+                                  a.kernel_size;
+      }
+      for (int64_t first_tap = 0; first_tap < c.tap_words(); first_tap += kTaps) {
+        // Where each word's first value lies in the weight, of the first channel.
+        int64_t places[kTaps * kMostRows], words = 0;
+        for (int64_t t = first_tap; t < smaller(c.tap_words(), first_tap + kTaps); ++t)
+          for (int64_t m = 0; m < rows; ++m)
+            places[words++] = of_row[m] + t * w.taps_of_word * tap_step;
+        for (int64_t in = first; in < last; in += channels_of_word) {
+          Word<Element>* const to =
+              packed + (in / channels_of_word * c.tap_words() + first_tap) * rows;
+          const Element* const from = weight + in * channel_step;
+          // Channels of a transposed weight lie far apart, and their lines come one by one.
+          for (int64_t c = 0; a.transposed && c < channels_of_word; ++c)
+            for (int64_t m = 0; m < rows; ++m)
+              __builtin_prefetch(from + of_row[m] + (kAhead + c) * channel_step);
+          int64_t number = 0;
+          if constexpr (WordOf<Element>::values > 1) {
+            const int64_t taps = c.taps / w.taps_of_word - first_tap;
+            const int64_t pairs = in + channels_of_word > last ? 0 : smaller(words, taps * rows);
+            const Element* const second = from + (w.taps_of_word > 1 ? tap_step : channel_step);
+            for (; number < pairs; ++number)
+              convert(from[places[number]], second[places[number]], to[number]);
+          }
+          for (; number < words; ++number) {
+            convert(from[places[number]], to[number]);
+            __asm__("" : "+r"(number));  // no instructions that gather: they take longer
+          }
         }
       }
-      packed += rows * w.channels_in * c.taps;
+      packed += rows * w.channel_words * c.tap_words();
     });
   }
 }
 
 // What a block of rows multiplies.
-template <class Value>
+template <class Word, class Value>
 struct Factors {
-  const Value* input;  // of the first channel and position
-  int64_t input_pitch, channels;
-  const int64_t* places;  // of taps
+  const Word* input;              // of the first channel and position
+  int64_t input_pitch, channels;  // words of channels
+  const int64_t* places;          // of words of taps
   int64_t taps;
-  const Value* weight;
+  const Word* weight;
   int64_t weight_pitch;  // from channel to channel
   int64_t chain;         // channels whose products are added up before they join the others
+  Value* earlier;        // room for the sums of a block's chains
 };
 
-// Sums of a block of rows and vectors.
-template <class Value, int ROWS, int VECTORS>
-inline void multiply(const Factors<Value>& f, const Value* bias, Value* out, int64_t out_pitch) {
+// Sums of a block of rows and vectors, for the first of `count` positions. A function of its own: inside of a large
+// one GCC keeps some sums in memory.
+template <class Word, class Value, class To, int ROWS, int VECTORS>
+[[gnu::noinline]] void multiply(const Factors<Word, Value>& f, const Value* bias, int64_t count,
+                                To* out, int64_t out_pitch) {
   constexpr int lanes = kLanes<Value>;
+  Vector<Value> sum[ROWS][VECTORS];
+  const int64_t tail = smaller(VECTORS * lanes, larger(lanes, count)) - lanes;
+  const auto place = [tail](int v) { return v + 1 < VECTORS ? v * lanes : tail; };
+  // The output's lines come while products are added up.
+#pragma GCC unroll 8
+  for (int m = 0; m < ROWS; ++m)
+    for (int64_t q = 0; q < VECTORS * lanes; q += 64 / sizeof(To))
+      __builtin_prefetch(out + m * out_pitch + q, 1);
   for (int64_t first = 0; first < f.channels; first += f.chain) {
     const int64_t last = smaller(f.channels, first + f.chain);
-    Vector<Value> sum[ROWS][VECTORS];
 #pragma GCC unroll 8
     for (int m = 0; m < ROWS; ++m)
 #pragma GCC unroll 8
       for (int v = 0; v < VECTORS; ++v) sum[m][v] = Vector<Value>{};
     for (int64_t c = first; c < last; ++c) {
-      const Value* const row = f.input + c * f.input_pitch;
-      const Value* weight = f.weight + c * f.weight_pitch;
+      const Word* const row = f.input + c * f.input_pitch;
+      const Word* weight = f.weight + c * f.weight_pitch;
       for (int64_t t = 0; t < f.taps; ++t, weight += ROWS) {
-        const Value* const from = row + f.places[t];
-        Vector<Value> x[VECTORS];
+        const Word* const from = row + f.places[t];
+        __builtin_prefetch(weight + 16 * ROWS);
+        Vector<Word> x[VECTORS];
 #pragma GCC unroll 8
-        for (int v = 0; v < VECTORS; ++v) x[v] = load(from + v * lanes);
+        for (int v = 0; v < VECTORS; ++v) x[v] = load(from + place(v));
 #pragma GCC unroll 8
         for (int m = 0; m < ROWS; ++m) {
-          const Vector<Value> one = broadcast(weight[m]);
+          const Vector<Word> one = broadcast(weight[m]);
 #pragma GCC unroll 8
-          for (int v = 0; v < VECTORS; ++v) sum[m][v] += one * x[v];
+          for (int v = 0; v < VECTORS; ++v) add_product(sum[m][v], one, x[v]);
         }
       }
     }
-    // The bias joins the first chain's sum, and the others' are added to those there.
+    // The bias joins the first chain's sum, and the others' are added to that.
+    const auto each = [&](const auto& visit) {
 #pragma GCC unroll 8
-    for (int m = 0; m < ROWS; ++m)
+      for (int m = 0; m < ROWS; ++m)
 #pragma GCC unroll 8
-      for (int v = 0; v < VECTORS; ++v) {
-        Value* const to = out + m * out_pitch + v * lanes;
-        store(to, sum[m][v] + (first == 0 ? broadcast(bias[m]) : load(to)));
-      }
+        for (int v = 0; v < VECTORS; ++v) visit(m, v, sum[m][v]);
+    };
+    const auto kept = [&](int m, int v) { return f.earlier + (m * VECTORS + v) * lanes; };
+    if (first == 0)
+      each([&](int m, int, auto& one) { one += broadcast(bias[m]); });
+    else
+      each([&](int m, int v, auto& one) { one += load(kept(m, v)); });
+    if (last < f.channels)
+      each([&](int m, int v, auto& one) { store(kept(m, v), one); });
+    else
+      each([&](int m, int v, auto& one) {
+        leave<Value>(out + m * out_pitch + place(v), one, count);
+      });
   }
 }
 
-template <class Value, int ROWS, int VECTORS>
-void multiply_vectors(int64_t vectors, const Factors<Value>& f, const Value* bias, Value* out,
-                      int64_t out_pitch) {
-  if (vectors == VECTORS) return multiply<Value, ROWS, VECTORS>(f, bias, out, out_pitch);
+template <class Word, class Value, class To, int ROWS, int VECTORS>
+void multiply_vectors(int64_t vectors, const Factors<Word, Value>& f, const Value* bias,
+                      int64_t count, To* out, int64_t out_pitch) {
+  if (vectors == VECTORS)
+    return multiply<Word, Value, To, ROWS, VECTORS>(f, bias, count, out, out_pitch);
   if constexpr (VECTORS > 1)
-    multiply_vectors<Value, ROWS, VECTORS - 1>(vectors, f, bias, out, out_pitch);
+    multiply_vectors<Word, Value, To, ROWS, VECTORS - 1>(vectors, f, bias, count, out, out_pitch);
 }
 
-// Sums of a block of rows, all of its vectors, in even shares.
-template <class Value, int ROWS>
-void multiply_rows(int64_t vectors, const Factors<Value>& factors, const Value* bias, Value* out,
+// Sums of a block of rows, all positions, in even shares.
+template <class Word, class Value, class To, int ROWS>
+void multiply_rows(const Factors<Word, Value>& factors, const Value* bias, int64_t count, To* out,
                    int64_t out_pitch) {
   constexpr int most = most_vectors(ROWS);
-  Factors<Value> f = factors;
-  for (int64_t shares = (vectors + most - 1) / most; shares > 0; --shares) {
-    const int64_t now = shares == 1 ? vectors : (vectors + shares - 1) / shares;
-    multiply_vectors<Value, ROWS, most>(now, f, bias, out, out_pitch);
+  Factors<Word, Value> f = factors;
+  int64_t vectors = ceil_div(count, kLanes<Value>);
+  for (int64_t shares = ceil_div(vectors, most); shares > 0; --shares) {
+    const int64_t now = ceil_div(vectors, shares);
+    multiply_vectors<Word, Value, To, ROWS, most>(now, f, bias, count, out, out_pitch);
     f.input += now * kLanes<Value>;
     out += now * kLanes<Value>;
+    count -= now * kLanes<Value>;
     vectors -= now;
   }
 }
 
-template <class Value>
-void multiply_block(int64_t rows, int64_t vectors, const Factors<Value>& f, const Value* bias,
-                    Value* out, int64_t out_pitch) {
+template <class Word, class Value, class To>
+void multiply_block(int64_t rows, const Factors<Word, Value>& f, const Value* bias, int64_t count,
+                    To* out, int64_t out_pitch) {
   switch (rows) {
     case 1:
-      return multiply_rows<Value, 1>(vectors, f, bias, out, out_pitch);
+      return multiply_rows<Word, Value, To, 1>(f, bias, count, out, out_pitch);
     case 2:
-      return multiply_rows<Value, 2>(vectors, f, bias, out, out_pitch);
+      return multiply_rows<Word, Value, To, 2>(f, bias, count, out, out_pitch);
     case 4:
-      return multiply_rows<Value, 4>(vectors, f, bias, out, out_pitch);
+      return multiply_rows<Word, Value, To, 4>(f, bias, count, out, out_pitch);
     default:
-      return multiply_rows<Value, kMostRows>(vectors, f, bias, out, out_pitch);
+      return multiply_rows<Word, Value, To, kMostRows>(f, bias, count, out, out_pitch);
   }
 }
 
@@ -375,21 +441,48 @@ struct Seen {
   int64_t first, last;
 };
 
+// Every `step`-th value, for a step that the compiler knows where it is small.
+template <int64_t STEP = 2, class Element, class Put>
+inline void put_columns(const Element* from, int64_t step, int64_t count, const Put& put) {
+  if (step == 1) {
+    for (int64_t q = 0; q < count; ++q) put(from[q], q);
+  } else if (step == STEP) {
+    for (int64_t q = 0; q < count; ++q) put(from[q * STEP], q);
+  } else if constexpr (STEP < 4) {
+    put_columns<STEP + 1>(from, step, count, put);
+  } else {
+    for (int64_t q = 0; q < count; ++q) put(from[q * step], q);
+  }
+}
+
 // Copies the columns of one channel; those outside of its row are zero.
-template <class Element>
+template <class Element, class To>
 void copy_channel(const CpuWalk& w, const Element* row, const Seen* inside, int64_t start,
-                  int64_t count, Sum<Element>* tile) {
+                  int64_t count, To* tile) {
   for (const Piece& piece : w.pieces) {
     const Seen in = *inside++;
-    Sum<Element>* const to = tile + piece.place;
+    To* const to = tile + piece.place;
     std::fill(to, to + in.first, 0);
     const Element* const from = row + start + piece.first + in.first * w.in_step;
     if (w.in_step == 1)
       convert(from, to + in.first, in.last - in.first);
     else
-      for (int64_t q = 0; q < in.last - in.first; ++q)
-        convert(from[q * w.in_step], to[in.first + q]);
+      put_columns(from, w.in_step, in.last - in.first,
+                  [&](Element x, int64_t q) { convert(x, to[in.first + q]); });
     std::fill(to + in.last, to + count + piece.extra, 0);
+  }
+}
+
+// Joins what is in each column the words' other half.
+template <class Element, class To>
+void join_channel(const CpuWalk& w, const Element* row, const Seen* inside, int64_t start,
+                  To* tile) {
+  for (const Piece& piece : w.pieces) {
+    const Seen in = *inside++;
+    if (piece.alone) continue;
+    To* const to = tile + piece.place + in.first;
+    put_columns(row + start + piece.first + in.first * w.in_step, w.in_step, in.last - in.first,
+                [&](Element x, int64_t q) { join(x, to[q]); });
   }
 }
 
@@ -398,14 +491,20 @@ template <class Element>
 class ConvolutionTask {
  public:
   using Value = Sum<Element>;
+  using Factor = Word<Element>;
 
   ConvolutionTask(const CpuWalk& walk, const ConvArgs& args, int64_t task,
-                  const Value* packed_weights, Value* scratch)
-      : w(walk), a(args), packed(packed_weights), copied(scratch), buffer(copied + w.tile_size) {
-    rows_of_phases = reinterpret_cast<const Value**>(buffer + w.buffer_size);
+                  const Factor* packed_weights, Value* scratch)
+      : w(walk),
+        a(args),
+        packed(packed_weights),
+        copied(reinterpret_cast<Factor*>(scratch)),
+        buffer(scratch + w.tile_size),
+        earlier(buffer + w.buffer_size) {
+    rows_of_phases = reinterpret_cast<const Value**>(earlier + kMostSums * kLanes<Value>);
     taps = reinterpret_cast<Seen*>(rows_of_phases + w.phases);
     columns = taps + w.classes.size();
-    own_weights = scratch + w.scratch - round_up(w.unit_weights(), 16);
+    own_weights = reinterpret_cast<Factor*>(scratch + w.scratch - round_up(w.unit_weights(), 16));
     const int64_t chunk = task % w.chunks, tile = task / w.chunks % w.tiles;
     const int64_t run = task / (w.chunks * w.tiles) % w.runs;
     batch = task / (w.chunks * w.tiles * w.runs);
@@ -420,8 +519,9 @@ class ConvolutionTask {
  private:
   const CpuWalk& w;
   const ConvArgs& a;
-  const Value* const packed;
-  Value *const copied, *const buffer, *own_weights;
+  const Factor* const packed;
+  Factor *const copied, *own_weights;
+  Value *const buffer, *const earlier;
   const Value** rows_of_phases;
   Seen *taps, *columns;
   int64_t batch, first, count, vectors;
@@ -434,42 +534,55 @@ class ConvolutionTask {
     direct = false;
     if (w.direct && w.least_shift <= w.most_shift) {
       const int64_t before = -(first + w.least_shift);
-      const int64_t inside = (a.length - w.most_shift - first) / lanes * lanes;
+      const int64_t inside = a.length - w.most_shift - first;
       if (before > 0 && round_up(before, lanes) + kLeastDirect < inside) {
         count = smaller(count, round_up(before, lanes));
       } else if (before <= 0 && inside > kLeastDirect) {
         count = smaller(count, inside);
-        direct = count % lanes == 0 || first + round_up(count, lanes) + w.most_shift <= a.length;
+        direct = count >= lanes;
       }
     }
     vectors = ceil_div(count, lanes);
     sees_nothing = true;
     for (size_t number = 0; number < w.classes.size(); ++number) {
       const PhaseClass& c = w.classes[number];
-      Seen s{0, c.taps};
-      while (s.first < s.last && (first + count - 1) * w.in_step + c.shifts[s.first] < 0) ++s.first;
+      Seen s{0, c.tap_words()};
+      const int64_t last_shift =
+          (first + count - 1) * w.in_step + (w.taps_of_word - 1) * w.next_tap;
+      while (s.first < s.last && last_shift + c.shifts[s.first] < 0) ++s.first;
       while (s.last > s.first && first * w.in_step + c.shifts[s.last - 1] >= a.length) --s.last;
       sees_nothing = sees_nothing && s.first == s.last;
       taps[number] = s;
     }
-    for (size_t number = 0; number < w.pieces.size(); ++number) {
-      const Piece& piece = w.pieces[number];
-      const Inside in = inside_of(vectors * lanes + piece.extra, w.in_step,
-                                  first * w.in_step + piece.first, a.length);
-      columns[number] = {in.first, in.last};
+    Seen* inside = columns;
+    for (int64_t half = 0; half < w.taps_of_word; ++half)
+      for (const Piece& piece : w.pieces) {
+        const int64_t start = first * w.in_step + piece.first + half * w.next_tap;
+        const Inside in = inside_of(vectors * lanes + piece.extra, w.in_step, start, a.length);
+        *inside++ = {in.first, in.last};
+      }
+  }
+
+  void copy(const Element* input) {
+    constexpr int64_t values = WordOf<Element>::values;
+    const int64_t start = first * w.in_step;
+    for (int64_t c = 0; c < w.channels_in; c += values) {
+      const Element* const row = input + c * a.input_channel_stride;
+      Factor* const to = copied + c / values * w.pitch;
+      copy_channel(w, row, columns, start, vectors * kLanes<Value>, to);
+      if constexpr (values > 1) {
+        if (w.taps_of_word > 1)
+          join_channel(w, row, columns + w.pieces.size(), start + w.next_tap, to);
+        else if (c + 1 < w.channels_in)
+          join_channel(w, row + a.input_channel_stride, columns, start, to);
+      }
     }
   }
 
   void convolve(int64_t group, int64_t first_unit, int64_t last_unit) {
     const auto* const input = static_cast<const Element*>(a.input) + batch * a.input_batch_stride +
                               group * w.channels_in * a.input_channel_stride;
-    if (!direct && !sees_nothing)
-      for (int64_t c = 0; c < w.channels_in; ++c)
-        copy_channel(w, input + c * a.input_channel_stride, columns, first * w.in_step,
-                     vectors * kLanes<Value>, copied + c * w.pitch);
-    // Sums need no buffer where they are outputs already.
-    const bool straight =
-        sizeof(Element) == sizeof(Value) && w.phases == 1 && count % kLanes<Value> == 0;
+    if (!direct && !sees_nothing) copy(input);
     for (int64_t unit = first_unit; unit < last_unit; ++unit) {
       const int64_t first_channel = unit * w.unit;
       const int64_t channels = smaller(w.unit, w.channels_out - first_channel);
@@ -478,47 +591,51 @@ class ConvolutionTask {
                            (batch * a.channels_out + channel) * a.length_out + first * w.phases;
       const auto* const bias =
           a.bias == nullptr ? nullptr : static_cast<const Element*>(a.bias) + channel;
-      const Value* weight = packed + w.packed_place(group, unit);
+      const Factor* weight = packed + w.packed_place(group, unit);
       if (w.packed_in_turn) {
         pack_weights<Element>(w, a, group, unit, 0, w.channels_in, own_weights);
         weight = own_weights;
       }
-      Value* to = straight ? reinterpret_cast<Value*>(output) : buffer;
-      const int64_t to_pitch = straight ? a.length_out : w.tile_positions;
-      for (size_t number = 0; number < w.classes.size(); ++number) {
-        const PhaseClass& c = w.classes[number];
-        const auto members = static_cast<int64_t>(c.phases.size());
-        const Seen& s = taps[number];
-        for_each_block(channels * members, [&](int64_t rows, int64_t first_row) {
-          Value biases[kMostRows] = {};
-          if (bias != nullptr)
-            for (int64_t m = 0; m < rows; ++m)
-              convert(bias[w.phases == 1 ? first_row + m : (first_row + m) / members], biases[m]);
-          const Factors<Value> factors{
-              direct ? reinterpret_cast<const Value*>(input + first) : copied,
-              direct ? a.input_channel_stride : w.pitch,
-              w.channels_in,
-              (direct ? c.shifts.data() : c.places.data()) + s.first,
-              s.last - s.first,
-              weight + s.first * rows,
-              c.taps * rows,
-              larger(1, kChain / larger(1, c.taps))};
-          multiply_block(rows, vectors, factors, biases, to + first_row * to_pitch, to_pitch);
-          weight += rows * w.channels_in * c.taps;
-        });
-        to += channels * members * to_pitch;
+      if (w.phases == 1) {
+        multiply_unit(channels, input, weight, bias, output, a.length_out);
+      } else {
+        multiply_unit(channels, input, weight, bias, buffer, w.tile_positions);
+        leave(channels, output);
       }
-      if (!straight) leave(channels, output);
+    }
+  }
+
+  template <class To>
+  void multiply_unit(int64_t channels, const Element* input, const Factor* weight,
+                     const Element* bias, To* to, int64_t to_pitch) {
+    for (size_t number = 0; number < w.classes.size(); ++number) {
+      const PhaseClass& c = w.classes[number];
+      const auto members = static_cast<int64_t>(c.phases.size());
+      const Seen& s = taps[number];
+      for_each_block(channels * members, [&](int64_t rows, int64_t first_row) {
+        Value biases[kMostRows] = {};
+        if (bias != nullptr)
+          for (int64_t m = 0; m < rows; ++m)
+            convert(bias[w.phases == 1 ? first_row + m : (first_row + m) / members], biases[m]);
+        const Factors<Factor, Value> factors{
+            direct ? reinterpret_cast<const Factor*>(input + first) : copied,
+            direct ? a.input_channel_stride : w.pitch,
+            w.channel_words,
+            (direct ? c.shifts.data() : c.places.data()) + s.first,
+            s.last - s.first,
+            weight + s.first * rows,
+            c.tap_words() * rows,
+            larger(1, kChain / WordOf<Element>::values / larger(1, c.tap_words())),
+            earlier};
+        multiply_block(rows, factors, biases, count, to + first_row * to_pitch, to_pitch);
+        weight += rows * w.channel_words * c.tap_words();
+      });
+      to += channels * members * to_pitch;
     }
   }
 
   // From the buffer's rows to those of the output, which have all phases' values in turn.
   void leave(int64_t channels, Element* output) {
-    if (w.phases == 1) {
-      for (int64_t o = 0; o < channels; ++o)
-        convert(buffer + o * w.tile_positions, output + o * a.length_out, count);
-      return;
-    }
     // The last position may have no output in some phases.
     const int64_t outputs = smaller(count * w.phases, a.length_out - first * w.phases);
     const int64_t even = outputs / w.phases;
@@ -546,8 +663,8 @@ int64_t convolution_workspace(const ConvArgs& a) {
 template <class Element>
 void convolve(const ConvArgs& a, const Parallel& parallel) {
   const CpuWalk w = cpu_walk_of<Element>(a);
-  auto* const packed = static_cast<Sum<Element>*>(a.workspace);
-  auto* const scratch = packed + w.packed_size;
+  auto* const packed = static_cast<Word<Element>*>(a.workspace);
+  auto* const scratch = static_cast<Sum<Element>*>(a.workspace) + w.packed_size;
   // A transposed weight has the values of a channel of the input side by side: few of these at a time, so that
   // their pages are at hand for some units.
   const int64_t at_once = a.transposed ? 16 : w.channels_in, some = a.transposed ? 8 : 1;

@@ -40,6 +40,8 @@ GradWalk grad_walk_of(const ConvArgs& a) {
   CpuWalk& w = g.input;
   w.channels_in = a.channels_in / a.groups;
   w.channels_out = a.channels_out / a.groups;
+  w.channel_words = w.channels_in;
+  w.taps_of_word = 1;
   w.in_step = a.stride;
   w.positions = a.length_out;
   w.classes.push_back({-a.padding, a.kernel_size, {0}, {}, {}});

@@ -2,6 +2,7 @@
 #pragma once
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #if defined(__F16C__) || defined(__AVX512F__)
 #include <immintrin.h>
@@ -101,6 +102,40 @@ inline void convert(float x, Bf16& to) {
   to.bits = static_cast<uint16_t>((bits & 0x7fffffff) > 0x7f800000 ? bits >> 16 | 0x40 : rounded);
 }
 
+// What products take from either side: a value, of the type of sums, or two of bf16 where the processor adds up their
+// two products at once. The first is in the lower half.
+template <class Element>
+struct WordOf {
+  using type = Sum<Element>;
+  static constexpr int64_t values = 1;
+};
+#if defined(__AVX512BF16__)
+template <>
+struct WordOf<Bf16> {
+  using type = uint32_t;
+  static constexpr int64_t values = 2;
+};
+#endif
+template <class Element>
+using Word = typename WordOf<Element>::type;
+
+inline void convert(Bf16 x, uint32_t& to) { to = x.bits; }
+inline void join(Bf16 second, uint32_t& to) { to |= uint32_t{second.bits} << 16; }
+inline void convert(Bf16 first, Bf16 second, uint32_t& to) {
+  to = first.bits | uint32_t{second.bits} << 16;
+}
+
+template <class Vector>
+inline void add_product(Vector& sum, Vector one, Vector other) {
+  sum += one * other;
+}
+#if defined(__AVX512BF16__)
+// Two steps of a chain, each rounded to nearest; subnormal operands and results count as zero.
+inline void add_product(Vector<float>& sum, Vector<uint32_t> one, Vector<uint32_t> other) {
+  sum = (Vector<float>)_mm512_dpbf16_ps((__m512)sum, (__m512bh)one, (__m512bh)other);
+}
+#endif
+
 #if defined(__F16C__) || defined(__AVX512F__)
 inline void convert(Fp16 x, float& to) { to = _cvtsh_ss(x.bits); }
 inline void convert(float x, Fp16& to) { to.bits = _cvtss_sh(x, _MM_FROUND_TO_NEAREST_INT); }
@@ -161,5 +196,40 @@ inline void convert(const float* from, Fp16* to, int64_t count) {
   for (; i < count; ++i) convert(from[i], to[i]);
 }
 #endif
+
+// Elements of 16 bits that a vector of sums is rounded to.
+using Narrow = Vector<uint16_t, kVectorBytes / 2>;
+template <class To>
+inline Narrow narrowed(Vector<float> sums) {
+  Narrow narrow;
+#if defined(__AVX512BF16__)
+  // Subnormal sums become zero, like those of products.
+  if constexpr (std::is_same_v<To, Bf16>) return (Narrow)_mm512_cvtneps_pbh((__m512)sums);
+#endif
+#if defined(__AVX512F__)
+  // Without a mask, GCC 12 warns of a value that does not matter.
+  if constexpr (std::is_same_v<To, Fp16>)
+    return (Narrow)_mm512_maskz_cvtps_ph(0xffff, (__m512)sums, _MM_FROUND_TO_NEAREST_INT);
+#endif
+  To values[kLanes<float>];
+  convert(reinterpret_cast<const float*>(&sums), values, kLanes<float>);
+  std::memcpy(&narrow, values, sizeof narrow);
+  return narrow;
+}
+
+// Stores the first `count` of a vector of sums.
+template <class Value, class To>
+inline void leave(To* to, Vector<Value> sums, int64_t count) {
+  const auto store_first = [&](auto vector) {
+    if (count >= kLanes<Value>)
+      std::memcpy(to, &vector, sizeof vector);
+    else
+      std::memcpy(to, &vector, count * sizeof(To));
+  };
+  if constexpr (sizeof(To) == sizeof(Value))
+    store_first(sums);
+  else
+    store_first(narrowed<To>(sums));
+}
 
 }  // namespace fastconv1d
