@@ -15,12 +15,14 @@ from fastconv1d.problem import Problem
 START = 3.0  # µs of a call
 WORK_PER_THREAD = 1 << 16  # multiplications that are worth another thread: csrc/cpu_conv.h
 RATE = 104e3  # FLOP per µs of one thread, fp32
+RATE_OF_PAIRS = 195e3  # with the processor's own products of bf16
 BANDWIDTH = 16e3  # bytes per µs of one thread
 ROWS = {1: 0.33, 2: 0.6, 4: 0.9, 8: 1.0}  # share of the rate that blocks of so many rows reach
 SMALL_RATE = 0.75  # share that blocks of 16 registers reach where they read much of L2:
 SMALL_WIDE, SMALL_WIDE_STRIDED = 512, 128  # channels of the input from which on they do
 ROW_START = 0.05  # µs: one row of a group of few channels
 PACKED = 1e-3, 2e-3  # µs for each value of the weight, ordinary and transposed
+PACKED_PAIRS = 0.5e-3, 1.4e-3
 
 ONE_TILE = 48  # positions that surely are one tile
 
@@ -31,12 +33,13 @@ GRAD_SUM = 2e-3  # µs for each value of the weight and tile
 
 ATEN_START = 6.0
 ATEN_RATE = {"ieee": 99e3, "tf32": 99e3, "fp16": 2e3, "fp64": 30e3}
-ATEN_BF16 = 185e3, 80e3  # with the processor's own products of bf16, and without
+ATEN_BF16 = {"amx": 800e3, "pairs": 185e3, "": 80e3}
+"""By the products of bf16 that the processor has; AMX's is a guess on the safe side."""
 ATEN_PACKED = 0.6e-3
 ATEN_FRESH = ((32 << 20, 0.25e-3), (4 << 20, 0.05e-3))
 """µs for each byte of blocks of so many, which malloc maps anew, always or now and then."""
 ATEN_FEW = 16  # channels on either side of a group below which its blocks are partly empty
-ATEN_BF16_SHARE = ((96, 0.95), (32, 0.7), (1, 0.45))  # by channels on the side of fewer
+ATEN_BF16_SHARE = ((96, 0.95), (32, 0.7), (4, 0.45), (1, 0.1))  # by channels on the side of fewer
 ATEN_TRANSPOSED, ATEN_TRANSPOSED_APART = 0.9, 0.15  # share of the rate with a stride, and dilated
 ATEN_DEPTHWISE = 1.2e3  # elements per µs and thread of depthwise layers
 ATEN_DEPTHWISE_RATE = 2.8e3  # FLOP per µs and thread of those that have no kernel of their own
@@ -45,7 +48,7 @@ ATEN_DEPTHWISE_TRANSPOSED_RATE = 150e3
 ATEN_DEPTHWISE_SMALL = 2 << 20  # elements that stay in caches
 
 GRAD_ATEN_RATE = {"ieee": 80e3, "tf32": 80e3, "fp16": 17e3, "fp64": 45e3}
-GRAD_ATEN_BF16 = 160e3, 60e3
+GRAD_ATEN_BF16 = {"amx": 160e3, "pairs": 160e3, "": 60e3}
 GRAD_ATEN_APART = 0.6  # share of the rate where there is a stride and a dilation
 GRAD_ATEN_FEW = 48  # channels, or pairs of a channel and a tap
 GRAD_ATEN_GROUPED = 0.5
@@ -60,10 +63,10 @@ def _width() -> float:
 
 
 @lru_cache(maxsize=1)
-def _multiplies_bf16() -> bool:
-    cpu = torch.cpu
-    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    return any(getattr(cpu, name, bool)() for name in names)
+def _products_of_bf16() -> str:
+    """The processor's own: 'amx' (torch's alone), 'pairs' (ours too) or ''."""
+    kinds = {"amx": "_is_amx_tile_supported", "pairs": "_is_avx512_bf16_supported"}
+    return next((kind for kind, name in kinds.items() if getattr(torch.cpu, name, bool)()), "")
 
 
 def _threads(problem: Problem) -> int:
@@ -91,7 +94,9 @@ def simd(problem: Problem) -> float:
     """Our kernels' time."""
     rows = _channels(problem)[1] * (problem.stride if problem.transposed else 1)
     block = next(size for size in (8, 4, 2, 1) if size <= rows)
-    rate = RATE * ROWS[block] * _width() * 4 / max(4, problem.dtype.itemsize)
+    pairs = problem.mode == "bf16" and _products_of_bf16() != ""
+    rate = RATE_OF_PAIRS if pairs else RATE
+    rate *= ROWS[block] * _width() * 4 / max(4, problem.dtype.itemsize)
     channels_in = _channels(problem)[0]
     strided = problem.stride > 1 and not problem.transposed
     if _width() < 1 and channels_in >= (SMALL_WIDE_STRIDED if strided else SMALL_WIDE):
@@ -102,7 +107,7 @@ def simd(problem: Problem) -> float:
     # Weights that one tile alone reads are packed in cache.
     positions = problem.length_out // (problem.stride if problem.transposed else 1)
     in_cache = problem.batch == 1 and positions <= ONE_TILE
-    packed = PACKED[problem.transposed and not in_cache]
+    packed = (PACKED_PAIRS if pairs else PACKED)[problem.transposed and not in_cache]
     return START + (time + _weights(problem) * packed) / _threads(problem)
 
 
@@ -123,7 +128,8 @@ def aten(problem: Problem) -> float:
         elif apart or problem.kernel_size > ATEN_DEPTHWISE_TAPS or problem.mode in ("fp16", "fp64"):
             time = max(time, problem.flops / ATEN_DEPTHWISE_RATE)
         return start + time / threads
-    rate = ATEN_RATE[problem.mode] if problem.mode != "bf16" else ATEN_BF16[not _multiplies_bf16()]
+    bf16 = ATEN_BF16[_products_of_bf16()]
+    rate = bf16 if problem.mode == "bf16" else ATEN_RATE[problem.mode]
     channels = min(_channels(problem))
     if problem.mode == "bf16":
         rate *= next(share for least, share in ATEN_BF16_SHARE if channels >= least)
@@ -155,7 +161,7 @@ def grad_aten(problem: Problem) -> float:
     threads = _threads(problem)
     if _is_depthwise(problem):
         return ATEN_START + problem.flops / GRAD_ATEN_DEPTHWISE / threads
-    bf16 = GRAD_ATEN_BF16[not _multiplies_bf16()]
+    bf16 = GRAD_ATEN_BF16[_products_of_bf16()]
     rate = bf16 if problem.mode == "bf16" else GRAD_ATEN_RATE[problem.mode]
     channels_in, channels_out = _channels(problem)
     # The columns of its product are pairs of a channel and a tap.

@@ -53,17 +53,14 @@ def test_weights_that_few_positions_read_are_torchs(problem: Problem) -> None:
     assert plan.select(problem).name == "aten" or cpu_costs._width() < 1
 
 
-def test_bf16_is_torchs_where_the_processor_multiplies_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    wide, narrow = (
-        Problem(4, 128, 128, 2048, 7, padding=3, mode="bf16"),
-        replace(OURS[1], mode="bf16"),
-    )
-    for multiplies, name in ((True, "aten"), (False, "simd")):
-        monkeypatch.setattr(cpu_costs, "_multiplies_bf16", lambda answer=multiplies: answer)
-        plan._cheapest_first.cache_clear()
-        plan._tuned_first.cache_clear()
-        assert plan.select(wide).name == name
-        assert plan.select(narrow).name == "simd"
+@pytest.mark.parametrize(("products", "name"), [("amx", "aten"), ("pairs", "simd"), ("", "simd")])
+def test_bf16_of_many_channels_is_torchs_where_it_has_better_products(
+    monkeypatch: pytest.MonkeyPatch, products: str, name: str
+) -> None:
+    monkeypatch.setattr(cpu_costs, "_products_of_bf16", lambda: products)
+    wide = Problem(4, 128, 128, 2048, 7, padding=3, mode="bf16")
+    assert plan.select(wide).name == name
+    assert plan.select(replace(OURS[1], mode="bf16")).name == "simd"
 
 
 def test_gradients_of_few_channels_are_ours_and_wide_ones_torchs() -> None:
