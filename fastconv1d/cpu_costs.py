@@ -15,7 +15,7 @@ from fastconv1d.problem import Problem
 START = 3.0  # µs of a call
 WORK_PER_THREAD = 1 << 16  # multiplications that are worth another thread: csrc/cpu_conv.h
 RATE = 104e3  # FLOP per µs of one thread, fp32
-RATE_OF_PAIRS = 195e3  # with the processor's own products of bf16
+RATE_OF_PAIRS = 198e3  # with the processor's own products of bf16
 BANDWIDTH = 16e3  # bytes per µs of one thread
 ROWS = {1: 0.33, 2: 0.6, 4: 0.9, 8: 1.0}  # share of the rate that blocks of so many rows reach
 SMALL_RATE = 0.75  # share that blocks of 16 registers reach where they read much of L2:
@@ -25,6 +25,7 @@ PACKED = 1e-3, 2e-3  # µs for each value of the weight, ordinary and transposed
 PACKED_PAIRS = 0.5e-3, 1.4e-3
 
 ONE_TILE = 48  # positions that surely are one tile
+VECTOR_BYTES = 64  # AVX-512's
 
 GRAD_RATE = 58e3  # FLOP per µs of one thread
 GRAD_LANES = 100  # positions of a tile whose products take as long as adding up lanes
@@ -33,14 +34,15 @@ GRAD_SUM = 2e-3  # µs for each value of the weight and tile
 
 ATEN_START = 6.0
 ATEN_RATE = {"ieee": 99e3, "tf32": 99e3, "fp16": 2e3, "fp64": 30e3}
-ATEN_BF16 = {"amx": 800e3, "pairs": 185e3, "": 80e3}
+ATEN_BF16 = {"amx": 800e3, "pairs": 202e3, "": 80e3}
 """By the products of bf16 that the processor has; AMX's is a guess on the safe side."""
-ATEN_PACKED = 0.6e-3
+ATEN_PACKED, ATEN_PACKED_PAIRS = 0.6e-3, 0.3e-3
 ATEN_FRESH = ((32 << 20, 0.25e-3), (4 << 20, 0.05e-3))
 """µs for each byte of blocks of so many, which malloc maps anew, always or now and then."""
 ATEN_FEW = 16  # channels on either side of a group below which its blocks are partly empty
 ATEN_BF16_SHARE = ((96, 0.95), (32, 0.7), (4, 0.45), (1, 0.1))  # by channels on the side of fewer
-ATEN_TRANSPOSED, ATEN_TRANSPOSED_APART = 0.9, 0.15  # share of the rate with a stride, and dilated
+ATEN_TRANSPOSED, ATEN_TRANSPOSED_BF16 = 0.9, 0.78  # share of the rate with a stride,
+ATEN_TRANSPOSED_APART = 0.15  # and dilated
 ATEN_DEPTHWISE = 1.2e3  # elements per µs and thread of depthwise layers
 ATEN_DEPTHWISE_RATE = 2.8e3  # FLOP per µs and thread of those that have no kernel of their own
 ATEN_DEPTHWISE_TAPS = 16  # more have none
@@ -96,16 +98,20 @@ def simd(problem: Problem) -> float:
     block = next(size for size in (8, 4, 2, 1) if size <= rows)
     pairs = problem.mode == "bf16" and _products_of_bf16() != ""
     rate = RATE_OF_PAIRS if pairs else RATE
-    rate *= ROWS[block] * _width() * 4 / max(4, problem.dtype.itemsize)
+    sum_bytes = max(4, problem.dtype.itemsize)
+    rate *= ROWS[block] * _width() * 4 / sum_bytes
     channels_in = _channels(problem)[0]
     strided = problem.stride > 1 and not problem.transposed
     if _width() < 1 and channels_in >= (SMALL_WIDE_STRIDED if strided else SMALL_WIDE):
         rate *= SMALL_RATE
+    # Vectors are whole.
+    positions = -(-problem.length_out // (problem.stride if problem.transposed else 1))
+    lanes = int(VECTOR_BYTES * _width()) // sum_bytes
+    rate *= positions / (-(-positions // lanes) * lanes)
     time = max(problem.flops / rate, problem.bytes / BANDWIDTH)
     if rows < 8:
         time += problem.batch * problem.groups * ROW_START
     # Weights that one tile alone reads are packed in cache.
-    positions = problem.length_out // (problem.stride if problem.transposed else 1)
     in_cache = problem.batch == 1 and positions <= ONE_TILE
     packed = (PACKED_PAIRS if pairs else PACKED)[problem.transposed and not in_cache]
     return START + (time + _weights(problem) * packed) / _threads(problem)
@@ -137,11 +143,13 @@ def aten(problem: Problem) -> float:
         rate *= min(1.0, channels / ATEN_FEW)
     rate *= _width()
     if problem.transposed and problem.stride > 1:
-        rate *= ATEN_TRANSPOSED if problem.dilation == 1 else ATEN_TRANSPOSED_APART
+        near = ATEN_TRANSPOSED_BF16 if problem.mode == "bf16" else ATEN_TRANSPOSED
+        rate *= near if problem.dilation == 1 else ATEN_TRANSPOSED_APART
     if problem.groups > 1:
         rate *= 0.7
     time = max(problem.flops / rate, problem.bytes / BANDWIDTH)
-    return start + (time + _weights(problem) * ATEN_PACKED) / threads
+    packed = ATEN_PACKED_PAIRS if problem.mode == "bf16" else ATEN_PACKED
+    return start + (time + _weights(problem) * packed) / threads
 
 
 def grad_simd(problem: Problem) -> float:
