@@ -76,6 +76,7 @@ THREADED = [
     Problem(3, 24, 24, 2500, 7, padding=3, groups=24, bias=True),
     Problem(2, 64, 32, 500, 4, stride=2, padding=1, transposed=True, bias=True),
     Problem(2, 3, 17, 3001, 10, stride=5, bias=True, mode="bf16"),
+    Problem(2, 12, 12, 2500, 7, padding=3, groups=12, bias=True, mode="bf16"),
 ]
 
 
