@@ -127,7 +127,8 @@ def test_products_of_the_hopper_kernels_overlap(logs: dict[str, Future[str]], li
     # What setmaxnreg hands out must be there from the start, or warps wait for it for ever.
     kernels = [k for k in kernels_in(log) if "hopper_kernel" in k.name]
     assert kernels
-    assert {kernel.registers for kernel in kernels} <= {168, 128}  # of 384 threads, of 512
+    # Of 384 threads, of 512 and of 640.
+    assert {kernel.registers for kernel in kernels} <= {168, 128, 96}
 
 
 @pytest.mark.parametrize("mode", plan.TENSOR_CORE_MODES)

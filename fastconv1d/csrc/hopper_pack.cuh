@@ -12,7 +12,7 @@ namespace fastconv1d {
 // threads that all run at once: then what counts is how long one takes.
 template <class T>
 FASTCONV1D_HD constexpr int packed_columns() {
-  return T::channels % 64 == 0 ? 4 : T::channels / 32;
+  return T::channels % 64 == 0 ? 4 : 2;
 }
 struct HopperPackParams : WeightParams {
   Pipeline pipeline;
