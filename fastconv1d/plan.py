@@ -36,6 +36,9 @@ SLIDING_APART_TAP = 1e-6  # for each where values are read one by one
 SLIDING_16_BIT = 0.7  # share of these that 16-bit types take
 SLIDING_WIDE_16_BIT = 0.9  # likewise where rows share what is read
 SLIDING_BANDWIDTH = 3.4e6  # bytes per µs that it reads and writes
+TOEPLITZ_START = 8.0  # µs: its launch, a block's first reads and its last writes
+TOEPLITZ_LINE = {4: 0.08, 2: 0.047}  # µs for 64 taps of 16 stretches, by size
+TOEPLITZ_BANDWIDTH = {4: 2.4e6, 2: 1.9e6}  # bytes per µs that it reads and writes, likewise
 ATEN_RATE = {"tf32": 300e6, "ieee": 46e6, "bf16": 700e6, "fp16": 700e6, "fp64": 15e6}  # FLOP per µs
 ATEN_START = 22.0  # µs: the kernels of a dense convolution, beside what grows with its size
 ATEN_GROUPED = 0.12  # share of that rate when groups > 1
@@ -122,6 +125,7 @@ SLIDING_SHARED = (
 )
 SLIDING_PARTS = 12 << 10  # of which this for sums of parts
 SLIDING_STRIDES = (2, 4, 8)  # of transposed convolutions that it has kernels for
+STRETCH, STRETCHES = 64, 16  # kStretch and kStretches of csrc/toeplitz.cuh
 MOST_BATCH = 1 << 31  # from here on its 32-bit counters would run over
 
 
@@ -701,6 +705,44 @@ def _sliding_time(problem: Problem) -> float:
     return time * (SLIDING_WIDE_16_BIT if wide else SLIDING_16_BIT)
 
 
+def _toeplitz_why_not(plan: Plan, problem: Problem) -> str | None:
+    if reason := _fma_why_not(problem):
+        return reason
+    if problem.mode not in _ROUNDED:
+        return f"has no {problem.mode} arithmetic"
+    if problem.channels_in != problem.groups:
+        return f"takes one input channel a group, not {problem.channels_in // problem.groups}"
+    if problem.stride > 1 or (problem.dilation > 1 and problem.kernel_size > 1):
+        return f"takes neighbours, not a stride of {problem.stride}, dilation {problem.dilation}"
+    rows = problem.batch * problem.channels_out
+    sizes = (problem.length + 2 * problem.padding, problem.length_out, problem.reach, rows)
+    if max(sizes) >= MOST_SLIDING:
+        return f"counts rows and positions of padded rows below {MOST_SLIDING}"
+    if rows * (_ceil_div(problem.length_out, STRETCH) + 1) >= MOST_BATCH:
+        return f"has fewer than {MOST_BATCH} blocks"
+    return None
+
+
+def _toeplitz_cost(plan: Plan, problem: Problem) -> float:
+    # A warp has some stretches of each of some batches, and multiplies what these see but padding,
+    # and a line more, since a kernel's first and last tap begin and end within one.
+    if problem.mode not in _ROUNDED:
+        return float("inf")
+    size = problem.dtype.itemsize
+    stretches = _ceil_div(problem.length_out, STRETCH)
+    tiles = min(
+        _ceil_div(problem.batch, batches) * _ceil_div(stretches, STRETCHES // batches)
+        for batches in (16, 8, 4, 2, 1)
+    )
+    seen = min(problem.length, problem.length_out) * problem.kernel_size
+    lines = 1 + seen / (max(problem.length_out, 1) * STRETCH)
+    time = problem.channels_out * tiles * lines * TOEPLITZ_LINE[size] / MULTIPROCESSORS
+    # Each output channel reads its input.
+    elements = problem.channels_out // problem.groups * problem.input_elements
+    traffic = (elements + problem.output_elements) * size / TOEPLITZ_BANDWIDTH[size]
+    return TOEPLITZ_START + _larger(traffic, time) / _scale(problem)
+
+
 def _direct_why_not(plan: Plan, problem: Problem) -> str | None:
     if problem.gpu is None:
         return "needs a CUDA device"
@@ -1037,6 +1079,7 @@ PLANS: tuple[Plan, ...] = (
     _dense("dense_128x128", Tile(4, 2, 2, 8), Tile(4, 2, 2, 8), 0.9),
     _dense("dense_64x128", Tile(4, 2, 1, 8), Tile(2, 4, 2, 4), 0.6),
     _dense("dense_32x128", Tile(2, 4, 1, 4), Tile(2, 4, 1, 4), 0.35),
+    Plan("toeplitz", "toeplitz", _toeplitz_why_not, _toeplitz_cost),
     Plan("sliding", "sliding", _sliding_why_not, _sliding_cost),
     Plan("direct", "direct", _direct_why_not, _direct_cost),
     Plan("simd", "simd", _simd_why_not, lambda plan, problem: cpu_costs.simd(problem)),
@@ -1225,6 +1268,11 @@ def libraries() -> dict[str, str]:
         for mode in TENSOR_CORE_MODES:
             if rows := tile_rows(family, mode):
                 glue[f"{family}_{mode}"] = tile_glue(family, mode, rows)
+    for mode in _ROUNDED:
+        glue[f"toeplitz_{mode}"] = (
+            '#include "toeplitz.cuh"\n'
+            f"FASTCONV1D_TOEPLITZ_LIBRARY(fastconv1d::{TENSOR_CORE_MODES[mode]})\n"
+        )
     for mode_type in ("Fp32", "Bf16", "Fp16"):
         glue[f"sliding_{mode_type.lower()}"] = (
             f'#include "sliding.cuh"\nFASTCONV1D_SLIDING_LIBRARY(fastconv1d::{mode_type})\n'
@@ -1274,7 +1322,7 @@ def tile_rows(family: str, mode: str) -> list[Plan]:
 def library_of(plan: Plan, problem: Problem) -> str:
     """The kernel library that a plan runs from, or '' if it needs none."""
     family = family_of(plan)
-    if family in TENSOR_CORE_FAMILIES:
+    if family in (*TENSOR_CORE_FAMILIES, "toeplitz"):
         return f"{family}_{problem.mode}"
     if plan.family == "sliding":
         return f"{family}_{'fp32' if problem.dtype.itemsize == 4 else problem.mode}"

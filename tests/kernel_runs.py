@@ -132,10 +132,10 @@ def shared_runs(mode: str, variant: int) -> list[Run]:
     ]
 
 
-def on_sliding(runs: Iterable[Run]) -> list[Run]:
-    """Those that the sliding kernel has a way for."""
-    sliding = next(row for row in plan.PLANS if row.name == "sliding")
-    return [r for r in runs if sliding.why_not(replace(r.problem, gpu=HOPPER)) is None]
+def on_plan(name: str, runs: Iterable[Run]) -> list[Run]:
+    """Those that a plan has a way for."""
+    row = next(row for row in plan.PLANS if row.name == name)
+    return [r for r in runs if row.why_not(replace(r.problem, gpu=HOPPER)) is None]
 
 
 def harness(library: str, variants: Sequence[int] = ()) -> str:
@@ -445,6 +445,24 @@ NARROW = {
     "to one channel, dilated": Problem(1, 18, 2, 200, 3, dilation=5, padding=4),
     "from one channel, stride 5": Problem(2, 1, 12, 300, 10, stride=5, bias=True),
 }
+TOEPLITZ = {
+    "causal, many batches": Problem(20, 2, 2, 200, 200, padding=199, groups=2),
+    "as many batches as a tile": Problem(16, 2, 2, 139, 31, padding=15, groups=2, bias=True),
+    "few batches": Problem(3, 2, 2, 300, 70, padding=69, groups=2, bias=True),
+    "one long row": Problem(1, 1, 1, 2500, 40, groups=1, bias=True),
+    "tiles in turns": Problem(9, 1, 1, 1300, 33, padding=5),
+    "taps that see nothing but padding": Problem(1, 2, 2, 10, 220, padding=160, groups=2),
+    "several rows of an input": Problem(5, 3, 6, 33, 35, padding=17, groups=3, bias=True),
+    "whole sectors": Problem(2, 2, 2, 320, 64, padding=0, groups=2, bias=True),
+    "one tap": Problem(2, 3, 3, 65, 1, padding=3, dilation=4, groups=3, bias=True),
+    "one position": Problem(6, 2, 2, 1, 33, padding=16, groups=2),
+    "as long as the input": Problem(18, 1, 1, 100, 100),
+    "transposed, causal": Problem(4, 2, 2, 269, 135, padding=134, groups=2, transposed=True),
+    "transposed, several rows": Problem(2, 2, 4, 90, 37, groups=2, transposed=True, bias=True),
+    "transposed, tiles in turns": Problem(17, 1, 1, 600, 65, padding=7, transposed=True),
+}
+IN_PIECES = Run(Problem(2, 1, 1, 1300, 7100, padding=3200, bias=True), 0, shared_bytes=36 << 10)
+"""More taps than fit in shared memory at a time."""
 UNFOLDED = {
     f"transposed, {channels_in} to {channels_out} of {groups}, {k} stride {s}": Problem(
         2,
@@ -602,6 +620,12 @@ def sliding_mode(library: str) -> str:
     return "ieee" if element == "fp32" else element
 
 
+def toeplitz_runs(problems: Iterable[Problem], mode: str) -> list[Run]:
+    """Each problem on `corner_runs`, and one whose taps come piece by piece."""
+    in_pieces = replace(IN_PIECES, problem=replace(IN_PIECES.problem, mode=mode))
+    return [*corner_runs(problems, mode, 0), in_pieces]
+
+
 def grad_sliding_runs(problems: Iterable[Problem], mode: str) -> list[Run]:
     """Each problem on `gradient_runs`, with few multiprocessors and with many in turn."""
     runs = gradient_runs(corner_runs(problems, mode, 0))
@@ -660,10 +684,12 @@ def library_runs(library: str, problems: Iterable[Problem], *, shared: bool = Tr
         narrow = [*list(NARROW.values())[::3], *list(UNFOLDED.values())[::8]]
         runs = grad_sliding_runs([*LONG.values(), *narrow], mode)
         runs += grad_depthwise_runs(list(DEPTHWISE.values())[::3], mode)
+    elif library.startswith("toeplitz"):
+        runs = toeplitz_runs(list(TOEPLITZ.values())[1::3], library.rsplit("_", 1)[1])
     elif library.startswith("sliding"):
         mode = sliding_mode(library)
         few = [*list(NARROW.values())[::2], *list(UNFOLDED.values())[::5]]
-        runs = on_sliding(corner_runs([*problems, *few], mode, 0))
+        runs = on_plan("sliding", corner_runs([*problems, *few], mode, 0))
     else:
         family, mode = library.rsplit("_", 1)
         tiles = len(plan.tile_rows(family, mode))

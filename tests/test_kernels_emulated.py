@@ -26,6 +26,7 @@ from kernel_runs import (
     IN_CI,
     LONG,
     NARROW,
+    TOEPLITZ,
     TRANSPOSED,
     UNFOLDED,
     Outcome,
@@ -41,9 +42,10 @@ from kernel_runs import (
     library_runs,
     on_grad_hopper,
     on_hopper,
-    on_sliding,
+    on_plan,
     random_runs,
     shared_runs,
+    toeplitz_runs,
     with_few_tiles,
 )
 from random_problems import CONTIGUOUS_ROWS
@@ -206,10 +208,21 @@ def test_direct(build: Build, tmp_path: Path, mode: str) -> None:
 def test_sliding(build: Build, tmp_path: Path, mode: str) -> None:
     problems = [*NARROW.values(), *UNFOLDED.values(), *EVERYTHING]
     runs = corner_runs(problems, mode, 0) + random_runs(40, mode, 0, narrow=True)
-    runs = on_sliding(runs)
+    runs = on_plan("sliding", runs)
     assert len(runs) > 70
     library = "sliding_fp32" if mode == "ieee" else f"sliding_{mode}"
     assert_right(build(harness(library)), runs, tmp_path)
+
+
+@pytest.mark.parametrize("mode", ["tf32", "bf16", "fp16"])
+def test_toeplitz(build: Build, tmp_path: Path, mode: str) -> None:
+    runs = toeplitz_runs(TOEPLITZ.values(), mode)
+    runs += on_plan("toeplitz", random_runs(300, mode, 0, narrow=True))
+    runs = [replace(run, rounded=mode == "tf32") for run in runs]
+    assert len(runs) > 30
+    # A product of a zero and what no tap sees would be a NaN.
+    runs += [replace(run, infinite=True) for run in toeplitz_runs(TOEPLITZ.values(), mode)]
+    assert_right(build(harness(f"toeplitz_{mode}")), runs, tmp_path)
 
 
 @pytest.mark.parametrize("mode", ["ieee", "bf16", "fp16"])
@@ -283,7 +296,9 @@ def test_gradients_of_a_bias_alone(build: Build, tmp_path: Path, mode: str) -> N
 def test_infinity_reaches_what_sees_it_alone(build: Build, tmp_path: Path, mode: str) -> None:
     """No weight that is not there meets it as a zero."""
     problems = [*NARROW.values(), *UNFOLDED.values()]
-    runs = [replace(run, infinite=True) for run in on_sliding(corner_runs(problems, mode, 0))]
+    runs = [
+        replace(run, infinite=True) for run in on_plan("sliding", corner_runs(problems, mode, 0))
+    ]
     library = "sliding_fp32" if mode == "ieee" else f"sliding_{mode}"
     assert_right(build(harness(library)), runs, tmp_path)
 
@@ -347,6 +362,7 @@ WAITS = [
         ("hopper", "output"),
         ("dense", "dense"),
         ("sliding", "sliding"),
+        ("toeplitz", "toeplitz"),
         ("grad_dense", "grad_dense"),
         ("grad_dense", "grad_sum"),
         ("grad_hopper", "grad_hopper"),
@@ -376,6 +392,8 @@ def test_each_wait_is_needed(
         names = ("causal depthwise", "to one channel", "weights in turns", "batches in turns")
         few = [NARROW[name] for name in names]
         runs["bf16"] = corner_runs(few, "bf16", 0)
+    if family == "toeplitz":
+        runs["bf16"] = toeplitz_runs([TOEPLITZ["few batches"]], "bf16")
     if family == "grad_sliding":
         few = [LONG[name] for name in ("long, causal", "long, many rows", "shared by blocks")]
         runs = {"bf16": gradient_runs(corner_runs(few, "bf16", 0))}

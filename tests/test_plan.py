@@ -26,6 +26,7 @@ UPSAMPLING = Problem(
     16, 512, 256, 1000, 16, stride=8, padding=4, transposed=True, mode="tf32", gpu=H200
 )
 DEPTHWISE = Problem(8, 64, 64, 4096, 4, padding=3, groups=64, mode="bf16", gpu=H200)
+LONG_KERNEL = Problem(32, 768, 768, 768, 768, padding=767, groups=768, mode="tf32", gpu=H200)
 TINY = Problem(1, 4, 4, 64, 3, mode="tf32", gpu=H200)
 BY_NAME = {row.name: row for row in plan.PLANS}
 
@@ -91,6 +92,18 @@ def test_names_are_distinct_and_no_family_takes_another_plans_name() -> None:
             Problem(1, 2, 2, 90000, 30000, groups=2, mode="tf32", gpu=Gpu("RTX 3090", (8, 6), 82)),
             "weights in shared memory",
         ),
+        ("toeplitz", LONG_KERNEL, None),
+        ("toeplitz", replace(LONG_KERNEL, transposed=True, channels_out=1536), None),
+        ("toeplitz", replace(LONG_KERNEL, gpu=A100, mode="fp16"), None),
+        ("toeplitz", on_cpu(LONG_KERNEL), "needs a CUDA device"),
+        ("toeplitz", replace(LONG_KERNEL, gpu=V100), "needs compute capability 8.0"),
+        ("toeplitz", replace(LONG_KERNEL, mode="ieee"), "has no ieee arithmetic"),
+        ("toeplitz", replace(LONG_KERNEL, mode="fp64"), "has no fp64 arithmetic"),
+        ("toeplitz", replace(LONG_KERNEL, groups=384), "one input channel a group, not 2"),
+        ("toeplitz", replace(LONG_KERNEL, stride=2), "a stride of 2"),
+        ("toeplitz", replace(LONG_KERNEL, dilation=2), "dilation 2"),
+        ("toeplitz", replace(LONG_KERNEL, length=1 << 29), "positions of padded rows below"),
+        ("toeplitz", replace(LONG_KERNEL, batch=1 << 19, length=1 << 18), "blocks"),
         ("direct", replace(LAYER_67, mode="fp64"), None),
         ("direct", replace(LAYER_67, gpu=V100), None),
         ("direct", replace(LAYER_67, transposed=True, stride=3, output_padding=2), None),
@@ -160,6 +173,24 @@ def test_groups_of_few_channels_slide(mode: str) -> None:
         Problem(64, 32, 1, 24006, 7, mode=mode, gpu=H200),
     ):
         assert plan.select(problem).name == "sliding"
+
+
+@pytest.mark.parametrize("mode", ["tf32", "bf16", "fp16"])
+def test_long_kernels_run_on_tensor_cores(mode: str) -> None:
+    for gpu in (H200, A100, B200):
+        problem = replace(LONG_KERNEL, mode=mode, gpu=gpu)
+        for each in (problem, problem.adjoint, replace(problem, channels_out=1536)):
+            assert plan.select(each).name == "toeplitz"
+    assert plan.select(replace(LONG_KERNEL, mode="ieee")).name == "sliding"
+    assert plan.select(replace(LONG_KERNEL, mode=mode, kernel_size=7, padding=6)).name == "sliding"
+
+
+def test_taps_that_see_padding_alone_cost_nothing() -> None:
+    row = BY_NAME["toeplitz"]
+    causal = replace(LONG_KERNEL, length=4096, padding=4095, kernel_size=4096)
+    without_padding = replace(causal, length=2 * 4096 - 1 + 4095, padding=0)
+    assert causal.length_out == without_padding.length_out
+    assert row.cost(causal) < 0.6 * row.cost(without_padding)
 
 
 @pytest.mark.parametrize("mode", ["tf32", "ieee", "bf16", "fp16"])
@@ -360,6 +391,7 @@ def test_every_plan_has_its_library_and_variant() -> None:
         "dense_tf32", "dense_ieee", "dense_bf16", "dense_fp16", "direct", "im2col",
         "hopper_tf32", "hopper_ieee", "hopper_bf16", "hopper_fp16",
         "sliding_fp32", "sliding_bf16", "sliding_fp16",
+        "toeplitz_tf32", "toeplitz_bf16", "toeplitz_fp16",
         "grad_hopper_tf32", "grad_hopper_bf16", "grad_hopper_fp16",
         "grad_dense_tf32", "grad_dense_ieee", "grad_dense_bf16", "grad_dense_fp16",
         "grad_sliding_fp32", "grad_sliding_bf16", "grad_sliding_fp16", "grad_direct", "grad_bias",

@@ -2,7 +2,8 @@
 
 On a GPU 2,200 problems, each on one of the plans that can run it, with NaN in the memory that the
 allocator hands out, 2,080 more through the tiles of the Hopper kernel, and 1,600 with groups of few
-channels through the sliding one. Without a GPU, a few through the CPU's own plan.
+channels through the sliding one, and 600 through that of Toeplitz blocks. Without a GPU, a few
+through the CPU's own plan.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from random_problems import LAYOUTS, laid_out, random_problem
 PROBLEMS_PER_MODE = 440
 PROBLEMS_PER_MODE_ON_HOPPER = 520
 PROBLEMS_PER_MODE_OF_FEW_CHANNELS = 400
+PROBLEMS_PER_MODE_OF_TOEPLITZ_BLOCKS = 200
 PROBLEMS_PER_MODE_ON_CPU = 20
 FLOPS = 1 << 27
 
@@ -61,14 +63,13 @@ def random_runs(
 ) -> tuple[Counter[str], list[str]]:
     """How many problems each plan (of a family) ran, and what went wrong."""
     random = Random(f"random problems in {mode} {family}".strip())
+    narrow = family in ("sliding", "toeplitz")
     gpu = Gpu.of(device) if device.type == "cuda" else None
     ran: Counter[str] = Counter()
     faults = []
     while ran.total() < count:
         transposed = random.random() < 0.25
-        problem = random_problem(
-            random, mode, FLOPS, transposed=transposed, narrow=family == "sliding", gpu=gpu
-        )
+        problem = random_problem(random, mode, FLOPS, transposed=transposed, narrow=narrow, gpu=gpu)
         # However the input will be laid out.
         anyhow = replace(problem, row_alignment=problem.dtype.itemsize)
         plans = [p for p in PLANS if p.family != "aten" and p.why_not(anyhow) is None]
@@ -110,6 +111,15 @@ def test_random_problems_through_the_hopper_kernel(fp32_precision: str) -> None:
 def test_random_problems_of_few_channels(fp32_precision: str) -> None:
     mode, device = fp32_precision, torch.device("cuda")
     ran, faults = random_runs(mode, PROBLEMS_PER_MODE_OF_FEW_CHANNELS, device, "sliding")
+    print(f"{mode}: {ran.total()} problems, {len(faults)} wrong, by plan {dict(ran)}")
+    assert not faults, "\n".join([f"{len(faults)} of {ran.total()} wrong", *faults[:10]])
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("fp32_precision", ["tf32", "bf16", "fp16"], indirect=True)
+def test_random_problems_of_toeplitz_blocks(fp32_precision: str) -> None:
+    mode, device = fp32_precision, torch.device("cuda")
+    ran, faults = random_runs(mode, PROBLEMS_PER_MODE_OF_TOEPLITZ_BLOCKS, device, "toeplitz")
     print(f"{mode}: {ran.total()} problems, {len(faults)} wrong, by plan {dict(ran)}")
     assert not faults, "\n".join([f"{len(faults)} of {ran.total()} wrong", *faults[:10]])
 

@@ -19,6 +19,14 @@ __device__ __forceinline__ void unpack_words(const uint32_t* word, int off, floa
   }
 }
 
+// Has two pieces' words begin where values do that begin `off` bytes behind the first piece; 16-bit ones within a word.
+__device__ __forceinline__ void shift_words(uint32_t (&word)[8], int off) {
+#pragma unroll
+  for (int i = 0; i < 6; ++i) word[i] = off & 8 ? word[i + 2] : word[i];
+#pragma unroll
+  for (int i = 0; i < 5; ++i) word[i] = off & 4 ? word[i + 1] : word[i];
+}
+
 // A row's values from some position on, in pieces of 16 bytes that are read some time before they are used;
 // zeros beside the row.
 template <class M, int PIECES>
@@ -72,10 +80,7 @@ struct Stream {
     use(piece, word + 4);
 #pragma unroll
     for (int i = 0; i < 4; ++i) before[i] = word[i + 4];
-#pragma unroll
-    for (int i = 0; i < 6; ++i) word[i] = off & 8 ? word[i + 2] : word[i];
-#pragma unroll
-    for (int i = 0; i < 5; ++i) word[i] = off & 4 ? word[i + 1] : word[i];
+    shift_words(word, off);
     unpack_words<M, 4>(word, off, value);
   }
 };
