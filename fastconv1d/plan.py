@@ -87,10 +87,13 @@ GRAD_SLIDING_START, GRAD_SLIDING_BANDWIDTH = 9.0, 2.9e6
 GRAD_SLIDING = (0.6e-6, 0.18e-6)  # µs for each position of a pair of channels, and for each tap
 GRAD_SLIDING_LONG = 0.092e-6  # for each tap, where there are many
 GRAD_SLIDING_APART = (3.9e-6, 0.86e-6)  # for each tap that is read by itself: a share of it, and it
+GRAD_SLIDING_WINDOWS = (0.5e-6, 0.4e-6)  # a depthwise layer's position; each of its taps apart
 GRAD_LONG_KERNEL = (
     32  # taps of which the long kernel has more: kLongKernel of csrc/grad_sliding.cuh
 )
-GRAD_MOST_TAPS = 16  # with which it computes the input's gradient as well: kMostTaps there
+# Taps with which it computes the input's gradient as well, of neighbours and where they are apart:
+# kMostTaps and kMostTapsApart there.
+GRAD_MOST_TAPS, GRAD_MOST_TAPS_APART = 16, 8
 GRAD_DIRECT_RATE = 0.3e6  # FLOP per µs
 GRAD_ATEN_START = 40.0  # µs
 GRAD_ATEN_RATE = {"tf32": 125e6, "ieee": 36e6, "bf16": 560e6, "fp16": 560e6, "fp64": 10e6}
@@ -980,6 +983,9 @@ def _grad_sliding_time(problem: Problem) -> float:
         at_once = next(n for n in (4, 8, 16, 32) if n >= min(taps, 32 // problem.stride))
         time = positions * _ceil_div(taps, at_once) * (of_position + at_once * of_tap)
         time *= 1.5 if problem.stride == 2 else 1.0
+    elif has_one_pass(problem):
+        of_position, of_tap = GRAD_SLIDING_WINDOWS
+        time = positions * (of_position + taps * of_tap)
     else:
         of_share, of_tap = GRAD_SLIDING_APART
         time = positions * taps * (of_share / min(taps, 8) + of_tap)
@@ -989,10 +995,10 @@ def _grad_sliding_time(problem: Problem) -> float:
 def has_one_pass(problem: Problem) -> bool:
     """Whether grad_sliding has a way to all gradients of a problem: csrc's `GradBoth`."""
     depthwise = problem.groups == problem.channels_in == problem.channels_out
-    neighbours = problem.stride == 1 and (problem.dilation == 1 or problem.kernel_size == 1)
-    few = problem.kernel_size <= GRAD_MOST_TAPS
+    neighbours = problem.dilation == 1 or problem.kernel_size == 1
+    few = problem.kernel_size <= (GRAD_MOST_TAPS if neighbours else GRAD_MOST_TAPS_APART)
     counted = problem.batch * problem.channels_out < MOST_SLIDING
-    return depthwise and neighbours and few and counted and not problem.transposed
+    return depthwise and problem.stride == 1 and few and counted and not problem.transposed
 
 
 def in_one_pass(of_weight: Plan, problem: Problem, algorithm: str = "") -> bool:

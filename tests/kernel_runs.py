@@ -500,30 +500,41 @@ LONG = {
 """For the gradients of few channels: many taps, and reductions that blocks share."""
 
 DEPTHWISE = {
-    f"depthwise, {batch}x{channels}x{length}, {k} taps, padding {p}": Problem(
-        batch, channels, channels, length, k, padding=p, groups=channels, bias=k % 3 > 0
+    f"depthwise, {batch}x{channels}x{length}, {k} taps, dilation {d}, padding {p}": Problem(
+        batch, channels, channels, length, k,
+        padding=p, dilation=d, groups=channels, bias=(k + d) % 3 > 1,
     )
-    for batch, channels, length, k, p in (
-        (2, 5, 301, 4, 3),
-        (3, 4, 131, 4, 0),
-        (1, 3, 5000, 3, 1),
-        (5, 7, 13, 7, 3),
-        (2, 3, 64, 1, 0),
-        (2, 3, 50, 1, 5),
-        (2, 2, 90, 2, 40),
-        (1, 4, 333, 5, 2),
-        (2, 3, 77, 8, 0),
-        (3, 2, 40, 8, 60),
-        (2, 3, 259, 9, 4),
-        (1, 2, 100, 16, 15),
-        (2, 3, 83, 16, 0),
-        (4, 2, 3, 16, 21),
-        (3, 3, 1, 4, 3),
-        (90, 16, 20, 13, 6),
-        (3, 1, 9001, 4, 2),
+    for batch, channels, length, k, d, p in (
+        (2, 5, 301, 4, 1, 3),
+        (3, 4, 131, 4, 1, 0),
+        (1, 3, 5000, 3, 1, 1),
+        (5, 7, 13, 7, 1, 3),
+        (2, 3, 64, 1, 1, 0),
+        (2, 3, 50, 1, 9, 5),
+        (2, 2, 90, 2, 1, 40),
+        (1, 4, 333, 5, 1, 2),
+        (2, 3, 77, 8, 1, 0),
+        (3, 2, 40, 8, 1, 60),
+        (2, 3, 259, 9, 1, 4),
+        (1, 2, 100, 16, 1, 15),
+        (2, 3, 83, 16, 1, 0),
+        (4, 2, 3, 16, 1, 21),
+        (3, 3, 1, 4, 1, 3),
+        (90, 16, 20, 13, 1, 6),
+        (3, 1, 9001, 4, 1, 2),
+        (2, 5, 399, 3, 128, 128),
+        (3, 4, 272, 3, 16, 32),
+        (2, 3, 200, 3, 50, 0),
+        (1, 3, 2000, 2, 7, 7),
+        (2, 3, 90, 7, 12, 72),
+        (3, 2, 131, 8, 2, 3),
+        (2, 2, 61, 4, 3, 200),
+        (90, 16, 20, 3, 5, 5),
+        (4, 2, 3, 3, 1000, 1000),
     )
-}
-"""For all gradients in one pass: padding of none to more than the kernel, rows of any length."""
+}  # fmt: skip
+"""For all gradients in one pass: padding of none to more than the kernel, rows of any length, taps
+side by side or apart."""
 
 FOLDED = {
     "one channel, stride 5": Problem(2, 1, 70, 1333, 10, stride=5, bias=True),

@@ -201,13 +201,14 @@ def test_depthwise_gradients_come_in_one_pass(mode: str, monkeypatch: pytest.Mon
         return plan.in_one_pass(of_weight, problem, algorithm)
 
     assert one_pass() and one_pass(kernel_size=16) and one_pass(padding=40, bias=True)
+    assert one_pass(dilation=2) and one_pass(kernel_size=8, dilation=128, padding=448)
     assert one_pass("sliding") and one_pass("grad_sliding")
     assert not one_pass("direct") and not one_pass("aten")
     assert not one_pass("im2col")  # that of the input; the weight's is left free
     apart: tuple[dict[str, Any], ...] = (
         {"kernel_size": 17},
         {"stride": 2},
-        {"dilation": 2},
+        {"dilation": 2, "kernel_size": 9},
         {"transposed": True},
         {"channels_out": 128},
         {"groups": 32},

@@ -27,12 +27,17 @@
 //   sum of tap K - 1 - t  +=  input[i]  *  window[i + t]
 //   grad_input[i]         +=  weight[K - 1 - t]  *  window[i + t]
 //
-// whose first values are those that the bias counts: pieces go on until they have had all.
+// whose first values are those that the bias counts: pieces go on until they have had all. Where taps are apart, in
+// `GradBothApart`, each has a window of its own, which other taps' have left in L1 if they are not too far apart. That is
+// faster than reading values one by one even if the gradient of the input is not wanted.
 //
 // Roofline: DRAM sees grad_output and the input once, since windows overlap in L1 only: 2 FMAs a byte of
 // fp32 with 16 taps. With more taps, reading and shifting take as many instructions as multiplying does. With the
 // gradient of the input, DRAM sees three tensors once where two kernels would have it see four.
 #pragma once
+#include <cmath>
+#include <type_traits>
+
 #include "grad_long.cuh"
 #include "grad_sum.cuh"
 #include "modes.cuh"
@@ -54,7 +59,7 @@ struct GradSlidingParams {
   int batch_step, piece_step;  // from a worker's piece to its next: so many batches, so many pieces
   int pieces_of_row, unit_warps, chunks;  // chunks: of the taps
   int length, length_out, kernel_size, stride, dilation, padding;
-  int before, shift;  // of `GradBoth`
+  int before, shift, counted;  // of `GradBoth`
 };
 
 // What the pieces of a unit have in common.
@@ -86,6 +91,14 @@ __device__ __forceinline__ void unpack_piece(const uint32_t* word, float* value)
       value[2 * i + 1] = both.y;
     }
   }
+}
+
+template <int COUNT>
+__device__ __forceinline__ float sum_of(const float* value) {
+  float sum = value[0];
+#pragma unroll
+  for (int i = 1; i < COUNT; ++i) sum += value[i];
+  return sum;
 }
 
 template <int COUNT>
@@ -241,49 +254,116 @@ struct GradApart {
   }
 };
 
-// All gradients of a depthwise layer whose taps and outputs are neighbours: a thread's piece is PIECES x 16 bytes
-// of the gradient of the input, and the input's positions there.
-template <class MODE, int PIECES, int TAPS, int BLOCKS>
-struct GradBoth {
+// All gradients of a depthwise layer whose outputs are neighbours: a thread's piece is 32 bytes of the gradient of the
+// input, and the input's positions there. What neighbouring taps and taps APART have in common.
+template <class MODE, int TAPS, int BLOCKS, bool APART>
+struct GradAll {
   using M = MODE;
   using Element = typename M::Element;
   static constexpr int taps = TAPS, blocks = BLOCKS;
-  static constexpr bool with_input = true;
-  static constexpr int of_piece = 16 / sizeof(Element), positions = PIECES * of_piece;
-  static constexpr int span = positions - 1 + TAPS;  // positions of a window
-  static constexpr int windows = (span + of_piece - 1) / of_piece;
+  static constexpr bool ahead = !APART, with_input = true;
+  static constexpr int pieces = 2, of_piece = 16 / sizeof(Element), positions = pieces * of_piece;
   static constexpr int of_worker = positions, most_lead = of_piece - 1, worker_threads = 1;
-  // The window of a position begins so many further on.
-  static int64_t shift(const ConvArgs& a) { return a.padding - (a.kernel_size - 1); }
-  // Windows begin at all of grad_output, and pieces where 16 bytes do.
-  static int64_t before(const ConvArgs& a) { return round_up(larger(0, shift(a)), of_piece); }
+  // Taps are numbered as positions of grad_output ascend; the first one's are so many further on than the input's.
+  static int64_t shift(const ConvArgs& a) { return a.padding - (a.kernel_size - 1) * a.dilation; }
+  // The tap whose positions the bias counts: of taps apart the one that is least off.
+  static int64_t counted(const ConvArgs& a) {
+    const int64_t nearest = (a.dilation / 2 - shift(a)) / a.dilation;
+    return APART ? smaller(larger(nearest, 0), a.kernel_size - 1) : 0;
+  }
+  static int64_t counted_shift(const ConvArgs& a) { return shift(a) + counted(a) * a.dilation; }
+  // That tap sees all of grad_output, and pieces begin where 16 bytes do.
+  static int64_t before(const ConvArgs& a) {
+    return round_up(larger(0, counted_shift(a)), of_piece);
+  }
   static int64_t covered(const ConvArgs& a) {
-    return before(a) + a.length_out - shift(a) + most_lead;
+    return before(a) + larger(a.length, a.length_out - counted_shift(a)) + most_lead;
   }
 
   const GradSlidingParams<M>& p;
   const GradUnit<M>& unit;
-  float weight[TAPS];  // in the order of windows
+  float weight[TAPS];
 
-  __device__ __forceinline__ GradBoth(const GradSlidingParams<M>& p, const GradUnit<M>& unit)
+  __device__ __forceinline__ GradAll(const GradSlidingParams<M>& p, const GradUnit<M>& unit)
       : p(p), unit(unit) {
 #pragma unroll
     for (int t = 0; t < TAPS; ++t) {
-      const bool exists = unit.channel < p.channels_out && t < p.kernel_size;
+      const bool exists = writes() && unit.channel < p.channels_out && t < p.kernel_size;
       const int of_row = p.kernel_size - 1 - t;
       weight[t] = exists ? M::from(p.weight[unit.channel * p.kernel_size + of_row]) : 0;
     }
   }
-  // Counted with 32 bits: `plan.has_one_pass` sees to that.
-  __device__ __forceinline__ int64_t row_of(int batch) const {
-    return batch * static_cast<int>(p.channels_out) + unit.channel;
+  // Of taps apart, the gradient of the input may not be wanted.
+  __device__ __forceinline__ bool writes() const { return !APART || p.grad_input != nullptr; }
+  // Positions from tap to tap.
+  __device__ __forceinline__ int step() const { return APART ? p.dilation : 1; }
+  // The first element of a batch's row. Rows are counted with 32 bits: `has_one_pass` sees to that.
+  __device__ __forceinline__ uint64_t begin_of(int batch, int length) const {
+    const uint32_t row = batch * static_cast<uint32_t>(p.channels_out) + unit.channel;
+    return uint64_t{row} * static_cast<uint32_t>(length);
   }
+  __device__ __forceinline__ const Element* input_row(int batch) const {
+    return unit.input + batch * unit.input_batch_stride;
+  }
+  __device__ __forceinline__ const Element* grad_row(int batch) const {
+    return p.grad_output + begin_of(batch, p.length_out);
+  }
+  // The first position of a piece.
+  __device__ __forceinline__ int first_of(const GradPlace& place) const {
+    const uint64_t begin = reinterpret_cast<uint64_t>(p.grad_input) +
+                           begin_of(place.batch, p.length) * sizeof(Element);
+    return place.piece * positions - static_cast<int>(begin % 16 / sizeof(Element)) - p.before;
+  }
+  // Whether a piece that begins there has positions of the row, and whether a tap of theirs may see nothing.
+  __device__ __forceinline__ bool in_row(int first) const {
+    return first + positions > 0 && first < p.length;
+  }
+  __device__ __forceinline__ bool at_an_end(int first) const {
+    const int seen = first + p.shift;
+    return first < 0 || first + positions > p.length || seen < 0 ||
+           seen + positions + (TAPS - 1) * step() > p.length_out;
+  }
+  __device__ __forceinline__ void write(const uint32_t (&word)[4 * pieces], int batch,
+                                        int first) const {
+    if (writes())
+      write_words<M>(word, p.grad_input + begin_of(batch, p.length) + first, first, p.length);
+  }
+
+  __device__ __forceinline__ void add_one_by_one(int batch, int first, float (&sums)[TAPS]) const {
+    const Element *const inputs = input_row(batch), *const grads = grad_row(batch);
+#pragma unroll 1
+    for (int i = first > 0 ? first : 0; i < first + positions && i < p.length; ++i) {
+      const float input = M::from(inputs[i]);
+      float sum = 0;
+#pragma unroll
+      for (int t = 0; t < TAPS; ++t) {
+        const int at = i + p.shift + t * step();
+        if (t >= p.kernel_size || at < 0 || at >= p.length_out) continue;
+        const float grad = M::from(grads[at]);
+        sums[t] = fmaf(input, grad, sums[t]);
+        sum = fmaf(weight[t], grad, sum);
+      }
+      if (writes()) p.grad_input[begin_of(batch, p.length) + i] = M::to(sum);
+    }
+  }
+};
+
+// Neighbouring taps share a window. The input's rows may begin anywhere within 16 bytes if they are SHIFTED, else where
+// its gradient's do.
+template <class MODE, int TAPS, int BLOCKS, bool SHIFTED>
+struct GradBoth : GradAll<MODE, TAPS, BLOCKS, false> {
+  using Base = GradAll<MODE, TAPS, BLOCKS, false>;
+  using Base::Base, Base::p, Base::unit, Base::weight, Base::of_piece, Base::pieces,
+      Base::positions;
+  using typename Base::M;
+  static constexpr int span = positions - 1 + TAPS;  // positions of a window
+  static constexpr int windows = (span + of_piece - 1) / of_piece;
 
   // A piece, as it is read and once it is unpacked.
   struct Values {
     int batch, first;
-    Span<M, PIECES + 1> input;
-    Span<M, windows + 1> grad;
+    Span<M, pieces, SHIFTED> input;
+    Span<M, windows, true> grad;
   };
   struct Unpacked {
     int batch, first;
@@ -291,15 +371,12 @@ struct GradBoth {
   };
 
   __device__ __forceinline__ Values read(const GradPlace& place, bool exists) const {
-    const int64_t row = row_of(place.batch);
-    const auto begin = reinterpret_cast<uint64_t>(p.grad_input + row * p.length);
-    const int lead = static_cast<int>(begin % 16 / sizeof(Element)),
-              first = place.piece * positions - lead - p.before;
+    const int first = this->first_of(place);
     return {place.batch, first,
-            Span<M, PIECES + 1>(unit.input + place.batch * unit.input_batch_stride,
-                                exists ? p.length : -of_piece, first),
-            Span<M, windows + 1>(p.grad_output + row * p.length_out,
-                                 exists ? p.length_out : -of_piece, first + p.shift)};
+            Span<M, pieces, SHIFTED>(this->input_row(place.batch), exists ? p.length : -of_piece,
+                                     first),
+            Span<M, windows, true>(this->grad_row(place.batch), exists ? p.length_out : -of_piece,
+                                   first + p.shift)};
   }
 
   __device__ __forceinline__ Unpacked unpack(const Values& values) const {
@@ -312,53 +389,106 @@ struct GradBoth {
   __device__ __forceinline__ void add(const Unpacked& values, float (&sums)[TAPS],
                                       float& bias) const {
     const auto& [batch, first, input, window] = values;
-    const int seen = first + p.shift;
-    Element* const out = p.grad_input + row_of(batch) * p.length + first;
-    if (unit.has_bias) {
-      float sum = window[0];
-#pragma unroll
-      for (int i = 1; i < positions; ++i) sum += window[i];
-      bias += sum;
+    // Short kernels take so many at a time, with fewer registers.
+    constexpr int at_once = TAPS > 4 ? positions : of_piece;
+    if (this->at_an_end(first)) {
+      const bool in_row = this->in_row(first);
+      if (!in_row || !all_finite<positions>(input) || !all_finite<span>(window) ||
+          !all_finite<TAPS>(weight)) {
+        if (unit.has_bias) bias += sum_of<positions>(window);
+        if (in_row) this->add_one_by_one(batch, first, sums);
+        return;
+      }
     }
-    if (first + positions <= 0 || first >= p.length) return;
-    if (first < 0 || first + positions > p.length || seen < 0 || seen + span > p.length_out) {
-      if (!all_finite<positions>(input) || !all_finite<span>(window) || !all_finite<TAPS>(weight))
-        return add_one_by_one(batch, first, seen, out, sums);
+    uint32_t word[4 * pieces];
+#pragma unroll
+    for (int from = 0; from < positions; from += at_once) {
+      const float* const near = window + from;
+      if (unit.has_bias) bias += sum_of<at_once>(near);
+      float grad_input[at_once];
+#pragma unroll
+      for (int i = 0; i < at_once; ++i) grad_input[i] = weight[0] * near[i];
+#pragma unroll
+      for (int t = 1; t < TAPS; ++t) {
+        if (t >= p.kernel_size) break;
+#pragma unroll
+        for (int i = 0; i < at_once; ++i)
+          grad_input[i] = fmaf(weight[t], near[i + t], grad_input[i]);
+      }
+      pack_words<M, at_once * 4 / of_piece>(grad_input, word + from * 4 / of_piece);
+      add_products<at_once, 1>(input + from, near, sums);
     }
-    add_products<positions, 1>(input, window, sums);
-    float grad_input[positions];
-#pragma unroll
-    for (int i = 0; i < positions; ++i) grad_input[i] = weight[0] * window[i];
-#pragma unroll
-    for (int t = 1; t < TAPS; ++t) {
-      if (t >= p.kernel_size) break;
-#pragma unroll
-      for (int i = 0; i < positions; ++i)
-        grad_input[i] = fmaf(weight[t], window[i + t], grad_input[i]);
-    }
-    write_row<M, positions>([&](int i) { return grad_input[i]; }, out, first, p.length);
+    this->write(word, batch, first);
   }
+};
 
- private:
-  __device__ __forceinline__ void add_one_by_one(int batch, int first, int seen, Element* out,
-                                                 float (&sums)[TAPS]) const {
-    const Element* const grad_row = p.grad_output + row_of(batch) * p.length_out;
-    const Element* const input_row = unit.input + batch * unit.input_batch_stride;
-#pragma unroll 1
-    for (int i = 0; i < positions; ++i) {
-      if (first + i < 0 || first + i >= p.length) continue;
-      const float input = M::from(input_row[first + i]);
-      float sum = 0;
+// Taps apart have a window each. What is read next waits until this is multiplied: other warps' are on their way.
+template <class MODE, int TAPS, int BLOCKS, bool SHIFTED>
+struct GradBothApart : GradAll<MODE, TAPS, BLOCKS, true> {
+  using Base = GradAll<MODE, TAPS, BLOCKS, true>;
+  using Base::Base, Base::p, Base::unit, Base::weight, Base::of_piece, Base::pieces,
+      Base::positions;
+  using typename Base::M;
+
+  using Values = GradPlace;
+  __device__ __forceinline__ Values read(const GradPlace& place, bool) const { return place; }
+
+  __device__ __forceinline__ void add(const Values& place, float (&sums)[TAPS], float& bias) const {
+    const int first = this->first_of(place);
+    Span<M, pieces, SHIFTED> inputs(this->input_row(place.batch), p.length, first);
+    Span<M, pieces, true> grads[TAPS];
+#pragma unroll
+    for (int t = 0; t < TAPS; ++t)
+      if (t < p.kernel_size)
+        grads[t] = Span<M, pieces, true>(this->grad_row(place.batch), p.length_out,
+                                         first + p.shift + t * p.dilation);
+    inputs.settle(p.length);
+#pragma unroll
+    for (int t = 0; t < TAPS; ++t)
+      if (t < p.kernel_size) grads[t].settle(p.length_out);
+
+    if (this->at_an_end(first)) {
+      float value[positions], counted = 0;
+      inputs.template unpack<0, pieces>(value);
+      bool finite = all_finite<TAPS>(weight) && all_finite<positions>(value);
 #pragma unroll
       for (int t = 0; t < TAPS; ++t) {
-        const int at = seen + i + t;
-        if (t >= p.kernel_size || at < 0 || at >= p.length_out) continue;
-        const float grad = M::from(grad_row[at]);
-        sums[t] = fmaf(input, grad, sums[t]);
-        sum = fmaf(weight[t], grad, sum);
+        if (t >= p.kernel_size) break;
+        grads[t].template unpack<0, pieces>(value);
+        finite = finite && all_finite<positions>(value);
+        if (t == p.counted) counted = sum_of<positions>(value);
       }
-      out[i] = M::to(sum);
+      const bool in_row = this->in_row(first);
+      if (!in_row || !finite) {
+        bias += counted;
+        if (in_row) this->add_one_by_one(place.batch, first, sums);
+        return;
+      }
     }
+    uint32_t word[4 * pieces];
+    // Half of the piece at a time takes fewer registers.
+    const auto add_half = [&](auto number) {
+      constexpr int half = decltype(number)::value;
+      float input[of_piece], grad_input[of_piece]{};
+      inputs.template unpack<half, 1>(input);
+#pragma unroll
+      for (int t = 0; t < TAPS; ++t) {
+        if (t > 0 && t >= p.kernel_size) break;
+        float grad[of_piece], sum = 0;
+        grads[t].template unpack<half, 1>(grad);
+        if (t == p.counted) bias += sum_of<of_piece>(grad);
+#pragma unroll
+        for (int i = 0; i < of_piece; ++i) {
+          grad_input[i] = fmaf(weight[t], grad[i], grad_input[i]);
+          sum = fmaf(input[i], grad[i], sum);
+        }
+        sums[t] += sum;
+      }
+      pack_words<M, 4>(grad_input, word + 4 * half);
+    };
+    add_half(std::integral_constant<int, 0>());
+    add_half(std::integral_constant<int, 1>());
+    this->write(word, place.batch, first);
   }
 };
 
@@ -406,7 +536,7 @@ __global__ void __launch_bounds__(kGradThreads, S::blocks)
       ++place.batch;
     }
   };
-  if constexpr (S::with_input) {
+  if constexpr (S::with_input && S::ahead) {
     // A piece is unpacked before the next is read: registers for both as they are read would cost warps.
     auto values = pieces.read(place, left > 0);
 #pragma unroll 1
@@ -470,13 +600,13 @@ struct GradSlidingKernels {
   static constexpr int64_t kWarpsEnough = 64;  // of a multiprocessor, for units to take one each
   static constexpr int64_t kLeastPieces = 4;   // of a worker in a block that shares a unit
   static constexpr int64_t kLongKernel = 32;   // taps that `grad_long.cuh` has more of
-  static constexpr int64_t kMostTaps = 16;     // beside the gradient of the input
+  // Beside the gradient of the input: of neighbouring taps, and where they are apart.
+  static constexpr int64_t kMostTaps = 16, kMostTapsApart = 8;
   static constexpr int kEight = 8 / of_piece;  // pieces of 8 positions
 
   static int launch(const ConvArgs& a, void* stream) {
-    if (a.grad_input != nullptr && (a.channels_in != a.groups || a.channels_out != a.groups ||
-                                    a.stride > 1 || a.kernel_size > kMostTaps))
-      return 1;  // cudaErrorInvalidValue: `has_one_pass` should have said so
+    if (a.grad_input != nullptr && !has_one_pass(a))
+      return 1;  // cudaErrorInvalidValue: `plan.has_one_pass` should have said so
     if (is_long(a)) return grad_long_launch<M>(a, stream);
     return with_kernel(a, [&](auto s) { return run(s, a, stream); });
   }
@@ -493,17 +623,37 @@ struct GradSlidingKernels {
   template <int PIECES, int IN_STEP, int TAPS, int BLOCKS, bool AHEAD>
   using Window = Of<GradWindow<M, PIECES, IN_STEP, TAPS, BLOCKS, AHEAD>>;
 
+  static bool has_one_pass(const ConvArgs& a) {
+    const bool neighbours = a.dilation == 1 || a.kernel_size == 1;
+    return a.channels_in == a.groups && a.channels_out == a.groups && a.stride == 1 &&
+           a.kernel_size <= (neighbours ? kMostTaps : kMostTapsApart) &&
+           a.batch * a.channels_out <= INT32_MAX;
+  }
   static bool is_long(const ConvArgs& a) {
     return a.stride == 1 && a.dilation == 1 && a.kernel_size > kLongKernel;
+  }
+
+  // Whether the input's rows lie within 16 bytes as those of its gradient do.
+  static bool rows_begin_alike(const ConvArgs& a) {
+    const auto apart =
+        reinterpret_cast<uintptr_t>(a.input) - reinterpret_cast<uintptr_t>(a.grad_input);
+    return apart % 16 == 0 && (a.input_channel_stride - a.length) % of_piece == 0 &&
+           (a.input_batch_stride - a.channels_in * a.length) % of_piece == 0;
   }
 
   template <class Function>
   static auto with_kernel(const ConvArgs& a, const Function& function) {
     const bool neighbours = a.dilation == 1 || a.kernel_size == 1;
+    if (!neighbours && has_one_pass(a)) {
+      if (a.kernel_size <= 3 && rows_begin_alike(a))
+        return function(Of<GradBothApart<M, 3, of_piece == 4 ? 5 : 4, false>>{});
+      return function(Of<GradBothApart<M, 8, 2, true>>{});
+    }
     if (a.grad_input != nullptr) {
-      if (a.kernel_size <= 4) return function(Of<GradBoth<M, 2, 4, 5>>{});
-      if (a.kernel_size <= 8) return function(Of<GradBoth<M, 2, 8, 4>>{});
-      return function(Of<GradBoth<M, 2, 16, 3>>{});
+      if (!rows_begin_alike(a)) return function(Of<GradBoth<M, 16, 3, true>>{});
+      if (a.kernel_size <= 4) return function(Of<GradBoth<M, 4, of_piece == 4 ? 6 : 5, false>>{});
+      if (a.kernel_size <= 8) return function(Of<GradBoth<M, 8, 4, false>>{});
+      return function(Of<GradBoth<M, 16, 3, false>>{});
     }
     if (neighbours && a.stride == 1) {
       if (a.kernel_size <= 4)
@@ -532,7 +682,16 @@ struct GradSlidingKernels {
       const int64_t pieces = a.batch * pieces_of_row, of_warp = 32 / S::worker_threads;
       unit_warps = pieces <= of_warp || units >= a.multiprocessors * kWarpsEnough ? 1 : kGradWarps;
       unit_blocks = ceil_div(units, kGradWarps / unit_warps);
-      splits = grad_splits(a, unit_blocks, pieces / (of_warp * unit_warps * kLeastPieces));
+      const int64_t workers = of_warp * unit_warps, most = pieces / (workers * kLeastPieces);
+      splits = grad_splits(a, unit_blocks, most);
+      if (S::with_input) {
+        // A split more costs a block about a piece's time for its start and end; one less leaves the GPU partly idle for
+        // longer, about half a block's time, at the end.
+        const double best = std::sqrt(double(pieces) / workers * a.multiprocessors * S::blocks /
+                                      (2.0 * unit_blocks));
+        splits =
+            larger(1, smaller(smaller(most, static_cast<int64_t>(best + 0.5)), most_splits(a)));
+      }
       pieces_of_split = larger(1, ceil_div(pieces, splits));
       splits = larger(1, ceil_div(pieces, pieces_of_split));
     }
@@ -546,10 +705,11 @@ struct GradSlidingKernels {
     if (blocks > INT32_MAX) return 1;  // cudaErrorInvalidValue
     const bool neighbours = a.dilation == 1 || a.kernel_size == 1;
     using Element = typename M::Element;
-    int64_t before = 0, shift = 0;
+    int64_t before = 0, shift = 0, counted = 0;
     if constexpr (S::with_input) {
       before = S::before(a);
       shift = S::shift(a);
+      counted = a.grad_bias != nullptr ? S::counted(a) : -1;
     }
     const GradSlidingParams<M> p{static_cast<const Element*>(a.input),
                                  static_cast<const Element*>(a.weight),
@@ -577,7 +737,8 @@ struct GradSlidingKernels {
                                  static_cast<int>(neighbours ? 1 : a.dilation),
                                  static_cast<int>(a.padding),
                                  static_cast<int>(before),
-                                 static_cast<int>(shift)};
+                                 static_cast<int>(shift),
+                                 static_cast<int>(counted)};
     if (const int error =
             fastconv1d::launch(grad_sliding_kernel<S>, dim3(static_cast<unsigned>(blocks)),
                                dim3(kGradThreads), kGradWarps * (S::taps + 1) * 4, stream, p))

@@ -61,12 +61,14 @@ struct GradStore {
 // the GPU is full; one where it is anyway. At most kMostGradParts partial sums, 16 MiB, if that is more than one split's.
 constexpr int64_t kMostGradParts = 4 << 20, kMostGradSplits = 1024;
 constexpr int64_t kGradBlocksEnough = 16, kGradBlocksWanted = 32;  // of a multiprocessor
+inline int64_t most_splits(const ConvArgs& a) {
+  const int64_t elements = a.channels_out * ((a.channels_in / a.groups) * a.kernel_size + 1);
+  return smaller(kMostGradParts / elements, kMostGradSplits);
+}
 inline int64_t grad_splits(const ConvArgs& a, int64_t units, int64_t items) {
   if (units >= a.multiprocessors * kGradBlocksEnough) return 1;
-  const int64_t elements = a.channels_out * ((a.channels_in / a.groups) * a.kernel_size + 1),
-                wanted = ceil_div(a.multiprocessors * kGradBlocksWanted, units);
-  return larger(
-      1, smaller(smaller(wanted, items), smaller(kMostGradParts / elements, kMostGradSplits)));
+  const int64_t wanted = ceil_div(a.multiprocessors * kGradBlocksWanted, units);
+  return larger(1, smaller(smaller(wanted, items), most_splits(a)));
 }
 
 // Neighbours' parts.

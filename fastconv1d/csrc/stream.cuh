@@ -85,27 +85,30 @@ struct Stream {
   }
 };
 
-// So many pieces of a row, from some position on, all read at once some time before they are used; zeros beside the row.
-// Far from its ends, where most are, nothing is asked of each piece.
-template <class M, int PIECES>
+// The values of so many pieces of a row, from some position on, all read at once some time before they are used; zeros
+// beside the row. They may begin within a piece if they are SHIFTED. Far from the row's ends, where most are, nothing is
+// asked of each piece.
+template <class M, int PIECES, bool SHIFTED>
 struct Span {
   using Element = typename M::Element;
   static constexpr int of_piece = 16 / sizeof(Element), of_word = 4 / sizeof(Element);
+  static constexpr int pieces = PIECES + SHIFTED;
   int position;  // of the first piece, in the row
   int off;       // bytes by which values begin behind it
-  uint4 piece[PIECES];
+  uint4 piece[pieces];
 
+  Span() = default;
   __device__ __forceinline__ Span(const Element* row, int length, int first) {
     const auto from = reinterpret_cast<uint64_t>(row + first);
-    off = static_cast<int>(from & 15);
+    off = SHIFTED ? static_cast<int>(from & 15) : 0;
     position = first - off / static_cast<int>(sizeof(Element));
     const auto* const at = reinterpret_cast<const uint4*>(from - off);
     if (inside(length)) {
 #pragma unroll
-      for (int i = 0; i < PIECES; ++i) piece[i] = __ldg(at + i);
+      for (int i = 0; i < pieces; ++i) piece[i] = __ldg(at + i);
     } else {
 #pragma unroll
-      for (int i = 0; i < PIECES; ++i) {
+      for (int i = 0; i < pieces; ++i) {
         const int behind = position + i * of_piece;
         piece[i] = make_uint4(0, 0, 0, 0);
         if (behind > -of_piece && behind < length) piece[i] = __ldg(at + i);
@@ -114,36 +117,94 @@ struct Span {
   }
 
   __device__ __forceinline__ bool inside(int length) const {
-    return position >= 0 && position + PIECES * of_piece <= length;
+    return position >= 0 && position + pieces * of_piece <= length;
   }
 
-  // From where they begin, as many as are there for certain: those of PIECES - 1.
+  // Clears what is beside the row, before values are unpacked.
+  __device__ __forceinline__ void settle(int length) {
+    if (inside(length)) return;
+#pragma unroll
+    for (int i = 0; i < pieces; ++i) {
+      uint32_t word[4] = {piece[i].x, piece[i].y, piece[i].z, piece[i].w};
+#pragma unroll
+      for (int k = 0; k < of_piece; ++k) {
+        const int at = position + i * of_piece + k;
+        if (at < 0 || at >= length)
+          word[k / of_word] &= of_word == 1 ? 0 : k % 2 == 0 ? 0xffff0000u : 0x0000ffffu;
+      }
+      piece[i] = make_uint4(word[0], word[1], word[2], word[3]);
+    }
+  }
+
+  // The values of COUNT pieces from the FIRST on.
+  template <int FIRST, int COUNT>
+  __device__ __forceinline__ void unpack(float* value) const {
+    constexpr int words = 4 * (COUNT + SHIFTED);
+    uint32_t word[4 * COUNT + 4];
+#pragma unroll
+    for (int i = 0; i < COUNT + SHIFTED; ++i) {
+      word[4 * i] = piece[FIRST + i].x;
+      word[4 * i + 1] = piece[FIRST + i].y;
+      word[4 * i + 2] = piece[FIRST + i].z;
+      word[4 * i + 3] = piece[FIRST + i].w;
+    }
+    if constexpr (SHIFTED) {
+      const auto shift = [&] {
+        if (off & 8) {
+#pragma unroll
+          for (int i = 0; i + 2 < words; ++i) word[i] = word[i + 2];
+        }
+        if (off & 4) {
+#pragma unroll
+          for (int i = 0; i + 1 < words; ++i) word[i] = word[i + 1];
+        }
+      };
+      // Two values a word are shifted within it as well: there a branch is worth its while.
+      if (of_word == 1 || off != 0) shift();
+    }
+    unpack_words<M, 4 * COUNT>(word, off, value);
+  }
   __device__ __forceinline__ void values(float* value, int length) const {
-    uint32_t word[4 * PIECES];
-#pragma unroll
-    for (int i = 0; i < PIECES; ++i) {
-      word[4 * i] = piece[i].x;
-      word[4 * i + 1] = piece[i].y;
-      word[4 * i + 2] = piece[i].z;
-      word[4 * i + 3] = piece[i].w;
-    }
-    if (!inside(length)) {
-#pragma unroll
-      for (int i = 0; i < PIECES * of_piece; ++i)
-        if (position + i < 0 || position + i >= length)
-          word[i / of_word] &= of_word == 1 ? 0 : i % 2 == 0 ? 0xffff0000u : 0x0000ffffu;
-    }
-    if (off & 8) {
-#pragma unroll
-      for (int i = 0; i + 2 < 4 * PIECES; ++i) word[i] = word[i + 2];
-    }
-    if (off & 4) {
-#pragma unroll
-      for (int i = 0; i + 1 < 4 * PIECES; ++i) word[i] = word[i + 1];
-    }
-    unpack_words<M, 4 * (PIECES - 1)>(word, off, value);
+    Span settled = *this;
+    settled.settle(length);
+    settled.template unpack<0, PIECES>(value);
   }
 };
+
+// The words of the values that unpack_words makes of them.
+template <class M, int WORDS>
+__device__ __forceinline__ void pack_words(const float* value, uint32_t* word) {
+#pragma unroll
+  for (int i = 0; i < WORDS; ++i) {
+    if constexpr (sizeof(typename M::Element) == 4)
+      word[i] = bits_of(value[i]);
+    else
+      word[i] = M::pack({M::to(value[2 * i]), M::to(value[2 * i + 1])});
+  }
+}
+
+// Writes packed values of a row, from its position `first` on, whose place is `out`, a multiple of 16 bytes. Pieces that
+// share a sector of memory's are written one right after the other: apart, each takes as long as a whole one.
+template <class M, int WORDS>
+__device__ __forceinline__ void write_words(const uint32_t (&word)[WORDS], typename M::Element* out,
+                                            int first, int length) {
+  using Element = typename M::Element;
+  constexpr int of_word = 4 / sizeof(Element), count = WORDS * of_word;
+  if (first >= 0 && first + count <= length) {
+#pragma unroll
+    for (int i = 0; i < WORDS; i += 4)
+      store_16(out + i * of_word, make_uint4(word[i], word[i + 1], word[i + 2], word[i + 3]));
+    return;
+  }
+#pragma unroll
+  for (int i = 0; i < count; ++i) {
+    if (first + i < 0 || first + i >= length) continue;
+    if constexpr (of_word == 1)
+      out[i] = float_of(word[i]);
+    else
+      out[i] = static_cast<Element>(word[i / 2] >> i % 2 * 16);
+  }
+}
 
 // Writes `value(i)` for COUNT positions of a row, from its position `first` on, whose place is `out`.
 template <class M, int COUNT, class Value>
