@@ -267,6 +267,8 @@ __device__ __forceinline__ void wgmma_hold(uint32_t (&words)[COUNT]) {
 #define FASTCONV1D_SUMS(i)                                                  \
   FASTCONV1D_SUMS_4(i), FASTCONV1D_SUMS_4(i + 4), FASTCONV1D_SUMS_4(i + 8), \
       FASTCONV1D_SUMS_4(i + 12)
+#define FASTCONV1D_NAMES_OF_32 FASTCONV1D_NAMES_0
+#define FASTCONV1D_SUMS_OF_32 FASTCONV1D_SUMS(0)
 #define FASTCONV1D_NAMES_OF_64 FASTCONV1D_NAMES_0 ", " FASTCONV1D_NAMES_1
 #define FASTCONV1D_SUMS_OF_64 FASTCONV1D_SUMS(0), FASTCONV1D_SUMS(16)
 #define FASTCONV1D_NAMES_OF_96 FASTCONV1D_NAMES_OF_64 ", " FASTCONV1D_NAMES_2
@@ -292,6 +294,7 @@ __device__ __forceinline__ void wgmma_hold(uint32_t (&words)[COUNT]) {
   FASTCONV1D_WGMMA(wgmma_tf32, N, sums, __VA_ARGS__, "k8.f32.tf32.tf32", "")     \
   FASTCONV1D_WGMMA(wgmma_bf16, N, sums, __VA_ARGS__, "k16.f32.bf16.bf16", ", 0") \
   FASTCONV1D_WGMMA(wgmma_fp16, N, sums, __VA_ARGS__, "k16.f32.f16.f16", ", 0")
+FASTCONV1D_WGMMA_TYPES(32, 16, 16, 17, 18, 19, 20)
 FASTCONV1D_WGMMA_TYPES(64, 32, 32, 33, 34, 35, 36)
 FASTCONV1D_WGMMA_TYPES(96, 48, 48, 49, 50, 51, 52)
 FASTCONV1D_WGMMA_TYPES(128, 64, 64, 65, 66, 67, 68)
@@ -305,6 +308,8 @@ FASTCONV1D_WGMMA_TYPES(256, 128, 128, 129, 130, 131, 132)
 #undef FASTCONV1D_NAMES_5
 #undef FASTCONV1D_NAMES_6
 #undef FASTCONV1D_NAMES_7
+#undef FASTCONV1D_NAMES_OF_32
+#undef FASTCONV1D_SUMS_OF_32
 #undef FASTCONV1D_NAMES_OF_64
 #undef FASTCONV1D_SUMS_OF_64
 #undef FASTCONV1D_NAMES_OF_96
@@ -627,44 +632,52 @@ FASTCONV1D_HD constexpr int64_t slices_of_share(int64_t blocks, int64_t slices, 
 struct Pipeline {
   int parts, taps;
   int slices, words;
+  int folded;
   int alike_log2, quads_of_kind_log2;
+  int kinds_log2, box_rows_log2;
   int block_outputs, blocks, block_positions, row_pitch;
+  int block_rows;
   int resident;
   int inputs, weights;
   int input_bytes, weight_bytes;
 };
 struct PipelineLimits {
+  int64_t warpgroups;
   int64_t outputs, channels;
   int64_t planes, values_per_word, element_bytes;
   int64_t alike;
   int64_t least_words;
+  bool folds;
   int64_t shared_bytes;
   bool many_tiles;
 };
 constexpr int kMostStages = 8;
 constexpr int64_t kInputBytes = 48 << 10;
-constexpr int64_t kMostBlockPositions = 252;
+constexpr int64_t kMostBlockPositions = 256;
 constexpr int kMostKinds = 8;
+constexpr int kMostFoldedChannels = 8, kMostFoldedValues = 128;
 FASTCONV1D_HD constexpr int64_t rows_alike(int64_t row_bytes) {
   return 16 / gcd(16, row_bytes % 16);
 }
 FASTCONV1D_HD constexpr int64_t stage_bytes(const Pipeline& l) {
-  return int64_t{l.inputs} * l.input_bytes + int64_t{l.weights} * l.weight_bytes;
+  return int64_t{l.inputs} * l.input_bytes + int64_t{l.weights} * l.weight_bytes +
+         (l.folded > 0 ? 8 * kMostFoldedValues : 0);
 }
 FASTCONV1D_HD constexpr int64_t block_positions_of(const PipelineLimits& t, const Phase& p,
-                                                   int64_t outputs, int64_t taps) {
+                                                   int64_t outputs, int64_t taps, bool folded) {
   const int64_t positions =
       (outputs - 1) * p.in_step + (larger(taps, 1) - 1) * p.shift_step + 16 / t.element_bytes;
+  if (folded) return round_up(positions, 128 / t.element_bytes);
   const int64_t whole = 32 / t.element_bytes / t.values_per_word,
                 unit = t.values_per_word == 1 && t.alike <= 2 && p.in_step % 8 == 0 ? whole / 2
                                                                                     : whole;
   return round_up(larger(positions - unit, 0), 2 * unit) + unit;
 }
 FASTCONV1D_HD constexpr int64_t block_outputs_of(const PipelineLimits& t, const Phase& p,
-                                                 int64_t taps) {
+                                                 int64_t taps, bool folded) {
   int64_t best = 0, least = INT64_MAX;
   for (int64_t outputs = t.outputs; outputs >= t.outputs / 4; outputs /= 2) {
-    const int64_t positions = block_positions_of(t, p, outputs, taps);
+    const int64_t positions = block_positions_of(t, p, outputs, taps, folded);
     const int64_t copied = t.outputs / outputs * positions;
     if (positions > kMostBlockPositions || copied >= least) continue;
     least = copied;
@@ -674,20 +687,25 @@ FASTCONV1D_HD constexpr int64_t block_outputs_of(const PipelineLimits& t, const 
 }
 FASTCONV1D_HD constexpr Pipeline try_pipeline(const PipelineLimits& t, const Phase& p,
                                               int64_t channels_in, int64_t words, int64_t taps,
-                                              bool resident, int inputs) {
+                                              bool resident, int inputs, bool folded) {
   Pipeline l{};
-  const int64_t outputs = block_outputs_of(t, p, taps);
+  const int64_t seen = folded ? p.taps : taps, outputs = block_outputs_of(t, p, seen, folded);
   if (outputs == 0) return l;
-  l.parts = static_cast<int>(ceil_div(larger(p.taps, 1), taps));
+  l.parts = static_cast<int>(folded ? 1 : ceil_div(larger(p.taps, 1), taps));
   l.words = static_cast<int>(words);
-  l.slices = static_cast<int>(p.taps == 0 ? 0 : ceil_div(channels_in, words * t.values_per_word));
+  l.folded = static_cast<int>(folded ? p.taps : 0);
+  l.slices = static_cast<int>(
+      p.taps == 0 ? 0 : ceil_div(channels_in * (folded ? p.taps : 1), words * t.values_per_word));
   l.alike_log2 = log2_of(t.alike);
   l.quads_of_kind_log2 = log2_of(words / 4 / t.alike);
+  l.kinds_log2 = folded ? log2_of(2 * channels_in - 1) : l.alike_log2;
+  l.box_rows_log2 = folded ? 0 : log2_of(4 * t.values_per_word) + l.quads_of_kind_log2;
   l.block_outputs = static_cast<int>(outputs);
-  l.blocks = static_cast<int>(2 * t.outputs / outputs);
-  l.block_positions = static_cast<int>(block_positions_of(t, p, outputs, taps));
+  l.blocks = static_cast<int>(t.outputs / outputs);
+  l.block_positions = static_cast<int>(block_positions_of(t, p, outputs, seen, folded));
   l.row_pitch = static_cast<int>(l.block_positions * t.element_bytes);
-  l.input_bytes = static_cast<int>(words * t.values_per_word * l.blocks * l.row_pitch);
+  l.block_rows = (1 << (l.kinds_log2 + l.box_rows_log2)) + folded;
+  l.input_bytes = static_cast<int>(t.warpgroups * l.blocks * l.block_rows * l.row_pitch);
   l.weight_bytes = static_cast<int>(t.planes * words * t.channels * 4);
   const int64_t all_weights = int64_t{l.slices} * l.parts * taps;
   if (resident && all_weights * l.weight_bytes > t.shared_bytes) return l;
@@ -714,19 +732,29 @@ FASTCONV1D_HD constexpr Pipeline pipeline_of(const PipelineLimits& t, const Phas
                                              int64_t channels_in) {
   const int64_t all_words = round_up(ceil_div(channels_in, t.values_per_word), 16);
   const int64_t least = larger(t.least_words, 4 * t.alike);
+  if (t.folds && p.taps > 1 && channels_in <= kMostFoldedChannels &&
+      channels_in * p.taps <= kMostFoldedValues) {
+    const int64_t words = channels_in * p.taps > 16 * t.values_per_word ? 32 : t.least_words;
+    for (int inputs = 2; inputs >= 1; --inputs)
+      for (int resident = t.many_tiles; resident >= 0; --resident) {
+        const Pipeline l = try_pipeline(t, p, channels_in, words, 1, resident, inputs, true);
+        if (l.taps > 0) return l;
+      }
+  }
   for (int64_t parts = 1;; ++parts) {
     const int64_t taps = ceil_div(larger(p.taps, 1), parts);
     for (int inputs = 2; inputs >= 1; --inputs)
       for (int resident = t.many_tiles; resident >= 0; --resident)
         for (int64_t words = ceil_div(all_words, 16) % 2 == 0 ? 32 : least; words >= least;
              words /= 2) {
-          const Pipeline l = try_pipeline(t, p, channels_in, words, taps, resident, inputs);
+          const Pipeline l = try_pipeline(t, p, channels_in, words, taps, resident, inputs, false);
           if (l.taps > 0) return l;
         }
     if (taps == 1) return Pipeline{};
   }
 }
 FASTCONV1D_HD constexpr int taps_of_part(const Pipeline& l, const Phase& p, int part) {
+  if (l.folded > 0) return 1;
   return static_cast<int>(smaller(l.taps, larger(p.taps, 0) - int64_t{part} * l.taps));
 }
 FASTCONV1D_HD constexpr int channel_slice_of(const Schedule& s, int slice) {
@@ -1211,7 +1239,10 @@ struct TileLibrary {
     return fastconv1d::TileLibrary<__VA_ARGS__>::workspace(variant, *args);                \
   }
 namespace fastconv1d {
-constexpr int kPackedColumns = 4;
+template <class T>
+FASTCONV1D_HD constexpr int packed_columns() {
+  return T::channels % 64 == 0 ? 4 : 2;
+}
 struct HopperPackParams : WeightParams {
   Pipeline pipeline;
   Weave weave;
@@ -1262,31 +1293,55 @@ __global__ void __launch_bounds__(128) hopper_pack_kernel(const HopperPackParams
        part) *
           l.taps +
       tap;
-  const uint32_t kind = quad >> l.quads_of_kind_log2, j = quad - (kind << l.quads_of_kind_log2);
+  uint32_t* const packed = p.packed + 4 * ((stage * M::planes * quads + quad) * T::channels + row);
+  const bool folded = l.folded > 0;
+  const uint32_t kind = folded ? 0 : quad >> l.quads_of_kind_log2,
+                 j = quad - (kind << l.quads_of_kind_log2), alike_log2 = folded ? 0 : l.alike_log2;
   using Element = typename M::Element;
   constexpr int apart = T::channels / COLUMNS;
-  const int64_t first_column = int64_t{channel_block} * T::channels + row,
-                first_in = int64_t{slice} * (l.words * values) + kind,
-                of_phase = int64_t{part} * l.taps + tap;
+  static_assert(apart % kWeave == 0);
+  const int of_phase = static_cast<int>(part * l.taps + tap);
+  const Column column = column_of(p.weave, int64_t{channel_block} * T::channels + row);
+  const int64_t of_kernel = tap_of(p.phase, p.weave, column.r, of_phase);
+  const bool has_tap = of_phase < p.phase.taps && of_kernel < p.kernel_size;
+  const int channels_apart = apart / kWeave * p.weave.channels;
+  const int64_t to_out = (p.transposed ? 1 : p.channels_in) * p.kernel_size,
+                to_in = (p.transposed ? p.channels_out : 1) * p.kernel_size;
+  const auto* const first = static_cast<const Element*>(p.weight) +
+                            group * p.channels_in * p.channels_out * p.kernel_size +
+                            column.channel * to_out + of_kernel;
   const Element* weights[4][values];
   bool exists[4][values];
+  const auto for_each_value = [&](const auto& visit) {
+    const uint32_t first_value = slice * (l.words * values) + kind;
 #pragma unroll
-  for (int i = 0; i < 4; ++i)
+    for (int i = 0; i < 4; ++i)
 #pragma unroll
-    for (int v = 0; v < values; ++v) {
-      const int64_t in = first_in + (((j * 4 + i) * values + v) << l.alike_log2);
-      exists[i][v] = in < p.channels_in && of_phase < p.phase.taps;
-      weights[i][v] = static_cast<const Element*>(p.weight) + weight_row(p, group, 0, in);
-    }
-  const int64_t to_next = (p.transposed ? 1 : p.channels_in) * p.kernel_size;
-  int64_t of_column[COLUMNS];
-  bool has_weight[COLUMNS];
+      for (int v = 0; v < values; ++v)
+        visit(i, v, first_value + (((j * 4 + i) * values + v) << alike_log2));
+  };
+  if (folded)
+    for_each_value([&](int i, int v, uint32_t value) {
+      const uint32_t in = value / l.folded;
+      exists[i][v] = has_tap && in < p.channels_in;
+      weights[i][v] =
+          first + in * to_in + static_cast<int>(value - in * l.folded) * p.phase.tap_step;
+    });
+  else
+    for_each_value([&](int i, int v, uint32_t in) {
+      exists[i][v] = has_tap && in < p.channels_in;
+      weights[i][v] = first + in * to_in;
+    });
+  Element value[COLUMNS][4][values];
 #pragma unroll
   for (int c = 0; c < COLUMNS; ++c) {
-    const Column column = column_of(p.weave, first_column + c * apart);
-    const int64_t of_kernel = tap_of(p.phase, p.weave, column.r, of_phase);
-    has_weight[c] = column.channel < p.channels_out && of_kernel < p.kernel_size;
-    of_column[c] = column.channel * to_next + of_kernel;
+    const bool has_channel = column.channel + c * channels_apart < p.channels_out;
+    const int64_t further = c * channels_apart * to_out;
+#pragma unroll
+    for (int i = 0; i < 4; ++i)
+#pragma unroll
+      for (int v = 0; v < values; ++v)
+        value[c][i][v] = has_channel && exists[i][v] ? __ldg(weights[i][v] + further) : Element{0};
   }
 #pragma unroll
   for (int c = 0; c < COLUMNS; ++c) {
@@ -1298,23 +1353,17 @@ __global__ void __launch_bounds__(128) hopper_pack_kernel(const HopperPackParams
     uint32_t words[M::planes][4];
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      Element value[values];
-#pragma unroll
-      for (int v = 0; v < values; ++v)
-        value[v] = has_weight[c] && exists[i][v] ? weights[i][v][of_column[c]] : Element{0};
       uint32_t of_plane[M::planes];
       if constexpr (M::sets > 1)
-        M::split(value, of_plane, scale);
+        M::split(value[c][i], of_plane, scale);
       else
-        M::split(value, of_plane);
+        M::split(value[c][i], of_plane);
 #pragma unroll
       for (int plane = 0; plane < M::planes; ++plane) words[plane][i] = of_plane[plane];
     }
 #pragma unroll
     for (int plane = 0; plane < M::planes; ++plane)
-      *reinterpret_cast<uint4*>(
-          p.packed +
-          4 * (((stage * M::planes + plane) * quads + quad) * T::channels + row + c * apart)) =
+      *reinterpret_cast<uint4*>(packed + 4 * (plane * quads * T::channels + c * apart)) =
           make_uint4(words[plane][0], words[plane][1], words[plane][2], words[plane][3]);
   }
 }
@@ -1638,10 +1687,16 @@ struct OutputWriter {
 };
 }
 namespace fastconv1d {
-template <int M_TILES, int N>
+template <int WARPGROUPS, int M_TILES, int N>
 struct HopperTile {
-  static constexpr int m_tiles = M_TILES, channels = N;
+  static constexpr int warpgroups = WARPGROUPS, m_tiles = M_TILES, channels = N;
   static constexpr int positions = 64 * M_TILES;
+  static constexpr int threads = 128 + 128 * WARPGROUPS;
+  static constexpr int producer_registers = 40,
+                       consumer_registers =
+                           (threads * (65536 / threads / 8 * 8) - 128 * producer_registers) /
+                           (128 * WARPGROUPS) / 8 * 8;
+  static constexpr int room = consumer_registers - M_TILES * N / 2;
 };
 template <class M, class T>
 FASTCONV1D_HD constexpr int steps_at_once() {
@@ -1652,11 +1707,7 @@ FASTCONV1D_HD constexpr bool cuts_chains() {
   return M::chain > 0 && T::m_tiles * T::channels <= 96;
 }
 constexpr int kInputWarps = 3;
-constexpr int kProducerThreads = 128, kConsumerThreads = 256;
-constexpr int kHopperThreads = kProducerThreads + kConsumerThreads;
-constexpr int kProducerRegisters = 40, kConsumerRegisters = 232;
-static_assert(kProducerThreads * kProducerRegisters + kConsumerThreads * kConsumerRegisters <=
-              kHopperThreads * 168);
+constexpr int kProducerThreads = 128, kMostWarpgroups = 5;
 struct Range {
   uint32_t most, least;
 };
@@ -1664,14 +1715,14 @@ struct HopperShared {
   StageBarriers<kMostStages> inputs, weights;
   int channel_block, group;
   Place first;
-  Range ranges[2][2][4];
+  Range ranges[kMostWarpgroups][2][4];
 };
-constexpr int64_t kHopperSharedBytes = 512;
+constexpr int64_t kHopperSharedBytes = 640;
 static_assert(sizeof(HopperShared) <= kHopperSharedBytes);
 template <class M, class T>
 FASTCONV1D_HD constexpr int64_t hopper_fixed_bytes() {
-  return round_up(kHopperSharedBytes + (M::sets > 1 ? 16 : 8) * T::channels +
-                      2 * OutputLayout<M, T::m_tiles>::bytes,
+  return round_up(kHopperSharedBytes + T::warpgroups * ((M::sets > 1 ? 8 : 4) * T::channels +
+                                                        OutputLayout<M, T::m_tiles>::bytes),
                   128);
 }
 struct HopperParams {
@@ -1690,6 +1741,7 @@ struct HopperParams {
   int slices_of_share;
   float* shares;
   Place step;
+  Place of_warpgroup[kMostWarpgroups];
   int64_t first_position;
   int64_t row_bytes;
   int64_t tile_step;
@@ -1702,6 +1754,8 @@ struct HopperBlock {
   static constexpr int64_t element = sizeof(Element);
   static constexpr int values = M::values_per_word;
   static constexpr int rows_of_quad = 4 * values;
+  static constexpr bool roomy = T::room >= (values > 1 ? 72 : 80);
+  static constexpr bool folds = M::sets == 1 && roomy;
   const HopperParams& p;
   const Pipeline& l;
   HopperShared* shared;
@@ -1713,8 +1767,9 @@ struct HopperBlock {
     auto* const bytes = reinterpret_cast<char*>(memory);
     shared = reinterpret_cast<HopperShared*>(bytes);
     biases = reinterpret_cast<float*>(bytes + kHopperSharedBytes);
-    scales = reinterpret_cast<int*>(biases + 2 * T::channels);
-    output_stages = bytes + kHopperSharedBytes + (M::sets > 1 ? 16 : 8) * T::channels;
+    scales = reinterpret_cast<int*>(biases + T::warpgroups * T::channels);
+    output_stages =
+        bytes + kHopperSharedBytes + T::warpgroups * (M::sets > 1 ? 8 : 4) * T::channels;
     inputs = bytes + hopper_fixed_bytes<M, T>();
     weights = inputs + l.inputs * l.input_bytes;
   }
@@ -1731,8 +1786,13 @@ struct HopperBlock {
       visit(place);
   }
   __device__ __forceinline__ Place tile_of(Place place, int warpgroup) const {
-    place.advance({0, warpgroup}, p.tiles);
+    place.advance(p.of_warpgroup[warpgroup], p.tiles);
     return place;
+  }
+  __device__ __forceinline__ int busy(const Place& place) const {
+    int count = 1;
+    while (count < T::warpgroups && tile_of(place, count).batch < p.batch) ++count;
+    return count;
   }
   struct Source {
     int row;
@@ -1748,13 +1808,12 @@ struct HopperBlock {
     const int position = static_cast<int>(p.first_position) +
                          place.tile * static_cast<int>(p.tile_step) +
                          part * l.taps * static_cast<int>(p.phase.shift_step);
-    const int channels = l.words * values, channel = slice * channels,
+    const int channels = l.words * values, channel = l.folded > 0 ? 0 : slice * channels,
               left = static_cast<int>(p.length) - position,
               rows = static_cast<int>(p.channels_in) - channel;
     const int row = shared->group * static_cast<int>(p.channels_in) + channel;
-    const bool within =
-        (position >= (M::sets > 1 ? 16 / element : 0) || !p.leads) &&
-        (p.in_boxes || first_of_block(l.blocks / 2 - 1) + l.block_positions <= left);
+    const bool within = (position >= (M::sets > 1 ? 16 / element : 0) || !p.leads) &&
+                        (p.in_boxes || first_of_block(l.blocks - 1) + l.block_positions <= left);
     return {place.batch * static_cast<int>(p.boxes.rows_per_batch) + row,
             static_cast<uint32_t>(reinterpret_cast<uint64_t>(p.input)) +
                 static_cast<uint32_t>(element) *
@@ -1765,7 +1824,7 @@ struct HopperBlock {
             left < 0 ? 0 : left,
             rows,
             within,
-            within && rows >= channels};
+            within && (l.folded > 0 || rows >= channels)};
   }
   __device__ __forceinline__ Source next_slice(Source from) const {
     from.rows -= l.words * values;
@@ -1781,17 +1840,19 @@ struct HopperBlock {
   }
   __device__ __forceinline__ uint32_t copy_boxes(int warp, const Place& place, int slice, int part,
                                                  char* stage, uint64_t* full) const {
-    const int kinds = 1 << l.alike_log2, of_warpgroup = l.blocks / 2 * kinds;
-    const int box_bytes = (rows_of_quad << l.quads_of_kind_log2) * l.row_pitch;
-    const int boxes = tile_of(place, 1).batch < p.batch ? 2 * of_warpgroup : of_warpgroup;
+    const int kinds = 1 << l.kinds_log2, of_warpgroup = l.blocks * kinds;
+    const int box_bytes = l.row_pitch << l.box_rows_log2;
+    const int boxes = busy(place) * of_warpgroup;
 #pragma unroll 1
     for (int i = warp + kInputWarps * static_cast<int>(threadIdx.x % 32); i < boxes;
          i += kInputWarps * 32) {
-      const int warpgroup = i >= of_warpgroup;
+      const int warpgroup = i / of_warpgroup;
       const Source from = source(tile_of(place, warpgroup), slice, part);
-      const int kind = i & (kinds - 1), row = from.row + kind, of_row = row & (kinds - 1),
-                block = (i - warpgroup * of_warpgroup) >> l.alike_log2;
-      copy_box(stage + i * box_bytes, &p.boxes.maps[of_row],
+      const int kind = i & (kinds - 1), row = from.row + kind,
+                of_row = row & ((1 << l.alike_log2) - 1),
+                block = (i - warpgroup * of_warpgroup) >> l.kinds_log2;
+      copy_box(stage + (i >> l.kinds_log2) * l.block_rows * l.row_pitch + kind * box_bytes,
+               &p.boxes.maps[of_row],
                from.position + first_of_block(block) + p.boxes.leads[of_row] - ahead(from, kind),
                row >> l.alike_log2, full);
     }
@@ -1800,23 +1861,23 @@ struct HopperBlock {
   }
   __device__ __forceinline__ uint32_t copy_rows(int warp, const Place& place, int slice, int part,
                                                 char* stage, uint64_t* full) const {
-    const int kinds = 1 << l.alike_log2, rows_of_kind = rows_of_quad << l.quads_of_kind_log2,
-              of_warpgroup = l.blocks / 2;
-    const int blocks = tile_of(place, 1).batch < p.batch ? l.blocks : of_warpgroup;
+    const int kinds = 1 << l.kinds_log2, blocks = busy(place) * l.blocks;
     uint32_t bytes = 0;
 #pragma unroll 1
     for (int block = 0; block < blocks; ++block) {
-      const int warpgroup = block >= of_warpgroup;
+      const int warpgroup = block / l.blocks;
       const Place tile = tile_of(place, warpgroup);
       const Source from = source(tile, slice, part);
       const char* const first =
           static_cast<const char*>(p.input) + tile.batch * p.input_batch_stride * element +
-          (shared->group * p.channels_in + slice * l.words * values) * p.row_bytes;
-      const int begin_of_block = from.position + first_of_block(block - warpgroup * of_warpgroup);
+          (shared->group * p.channels_in + (l.folded > 0 ? 0 : slice * l.words * values)) *
+              p.row_bytes;
+      const int begin_of_block = from.position + first_of_block(block - warpgroup * l.blocks);
 #pragma unroll 1
-      for (int row = warp; row < from.rows && row < l.words * values; row += kInputWarps) {
+      for (int row = warp; row < from.rows && row < kinds << l.box_rows_log2; row += kInputWarps) {
         const int kind = row & (kinds - 1),
-                  place_of_row = (block * kinds + kind) * rows_of_kind + (row >> l.alike_log2);
+                  place_of_row =
+                      block * l.block_rows + (kind << l.box_rows_log2) + (row >> l.kinds_log2);
         const char* const of_row = first + row * p.row_bytes;
         const char* const origin = of_row + (begin_of_block - ahead(from, kind)) * element;
         const char* const begin = origin < of_row ? piece_of(of_row) : origin;
@@ -1887,16 +1948,16 @@ struct HopperBlock {
     });
   }
   __device__ __forceinline__ void clear(char* stage, const Source& from, int warpgroup) const {
-    const int rows = l.words * values, of_row = 128 / rows, row = threadIdx.x % 128 / of_row,
-              lane = threadIdx.x % of_row, kind = row / rows_of_quad >> l.quads_of_kind_log2,
-              k = row - (kind << l.quads_of_kind_log2) * rows_of_quad;
+    const int rows = 1 << (l.kinds_log2 + l.box_rows_log2), of_row = 128 / rows,
+              row = threadIdx.x % 128 / of_row, lane = threadIdx.x % of_row,
+              kind = row >> l.box_rows_log2, k = row - (kind << l.box_rows_log2);
     const bool exists = kind + (k << l.alike_log2) < from.rows;
 #pragma unroll 1
-    for (int block = 0; block < l.blocks / 2; ++block) {
+    for (int block = 0; block < l.blocks; ++block) {
       const int first = first_of_block(block) - ahead(from, kind), begin = from.before - first,
                 end = exists ? from.left - first : 0;
       char* const of_stage =
-          stage + ((warpgroup * l.blocks / 2 + block) * rows + row) * l.row_pitch;
+          stage + ((warpgroup * l.blocks + block) * l.block_rows + row) * l.row_pitch;
       if (begin >= l.block_positions || end <= 0) {
         for (int piece = lane; piece < l.row_pitch / 16; piece += of_row)
           reinterpret_cast<uint4*>(of_stage)[piece] = make_uint4(0, 0, 0, 0);
@@ -1911,6 +1972,7 @@ struct HopperBlock {
     warpgroup_sync(warpgroup + 1);
   }
   __device__ __forceinline__ bool sees_nothing(const Source& from, int taps) const {
+    if (l.folded > 0) taps = l.folded;
     const int last = (T::positions - 1) * static_cast<int>(p.phase.in_step) +
                      (taps - 1) * static_cast<int>(p.phase.shift_step);
     return from.before > last || from.left <= 0;
@@ -1928,7 +1990,7 @@ struct HopperBlock {
     }
   }
   __device__ __forceinline__ Range range_of(const char* stage, int warpgroup, int turn) const {
-    const int pieces = l.input_bytes / 2 / 16, warp = threadIdx.x / 32 % 4;
+    const int pieces = l.input_bytes / T::warpgroups / 16, warp = threadIdx.x / 32 % 4;
     const auto* const from = reinterpret_cast<const uint4*>(stage) + warpgroup * pieces;
     Range range{0, ~0u};
     const auto widen = [&](const Range& by) {
@@ -1957,13 +2019,37 @@ struct HopperBlock {
   static constexpr int sums_of_tile = 128 * T::m_tiles * T::channels / 2;
   using Sums = float[T::m_tiles][M::sets][T::channels / 2];
   using Writer = OutputWriter<M, T::m_tiles, T::channels>;
-  static constexpr int kept = M::sets > 1 ? 1 : 2;
+  static constexpr int kept = M::sets > 1 || !roomy ? 1 : 2;
   template <int STEPS>
   struct Quads {
     int at[kept][2 * STEPS];
     int from_value, from_row,
         from_tile;
   };
+  struct FoldedValue {
+    int at, row_bytes;
+  };
+  __device__ __forceinline__ FoldedValue* folded_values() const {
+    return reinterpret_cast<FoldedValue*>(weights + l.weights * l.weight_bytes);
+  }
+  __device__ __forceinline__ void begin_folded() const {
+    const int thread = static_cast<int>(threadIdx.x), of_row = l.row_pitch / 16,
+              zeros = 1 << l.kinds_log2;
+    for (int i = thread; i < l.slices * l.words * values; i += T::threads) {
+      const int channel = i / l.folded, tap = i - channel * l.folded;
+      const bool exists = channel < p.channels_in;
+      folded_values()[i] = {
+          exists ? channel * l.row_pitch + tap * static_cast<int>(p.phase.shift_step * element)
+                 : zeros * l.row_pitch,
+          exists ? static_cast<int>(channel * p.row_bytes % 16) : 0};
+    }
+    for (int i = thread; i < l.inputs * T::warpgroups * l.blocks * of_row; i += T::threads) {
+      const int block = i / of_row;
+      reinterpret_cast<uint4*>(inputs +
+                               (block * l.block_rows + zeros) * l.row_pitch)[i - block * of_row] =
+          make_uint4(0, 0, 0, 0);
+    }
+  }
   struct Slice {
     const char* rows;
     float scale;
@@ -2083,13 +2169,14 @@ struct HopperBlock {
                         warpgroup + 1};
     const Operand all_weights(weights, T::channels * 16, l.words * T::channels * 4);
     const bool in_pairs = element == 2 && p.phase.in_step == 1 && p.row_bytes % 4 == 0 &&
-                          p.input_batch_stride % 2 == 0;
+                          p.input_batch_stride % 2 == 0 && l.folded == 0;
     const int stride_bytes = static_cast<int>(p.phase.in_step * element);
     const int output = writer.position_of_lane(0, 0),
-              block = warpgroup * (l.blocks / 2) + output / l.block_outputs,
-              first_word =
-                  (block * l.words + static_cast<int>(threadIdx.x % 4)) * values * l.row_pitch +
-                  output % l.block_outputs * stride_bytes;
+              block = warpgroup * l.blocks + output / l.block_outputs,
+              lane_word = static_cast<int>(threadIdx.x % 4),
+              first_row =
+                  block * l.block_rows * l.row_pitch + output % l.block_outputs * stride_bytes,
+              first_word = first_row + lane_word * values * l.row_pitch;
     Quads<STEPS> quads;
     quads.from_value = l.row_pitch;
     quads.from_row = stride_bytes * writer.between();
@@ -2098,7 +2185,22 @@ struct HopperBlock {
     keep_in_register(quads.from_value);
     keep_in_register(quads.from_row);
     keep_in_register(quads.from_tile);
-    const auto find_quads = [&](const Source& from) {
+    const auto find_quads = [&](const Source& from, int slice) {
+      if constexpr (folds)
+        if (l.folded > 0) {
+          const FoldedValue* const folded =
+              folded_values() + (slice * l.words + lane_word) * values;
+#pragma unroll
+          for (int quad = 0; quad < 2 * STEPS; ++quad)
+#pragma unroll
+            for (int i = 0; i < kept; ++i) {
+              const FoldedValue value = folded[quad * 4 * values + (values > 1 ? i : 0)];
+              quads.at[i][quad] = first_row + (values > 1 ? 0 : i * second) + value.at +
+                                  static_cast<int>((from.address + value.row_bytes) % 16);
+              keep_in_register(quads.at[i][quad]);
+            }
+          return;
+        }
 #pragma unroll
       for (int quad = 0; quad < 2 * STEPS; ++quad)
 #pragma unroll
@@ -2136,10 +2238,10 @@ struct HopperBlock {
         for (int part = 0; part < l.parts; ++part) {
           const int taps = taps_of_part(l, p.phase, part);
           char* const stage = inputs + input.stage * l.input_bytes;
-          const bool anew = l.parts > 1 || slice == 0;
+          const bool anew = l.parts > 1 || l.folded > 0 || slice == 0;
           from =
               anew || M::sets > 1 ? source(place, first_slice() + slice, part) : next_slice(from);
-          if (anew) find_quads(from);
+          if (anew) find_quads(from, first_slice() + slice);
           Slice seen{stage, 1, 0, 0};
           int first = static_cast<int>(reinterpret_cast<uint64_t>(p.input) / 2 + p.first_position +
                                        part * l.taps * p.phase.shift_step);
@@ -2313,7 +2415,7 @@ struct HopperBlock {
   }
 };
 template <class M, class T>
-__global__ void __launch_bounds__(kHopperThreads, 1)
+__global__ void __launch_bounds__(T::threads, 1)
     hopper_kernel(const __grid_constant__ HopperParams p) {
   let_next_kernel_begin();
   FASTCONV1D_SHARED(memory);
@@ -2321,19 +2423,22 @@ __global__ void __launch_bounds__(kHopperThreads, 1)
   if (threadIdx.x < kMostStages) {
     const int stage = static_cast<int>(threadIdx.x);
     barrier_init(shared.inputs.full + stage, kInputWarps);
-    barrier_init(shared.inputs.empty + stage, kConsumerThreads / 32);
+    barrier_init(shared.inputs.empty + stage, 4 * T::warpgroups);
     barrier_init(shared.weights.full + stage, 1);
-    barrier_init(shared.weights.empty + stage, kConsumerThreads / 32);
+    barrier_init(shared.weights.empty + stage, 4 * T::warpgroups);
     fence_async_proxy();
   } else if (threadIdx.x == 32) {
     const int64_t rest = blockIdx.x / p.channel_blocks, run = rest % p.runs;
     shared.channel_block = static_cast<int>(blockIdx.x % p.channel_blocks);
     shared.group = static_cast<int>(rest / p.runs);
-    shared.first = {static_cast<int>(2 * run / p.tiles), static_cast<int>(2 * run % p.tiles)};
+    const int64_t first = T::warpgroups * run;
+    shared.first = {static_cast<int>(first / p.tiles), static_cast<int>(first % p.tiles)};
   }
+  if constexpr (HopperBlock<M, T>::folds)
+    if (p.pipeline.folded > 0) HopperBlock<M, T>(p, memory).begin_folded();
   __syncthreads();
   if (threadIdx.x < kProducerThreads) {
-    keep_registers<kProducerRegisters>();
+    keep_registers<T::producer_registers>();
     const HopperBlock<M, T> block(p, memory);
     const int warp = static_cast<int>(threadIdx.x / 32);
     if (warp < kInputWarps && p.in_boxes)
@@ -2345,7 +2450,7 @@ __global__ void __launch_bounds__(kHopperThreads, 1)
     else
       block.copy_weights();
   } else {
-    take_registers<kConsumerRegisters>();
+    take_registers<T::consumer_registers>();
     const HopperBlock<M, T> block(p, memory);
     block.keep_biases();
     if constexpr (HopperBlock<M, T>::at_once > 1)
@@ -2424,19 +2529,20 @@ struct Hopper {
     c.block_channels = T::channels / kWeave * c.weave.channels;
     c.channel_blocks = ceil_div(c.channels_out, c.block_channels);
     c.tiles = ceil_div(c.phase.positions, T::positions);
-    const int64_t tiles = ceil_div(a.batch * c.tiles, 2);
+    const int64_t tiles = ceil_div(a.batch * c.tiles, T::warpgroups);
     c.runs = runs_of(tiles, a.groups * c.channel_blocks, a.multiprocessors);
-    c.pipeline =
-        pipeline_of({T::positions, T::channels, M::planes, M::values_per_word, sizeof(Element),
-                     rows_alike(a.input_channel_stride * static_cast<int64_t>(sizeof(Element))),
-                     16 * steps_at_once<M, T>(), shared_budget(1) - hopper_fixed_bytes<M, T>(),
-                     ceil_div(tiles, c.runs) >= 4},
-                    c.phase, c.channels_in);
+    c.pipeline = pipeline_of(
+        {T::warpgroups, T::positions, T::channels, M::planes, M::values_per_word, sizeof(Element),
+         rows_alike(a.input_channel_stride * static_cast<int64_t>(sizeof(Element))),
+         16 * steps_at_once<M, T>(), HopperBlock<M, T>::folds && c.weave.stride == 1,
+         shared_budget(1) - hopper_fixed_bytes<M, T>(), ceil_div(tiles, c.runs) >= 4},
+        c.phase, c.channels_in);
     Pipeline& l = c.pipeline;
     if (M::chain > 0 && !cuts_chains<M, T>() && l.slices * c.phase.taps * (l.words / 8) > M::chain)
       l.taps = 0;
-    c.slices_of_share = slices_of_share(a.groups * c.channel_blocks * c.runs, l.slices,
-                                        larger(c.phase.taps, 0) * (l.words / 8), a.multiprocessors);
+    c.slices_of_share = slices_of_share(
+        a.groups * c.channel_blocks * c.runs, l.slices,
+        (l.folded > 0 ? 1 : larger(c.phase.taps, 0)) * (l.words / 8), a.multiprocessors);
     c.packed_quads = a.groups * c.channel_blocks * l.slices * l.parts * l.taps * (l.words / 4) *
                      int64_t{T::channels};
     return c;
@@ -2460,7 +2566,8 @@ struct Hopper {
     if (l.taps == 0 || c.packed_quads > UINT32_MAX) return 1;
     auto* const packed = static_cast<uint32_t*>(a.workspace);
     auto* const scales = static_cast<int*>(a.workspace) + weight_bytes(c) / 4;
-    const int columns = c.packed_quads <= 512 * a.multiprocessors ? 1 : kPackedColumns;
+    constexpr int at_once = packed_columns<T>();
+    const int columns = c.packed_quads <= 512 * a.multiprocessors ? 1 : at_once;
     const int64_t threads = c.packed_quads / columns;
     const HopperPackParams pack{{a.weight, packed, c.phase, c.channels_in, c.channels_out, a.groups,
                                  a.kernel_size, a.transposed, c.channel_blocks, threads},
@@ -2474,7 +2581,7 @@ struct Hopper {
                                  stream, pack);
     if (error == 0 && threads > 0)
       error = fastconv1d::launch<(M::sets > 1)>(
-          columns == 1 ? hopper_pack_kernel<M, T, 1> : hopper_pack_kernel<M, T, kPackedColumns>,
+          columns == 1 ? hopper_pack_kernel<M, T, 1> : hopper_pack_kernel<M, T, at_once>,
           dim3(static_cast<unsigned>(ceil_div(threads, 128))), dim3(128), 0, stream, pack);
     if (error != 0) return error;
     const int64_t bytes = hopper_fixed_bytes<M, T>() + stage_bytes(l);
@@ -2503,12 +2610,16 @@ struct Hopper {
     p.channel_blocks = c.channel_blocks;
     p.tiles = c.tiles;
     p.runs = c.runs;
-    p.step = {static_cast<int>(2 * c.runs / c.tiles), static_cast<int>(2 * c.runs % c.tiles)};
+    const auto place = [&](int64_t tiles) {
+      return Place{static_cast<int>(tiles / c.tiles), static_cast<int>(tiles % c.tiles)};
+    };
+    p.step = place(T::warpgroups * c.runs);
+    for (int i = 0; i < T::warpgroups; ++i) p.of_warpgroup[i] = place(i);
     p.first_position = c.phase.first_shift;
     p.row_bytes = a.input_channel_stride * static_cast<int64_t>(sizeof(Element));
     p.tile_step = T::positions * c.phase.in_step;
     p.in_boxes = make_row_boxes<Element>(p.boxes, rows_of_input(a), l.alike_log2, l.block_positions,
-                                         (4 * M::values_per_word) << l.quads_of_kind_log2);
+                                         1 << l.box_rows_log2);
     p.leads = !p.in_boxes || p.boxes.lead();
     p.slices_of_share = static_cast<int>(c.slices_of_share);
     if (shares(c) > 1)
@@ -2516,8 +2627,8 @@ struct Hopper {
     const dim3 blocks(static_cast<unsigned>(a.groups * c.channel_blocks * c.runs),
                       static_cast<unsigned>(shares(c)));
     error = threads > 0 || M::sets > 1
-                ? fastconv1d::launch<true>(kernel, blocks, dim3(kHopperThreads), bytes, stream, p)
-                : fastconv1d::launch(kernel, blocks, dim3(kHopperThreads), bytes, stream, p);
+                ? fastconv1d::launch<true>(kernel, blocks, dim3(T::threads), bytes, stream, p)
+                : fastconv1d::launch(kernel, blocks, dim3(T::threads), bytes, stream, p);
     return error != 0 || p.shares == nullptr ? error : add_shares(a, c, p, stream);
   }
   static int add_shares(const ConvArgs& a, const Cut& c, const HopperParams& p, void* stream) {
@@ -2532,10 +2643,10 @@ struct Hopper {
 }
 #define FASTCONV1D_HOPPER_LIBRARY(...) FASTCONV1D_TILE_LIBRARY(fastconv1d::Hopper, __VA_ARGS__)
 namespace fastconv1d {
-using Tf32Kernel = TileLibrary<Hopper, Tf32, fastconv1d::HopperTile<2, 128>>;
-using IeeeKernel = TileLibrary<Hopper, Halves, fastconv1d::HopperTile<1, 128>>;
-using Bf16Kernel = TileLibrary<Hopper, Bf16, fastconv1d::HopperTile<2, 128>>;
-using Fp16Kernel = TileLibrary<Hopper, Fp16, fastconv1d::HopperTile<2, 128>>;
+using Tf32Kernel = TileLibrary<Hopper, Tf32, fastconv1d::HopperTile<2, 2, 128>>;
+using IeeeKernel = TileLibrary<Hopper, Halves, fastconv1d::HopperTile<2, 1, 128>>;
+using Bf16Kernel = TileLibrary<Hopper, Bf16, fastconv1d::HopperTile<3, 2, 64>>;
+using Fp16Kernel = TileLibrary<Hopper, Fp16, fastconv1d::HopperTile<3, 2, 64>>;
 }
 namespace fastconv1d {
 template <class Function>
