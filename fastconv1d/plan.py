@@ -274,7 +274,7 @@ HOPPER_16_BIT = HopperCosts(
 HOPPER = {
     "tf32": HopperCosts(
         *(0.449, 64.3, 69.2, 8.55, 458, 33.6, 2820, 0.092, 0.0138, 9.89, 0, 0.29),
-        *(0.021, 0.392, 0, 345, 0.206),
+        *(0.021, 0.223, 0, 345, 0.206),
     ),
     "ieee": HopperCosts(
         *(0.708, 201, 142, 32.2, 987, 6, 1600, 0.108, 0.0285, 17.3, 0, 0.29),
@@ -347,7 +347,9 @@ def _blocks(tile: Tile | HopperTile, problem: Problem) -> int:
     if isinstance(tile, HopperTile):
         at_once = tile.warpgroups  # each with a tile of its own, wherever that lies
     positions = _ceil_div(problem.length_out, _phase_count(problem))
-    of_row = _ceil_div(positions, tile.positions // at_once)
+    # A bucket's length stands for somewhat shorter ones: a sliver of a tile does not count.
+    of_tile = tile.positions // at_once
+    of_row = _ceil_div(max(1, positions - of_tile // 16), of_tile)
     channel_blocks = _ceil_div(problem.channels_out // problem.groups, tile.channels)
     tiles = _ceil_div(problem.batch * of_row, at_once)
     return problem.groups * channel_blocks * tiles
@@ -558,6 +560,13 @@ def _narrow(problem: Problem) -> bool:
     return HOPPER_VALUES[problem.mode] == 1 and few_kinds and problem.stride % 8 == 0
 
 
+def _rows_are_split(problem: Problem) -> bool:
+    """Whether rows of the output begin within sectors, as far as a bucket's length can tell."""
+    strided = problem.stride > 1 and not problem.transposed
+    whole = problem.length_out * problem.dtype.itemsize % SECTOR == 0
+    return strided or problem.aligned < 16 or not whole
+
+
 def _hopper_why_not(plan: Plan, problem: Problem) -> str | None:
     if problem.gpu and problem.gpu.capability != (9, 0):
         return f"needs compute capability 9.0 (wgmma), this GPU has {problem.gpu.capability}"
@@ -584,7 +593,7 @@ def _hopper_cost(plan: Plan, problem: Problem) -> float:
     phases, traffic = hopper_phases(problem), problem.bytes / (HOPPER_BANDWIDTH * _scale(problem))
     weights = problem.channels_in * problem.channels_out // problem.groups * problem.kernel_size
     woven = _is_woven(problem) and problem.stride > 1
-    split = problem.length_out * problem.dtype.itemsize % SECTOR != 0
+    split = _rows_are_split(problem)
     problem = hopper_phase(problem)
     assert problem.gpu is not None
     waves, costs = _waves(tile, problem, problem.gpu), HOPPER[problem.mode]
