@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import islice
 from random import Random
@@ -197,6 +198,26 @@ def test_a_step_is_bit_identical_every_time(algorithm: str, fp32_precision: str)
             for one, two, aten in zip(first, step(), by_aten, strict=True):
                 equal = one is None or (two is not None and torch.equal(one, two))
                 assert aten or equal, problem
+
+
+@pytest.mark.parametrize("fp32_precision", ["tf32", "bf16"], indirect=True)
+def test_a_thread_may_begin_with_gradients(fp32_precision: str) -> None:
+    """As autograd's does in the first step of a process: nothing has used the GPU there before."""
+    problem = Problem(4, 64, 128, 4096, 3, mode=fp32_precision, gpu=Gpu.of(CUDA))
+    input, weight, _ = draw(problem, CUDA, 1)
+    grad_output = draw_grad_output(problem, CUDA, 1)
+
+    def step() -> Gradients:
+        return backward(problem, grad_output, input, weight, "", "convolution_backward")
+
+    with ThreadPoolExecutor(1) as thread:
+        there = thread.submit(step).result()
+    for one, other in zip(there, step(), strict=True):
+        assert (
+            torch.equal(one, other)
+            if isinstance(one, Tensor) and isinstance(other, Tensor)
+            else one is other
+        )
 
 
 @pytest.mark.parametrize("fp32_precision", TENSOR_CORE_MODES, indirect=True)
