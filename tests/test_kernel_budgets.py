@@ -7,6 +7,7 @@ import subprocess
 import warnings
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import astuple, dataclass
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,18 @@ pytestmark = pytest.mark.xdist_group("budgets")  # every library is compiled onc
 ARCHITECTURES = ("80", "90a", "100")
 LEFT_OUT = "binding|fp16" if IN_CI else "binding"
 LIBRARIES = {n: g for n, g in plan.libraries_for("90a").items() if not re.search(LEFT_OUT, n)}
+
+
+def tiles_of(family: str, mode: str) -> list[plan.Plan]:
+    """The tiles that are compiled: of Hopper's, TF32 and bf16 have every second one each in CI."""
+    rows = plan.tile_rows(family, mode)
+    turns = {"tf32": 0, "bf16": 1} if IN_CI and "hopper" in family else {}
+    return rows[turns[mode] :: 2] if mode in turns else rows
+
+
+for _family, _mode in product(plan.TENSOR_CORE_FAMILIES, plan.TENSOR_CORE_MODES):
+    if f"{_family}_{_mode}" in LIBRARIES:
+        LIBRARIES[f"{_family}_{_mode}"] = plan.tile_glue(_family, _mode, tiles_of(_family, _mode))
 STATIC_SHARED_LIMIT = 48 << 10  # bytes, on every architecture
 
 ENTRY = re.compile(
@@ -146,7 +159,7 @@ def test_each_tile_is_compiled(logs: dict[str, Future[str]], family: str, mode: 
             )
         )
     }
-    assert compiled == {astuple(row.tiles[mode]) for row in plan.tile_rows(family, mode)}
+    assert compiled == {astuple(row.tiles[mode]) for row in tiles_of(family, mode)}
 
 
 def test_a_spill_is_read() -> None:
