@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from fastconv1d import build, plan
-from kernel_runs import IN_CI
+from kernel_runs import IN_CI, has_turn
 
 pytestmark = pytest.mark.xdist_group("budgets")  # every library is compiled once
 
@@ -23,10 +23,9 @@ LIBRARIES = {n: g for n, g in plan.libraries_for("90a").items() if not re.search
 
 
 def tiles_of(family: str, mode: str) -> list[plan.Plan]:
-    """The tiles that are compiled: in CI, TF32 and bf16 have every second one each."""
+    """The tiles that are compiled."""
     rows = plan.tile_rows(family, mode)
-    turns = {"tf32": 0, "bf16": 1} if IN_CI else {}
-    return rows[turns[mode] :: 2] if mode in turns else rows
+    return [row for variant, row in enumerate(rows) if has_turn(mode, variant)]
 
 
 for _family, _mode in product(plan.TENSOR_CORE_FAMILIES, plan.TENSOR_CORE_MODES):

@@ -39,6 +39,7 @@ from kernel_runs import (
     grad_sliding_runs,
     gradient_runs,
     harness,
+    has_turn,
     library_runs,
     on_grad_hopper,
     on_hopper,
@@ -101,8 +102,7 @@ TILES = [  # those of a library in one process, which compiles it once
     for mode in plan.TENSOR_CORE_MODES
     for variant, _ in enumerate(plan.tile_rows(family, mode))
     if mode != "fp16" or variant % (6 if IN_CI else 3) == 0  # it is bf16 with other conversions
-    # Two cores have no time for both: what a tile does is the same but for words and their values.
-    if not IN_CI or mode == "ieee" or variant % 2 == (mode == "bf16")
+    if has_turn(mode, variant)
 ]
 
 
