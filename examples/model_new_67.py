@@ -49,6 +49,13 @@ __device__ __forceinline__ void load_matrices(uint32_t (&word)[4], const uint32_
                : "r"(address)
                : "memory");
 }
+__device__ __forceinline__ void load_matrices_turned(uint32_t (&word)[4], const uint32_t* row) {
+  const auto address = static_cast<uint32_t>(__cvta_generic_to_shared(row));
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(word[0]), "=r"(word[1]), "=r"(word[2]), "=r"(word[3])
+               : "r"(address)
+               : "memory");
+}
 template <int OFFSET = 0>
 __device__ __forceinline__ void copy_async_16(void* shared, const void* global) {
   const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
@@ -278,6 +285,8 @@ __device__ __forceinline__ void wgmma_hold(uint32_t (&words)[COUNT]) {
 #define FASTCONV1D_NAMES_OF_192 \
   FASTCONV1D_NAMES_OF_128 ", " FASTCONV1D_NAMES_4 ", " FASTCONV1D_NAMES_5
 #define FASTCONV1D_SUMS_OF_192 FASTCONV1D_SUMS_OF_128, FASTCONV1D_SUMS(64), FASTCONV1D_SUMS(80)
+#define FASTCONV1D_NAMES_OF_224 FASTCONV1D_NAMES_OF_192 ", " FASTCONV1D_NAMES_6
+#define FASTCONV1D_SUMS_OF_224 FASTCONV1D_SUMS_OF_192, FASTCONV1D_SUMS(96)
 #define FASTCONV1D_NAMES_OF_256 \
   FASTCONV1D_NAMES_OF_192 ", " FASTCONV1D_NAMES_6 ", " FASTCONV1D_NAMES_7
 #define FASTCONV1D_SUMS_OF_256 FASTCONV1D_SUMS_OF_192, FASTCONV1D_SUMS(96), FASTCONV1D_SUMS(112)
@@ -299,6 +308,7 @@ FASTCONV1D_WGMMA_TYPES(64, 32, 32, 33, 34, 35, 36)
 FASTCONV1D_WGMMA_TYPES(96, 48, 48, 49, 50, 51, 52)
 FASTCONV1D_WGMMA_TYPES(128, 64, 64, 65, 66, 67, 68)
 FASTCONV1D_WGMMA_TYPES(192, 96, 96, 97, 98, 99, 100)
+FASTCONV1D_WGMMA_TYPES(224, 112, 112, 113, 114, 115, 116)
 FASTCONV1D_WGMMA_TYPES(256, 128, 128, 129, 130, 131, 132)
 #undef FASTCONV1D_NAMES_0
 #undef FASTCONV1D_NAMES_1
@@ -318,6 +328,8 @@ FASTCONV1D_WGMMA_TYPES(256, 128, 128, 129, 130, 131, 132)
 #undef FASTCONV1D_SUMS_OF_128
 #undef FASTCONV1D_NAMES_OF_192
 #undef FASTCONV1D_SUMS_OF_192
+#undef FASTCONV1D_NAMES_OF_224
+#undef FASTCONV1D_SUMS_OF_224
 #undef FASTCONV1D_NAMES_OF_256
 #undef FASTCONV1D_SUMS_OF_256
 #undef FASTCONV1D_SUMS
@@ -628,6 +640,21 @@ FASTCONV1D_HD constexpr int64_t slices_of_share(int64_t blocks, int64_t slices, 
                                                 int64_t multiprocessors) {
   if (2 * blocks > multiprocessors || slices * steps < kLeastSteps) return larger(1, slices);
   return ceil_div(slices, smaller(smaller(multiprocessors / blocks, slices), kMostShares));
+}
+constexpr int64_t kProductStart = 8, kMostProductSplits = 16;
+constexpr int64_t kExplicitParts = int64_t{64} << 20;
+FASTCONV1D_HD constexpr int64_t product_splits(int64_t tiles, int64_t slices,
+                                               int64_t multiprocessors, int64_t most) {
+  int64_t best = 1, least = INT64_MAX;
+  for (int64_t splits = 1;
+       splits <= smaller(smaller(most, kMostProductSplits), larger(1, slices / 2)); ++splits) {
+    const int64_t time =
+        ceil_div(tiles * splits, multiprocessors) * (ceil_div(slices, splits) + kProductStart);
+    if (time >= least) continue;
+    best = splits;
+    least = time;
+  }
+  return best;
 }
 struct Pipeline {
   int parts, taps;

@@ -39,6 +39,18 @@ SLIDING_BANDWIDTH = 3.4e6  # bytes per µs that it reads and writes
 TOEPLITZ_START = 8.0  # µs: its launch, a block's first reads and its last writes
 TOEPLITZ_LINE = {4: 0.08, 2: 0.047}  # µs for 64 taps of 16 stretches, by size
 TOEPLITZ_BANDWIDTH = {4: 2.4e6, 2: 1.9e6}  # bytes per µs that it reads and writes, likewise
+EXPLICIT_START, EXPLICIT_WAVE = 2.9, 6.4  # µs: its kernels; a block's start and its end
+# µs of a slice, by rows and columns of the tile and size.
+EXPLICIT_SLICE = {
+    (128, 256): {2: 0.79, 4: 0.63},
+    (128, 224): {2: 0.74, 4: 0.58},
+    (192, 128): {2: 0.84, 4: 0.70},
+}
+EXPLICIT_COLUMNS, EXPLICIT_PARTS = 2.8e6, 3.5e6  # bytes per µs of both, written and read
+EXPLICIT_BYTES = 64 << 20  # of the sums of all splits
+MOST_EXPLICIT_STRIDE = 16  # of a transposed one
+MOST_EXPLICIT_BYTES = 512 << 20  # of the workspace
+PRODUCT_START, MOST_PRODUCT_SPLITS = 8, 16  # as in csrc/schedule.h
 ATEN_RATE = {"tf32": 300e6, "ieee": 46e6, "bf16": 700e6, "fp16": 700e6, "fp64": 15e6}  # FLOP per µs
 ATEN_START = 22.0  # µs: the kernels of a dense convolution, beside what grows with its size
 ATEN_GROUPED = 0.12  # share of that rate when groups > 1
@@ -201,6 +213,19 @@ class HopperTile(_Template):
 
 
 @dataclass(frozen=True, slots=True)
+class ProductTile(_Template):
+    """How warpgroups cover (rows, columns) of a convolution written out as a product."""
+
+    warpgroups: int
+    columns: int
+
+    @property
+    def rows(self) -> int:
+        """Rows of one block."""
+        return 64 * self.warpgroups
+
+
+@dataclass(frozen=True, slots=True)
 class GradTile(_Template):
     """How a block covers (channels_out/groups, channels and taps) of the weight's gradient."""
 
@@ -288,7 +313,7 @@ HOPPER_PLANES = {"tf32": 1, "ieee": 2, "bf16": 1, "fp16": 1}  # words of weights
 HOPPER_PRODUCTS = {"tf32": 1, "ieee": 3, "bf16": 1, "fp16": 1}  # of words, for one
 
 
-AnyTile = Tile | HopperTile | GradTile | GradHopperTile
+AnyTile = Tile | HopperTile | ProductTile | GradTile | GradHopperTile
 
 
 @dataclass(frozen=True, slots=True)
@@ -755,6 +780,108 @@ def _toeplitz_cost(plan: Plan, problem: Problem) -> float:
     return TOEPLITZ_START + _larger(traffic, time) / _scale(problem)
 
 
+@dataclass(frozen=True, slots=True)
+class _Product:
+    """A convolution, or the gradient of its weight, as a product; sizes are those of a group."""
+
+    rows: int
+    columns: int
+    depth: int
+    line: int
+    """Neighbouring elements of the left matrix."""
+    turned: bool = False
+
+    def split(self, tile: ProductTile, problem: Problem) -> tuple[int, int, int, int]:
+        """Waves of blocks, slices of each, splits, and bytes of the packed columns.
+
+        `Product::cut` of csrc/product.cuh says the same.
+        """
+        assert problem.gpu is not None
+        column_blocks = _ceil_div(self.columns, tile.columns)
+        tiles = problem.groups * _ceil_div(self.rows, tile.rows) * column_blocks
+        slices = _ceil_div(self.depth * problem.dtype.itemsize, 128)
+        sums = max(1, 4 * problem.groups * self.rows * self.columns)
+        most = min(EXPLICIT_BYTES // sums, MOST_PRODUCT_SPLITS, max(1, slices // 2))
+        at_once = problem.gpu.multiprocessors
+
+        def waves(splits: int) -> int:
+            return _ceil_div(tiles * splits, at_once)
+
+        splits = min(
+            range(1, max(1, most) + 1),
+            key=lambda n: waves(n) * (_ceil_div(slices, n) + PRODUCT_START),
+        )
+        packed = problem.groups * column_blocks * tile.columns * slices * 128
+        return waves(splits), _ceil_div(slices, splits), splits, packed
+
+
+def _product(problem: Problem, *, gradient: bool = False) -> _Product:
+    channels_in = problem.channels_in // problem.groups
+    channels_out = problem.channels_out // problem.groups
+    positions = problem.length if problem.transposed else problem.length_out
+    columns, taps = problem.batch * positions, channels_in * problem.kernel_size
+    if gradient:
+        return _Product(channels_out, taps, columns, 0)
+    if problem.transposed:
+        rows = channels_out * problem.kernel_size
+        return _Product(rows, columns, channels_in, rows, turned=True)
+    return _Product(channels_out, columns, taps, taps)
+
+
+def _explicit_why_not(plan: Plan, problem: Problem) -> str | None:
+    if problem.gpu and problem.gpu.capability != (9, 0):
+        return f"needs compute capability 9.0 (wgmma), this GPU has {problem.gpu.capability}"
+    if reason := _tensor_core_why_not(plan, problem):
+        return reason
+    product, size = _product(problem, gradient=plan.gradient), problem.dtype.itemsize
+    if product.line * size % 16:
+        return (
+            f"copies rows of the weight that are multiples of 16 bytes, not {product.line * size}"
+        )
+    if plan.gradient and product.columns % 2:
+        return f"writes pairs of channels and taps, not {product.columns}"
+    slice_depth = 128 // size
+    if product.turned and problem.groups > 1 and product.depth % slice_depth:
+        return f"takes groups of {slice_depth} channels or a multiple, not {product.depth}"
+    if product.turned and problem.stride > MOST_EXPLICIT_STRIDE:
+        return f"weaves strides up to {MOST_EXPLICIT_STRIDE}, this one is {problem.stride}"
+    padded = max(problem.length, problem.length_out) + 2 * problem.padding + problem.reach
+    if padded * problem.stride >= MOST_LENGTH:
+        return f"counts steps of padded rows below {MOST_LENGTH}"
+    tile = plan.tiles[problem.mode]
+    assert isinstance(tile, ProductTile)
+    _, _, splits, packed = product.split(tile, problem)
+    of_row = _ceil_div(product.columns, tile.columns) * tile.columns
+    bytes_needed = packed + 4 * splits * problem.groups * product.rows * of_row
+    if problem.output_elements >= MOST_BATCH:
+        return f"counts fewer than {MOST_BATCH} outputs"
+    if bytes_needed > MOST_EXPLICIT_BYTES:
+        return f"writes out up to {MOST_EXPLICIT_BYTES} bytes, not {bytes_needed}"
+    return None
+
+
+def _explicit_cost(plan: Plan, problem: Problem) -> float:
+    tile = plan.tiles.get(problem.mode)
+    if problem.gpu is None or not isinstance(tile, ProductTile):
+        return float("inf")
+    size, scale = problem.dtype.itemsize, _scale(problem)
+    product = _product(problem, gradient=plan.gradient)
+    waves, slices, splits, packed = product.split(tile, problem)
+    slice_time = EXPLICIT_SLICE[tile.rows, tile.columns][size]
+    weights = prod(problem.weight_shape) * size / HOPPER_BANDWIDTH / scale
+    time = _larger(waves * (slices * slice_time + EXPLICIT_WAVE), weights)
+    elements = problem.input_elements + (1 + plan.gradient) * problem.output_elements
+    time += (2 * packed + elements * size) / EXPLICIT_COLUMNS / scale
+    if not plan.gradient or splits > 1:
+        sums = 4 * splits * problem.groups * product.rows * product.columns
+        # Neighbouring residues are read together, whether there are so many or not.
+        idle = 4 / min(problem.stride, 4) if product.turned else 1.0
+        time += (1 + idle) * sums / EXPLICIT_PARTS / scale
+    if plan.gradient and problem.bias:
+        time += LAUNCH
+    return EXPLICIT_START + time
+
+
 def _direct_why_not(plan: Plan, problem: Problem) -> str | None:
     if problem.gpu is None:
         return "needs a CUDA device"
@@ -1070,6 +1197,13 @@ def _hopper(warpgroups: int, m_tiles: int, n: int, modes: Sequence[str] = _ROUND
     return Plan(name, "hopper", _hopper_why_not, _hopper_cost, dict.fromkeys(modes, tile))
 
 
+def _explicit(warpgroups: int, columns: int, *, gradient: bool = False) -> Plan:
+    tile = ProductTile(warpgroups, columns)
+    name = f"{'grad_' * gradient}explicit_{tile.rows}x{tile.columns}"
+    tiles = dict.fromkeys(_ROUNDED, tile)
+    return Plan(name, "explicit", _explicit_why_not, _explicit_cost, tiles, gradient=gradient)
+
+
 # Hopper rows: warpgroups, mma tiles of 64 positions that each has, channels, and the modes that
 # have this tile. The sums of ieee take two or three times the room; with more warpgroups a thread
 # has fewer registers.
@@ -1094,6 +1228,9 @@ PLANS: tuple[Plan, ...] = (
     _dense("dense_128x128", Tile(4, 2, 2, 8), Tile(4, 2, 2, 8), 0.9),
     _dense("dense_64x128", Tile(4, 2, 1, 8), Tile(2, 4, 2, 4), 0.6),
     _dense("dense_32x128", Tile(2, 4, 1, 4), Tile(2, 4, 1, 4), 0.35),
+    _explicit(2, 256),
+    _explicit(2, 224),
+    _explicit(3, 128),
     Plan("toeplitz", "toeplitz", _toeplitz_why_not, _toeplitz_cost),
     Plan("sliding", "sliding", _sliding_why_not, _sliding_cost),
     Plan("direct", "direct", _direct_why_not, _direct_cost),
@@ -1126,6 +1263,9 @@ GRADIENT_PLANS: tuple[Plan, ...] = (
     _grad_hopper(2, 1, 128),
     _grad_hopper(2, 2, 64),
     _grad_hopper(3, 1, 64),
+    _explicit(2, 256, gradient=True),
+    _explicit(2, 224, gradient=True),
+    _explicit(3, 128, gradient=True),
     _grad_dense(GradTile(2, 6, 4, 4, 1), ("tf32",)),
     _grad_dense(GradTile(2, 3, 4, 4, 2), _ROUNDED, GradTile(2, 4, 4, 3, 1)),
     _grad_dense(GradTile(2, 3, 2, 4, 2), _ROUNDED, GradTile(2, 3, 2, 4, 1)),
@@ -1256,7 +1396,8 @@ def _warn_once(text: str) -> None:
 
 
 TENSOR_CORE_MODES = {"tf32": "Tf32", "ieee": "Ieee", "bf16": "Bf16", "fp16": "Fp16"}
-TENSOR_CORE_FAMILIES = ("hopper", "dense", "grad_hopper", "grad_dense")
+HOPPER_FAMILIES = ("hopper", "explicit", "grad_hopper", "grad_explicit")
+TENSOR_CORE_FAMILIES = (*HOPPER_FAMILIES, "dense", "grad_dense")
 
 
 def arithmetic(family: str, mode: str) -> str:
@@ -1320,7 +1461,8 @@ def libraries_for(arch: str) -> dict[str, str]:
     return {
         name: glue
         for name, glue in libraries().items()
-        if name not in CPU_LIBRARIES and (arch == "90a" or "hopper" not in name)
+        if name not in CPU_LIBRARIES
+        and (arch == "90a" or name.rsplit("_", 1)[0] not in HOPPER_FAMILIES)
     }
 
 

@@ -103,12 +103,17 @@ class Outcome:
 HOPPER = Gpu("NVIDIA H200", (9, 0), 132)
 
 
-def on_hopper(runs: Iterable[Run]) -> list[Run]:
-    """Those that the Hopper kernel's tiles can hold, with a Hopper GPU's shared memory."""
+def on_family(family: str, runs: Iterable[Run]) -> list[Run]:
+    """Those that a family's tiles have a way for, with a Hopper GPU's shared memory.
+
+    Of Hopper's families; runs of any other one stay as they are.
+    """
+    if family not in plan.HOPPER_FAMILIES:
+        return list(runs)
     return [
         replace(run, shared_bytes=SHARED_BYTES["sm_90"])
         for run in runs
-        if plan.tile_rows("hopper", run.problem.mode)[run.variant].why_not(
+        if plan.tile_rows(family, run.problem.mode)[run.variant].why_not(
             replace(
                 run.problem,
                 gpu=HOPPER,
@@ -116,15 +121,6 @@ def on_hopper(runs: Iterable[Run]) -> list[Run]:
             )
         )
         is None
-    ]
-
-
-def on_grad_hopper(runs: Iterable[Run]) -> list[Run]:
-    """Those that the Hopper kernel of gradients walks, with a Hopper GPU's shared memory."""
-    return [
-        replace(run, shared_bytes=SHARED_BYTES["sm_90"])
-        for run in runs
-        if run.problem.stride <= plan.MOST_GRAD_STRIDE[run.problem.dtype.itemsize]
     ]
 
 
@@ -166,10 +162,7 @@ def with_few_tiles(library: str, runs: Iterable[Run], every: int = 1) -> tuple[s
     if library.rsplit("_", 1)[0] not in plan.TENSOR_CORE_FAMILIES:
         return harness(library), list(runs)
     runs = [replace(run, variant=run.variant - run.variant % every) for run in runs]
-    if library.startswith("hopper"):
-        runs = on_hopper(runs)
-    elif library.startswith("grad_hopper"):
-        runs = on_grad_hopper(runs)
+    runs = on_family(library.rsplit("_", 1)[0], runs)
     variants = sorted({run.variant for run in runs})
     moved = [replace(run, variant=variants.index(run.variant)) for run in runs]
     return harness(library, variants), moved
@@ -557,6 +550,34 @@ FOLDED = {
     "padding beyond the reach": Problem(1, 5, 9, 40, 4, padding=150),
 }
 """Few channels, whose taps are words of the Hopper kernel."""
+EXPLICIT = {
+    "short rows": Problem(12, 16, 70, 40, 16, stride=8, padding=4, bias=True),
+    "transposed, short rows": Problem(
+        12, 40, 24, 33, 16, stride=8, padding=4, transposed=True, bias=True
+    ),
+    "tiles and slices": Problem(3, 40, 200, 150, 8, padding=3, bias=True),
+    "transposed, groups of a slice": Problem(
+        2, 128, 32, 20, 4, stride=2, groups=2, transposed=True
+    ),
+    "groups": Problem(2, 3 * 8, 3 * 20, 50, 4, groups=3, padding=2, dilation=3, bias=True),
+    "transposed, empty phases": Problem(
+        3, 30, 40, 41, 4, stride=4, dilation=2, padding=1, output_padding=3, transposed=True
+    ),
+    "one position": Problem(5, 24, 9, 8, 8, stride=3),
+    "transposed, padding beyond the reach": Problem(
+        2, 9, 16, 60, 2, stride=3, padding=7, transposed=True, bias=True
+    ),
+    "far taps": Problem(2, 8, 30, 60, 8, padding=50, dilation=13, bias=True),
+    "transposed, stride 1": Problem(4, 70, 8, 31, 6, padding=2, transposed=True, bias=True),
+}
+"""Weights whose rows the explicit product can copy."""
+
+SPLIT = {
+    "split": Problem(2, 264, 24, 33, 8, padding=3, bias=True),
+    "transposed, split": Problem(3, 700, 16, 20, 8, stride=4, transposed=True, bias=True),
+}
+"""Reductions so deep, and tiles so few, that these are split."""
+
 EVERYTHING = (*CORNERS.values(), *TRANSPOSED.values())
 FEW = tuple(
     {**CORNERS, **TRANSPOSED}[name]
@@ -717,10 +738,11 @@ def library_runs(library: str, problems: Iterable[Problem], *, shared: bool = Tr
             replace(run, variant=number % tiles)
             for number, run in enumerate(corner_runs(problems, mode, 0))
         ]
-        if family == "hopper":
-            runs = on_hopper([*runs, *(shared_runs(mode, 0)[1:] if shared else ())])
+        if family == "hopper" and shared:
+            runs += shared_runs(mode, 0)[1:]
+        if family.endswith("explicit"):
+            runs += corner_runs(list(EXPLICIT.values())[::2], mode, 0)
         if family.startswith("grad"):
             runs = gradient_runs(runs)
-        if family == "grad_hopper":
-            runs = on_grad_hopper(runs)
+        runs = on_family(family, runs)
     return [replace(run, guard=0) for run in runs]

@@ -69,6 +69,10 @@ def kernels_in(log: str) -> list[Kernel]:
     ]
 
 
+def is_of_hopper(library: str) -> bool:
+    return library.rsplit("_", 1)[0] in plan.HOPPER_FAMILIES
+
+
 def architectures_of(library: str) -> list[str]:
     # fp16's kernels are bf16's but for conversions: one architecture tells. CI's two cores compile
     # no fp16, and all else for the least architecture alone.
@@ -76,7 +80,7 @@ def architectures_of(library: str) -> list[str]:
     if library.endswith("fp16"):
         architectures = ("90a",)
     elif IN_CI:
-        architectures = ("90a",) if "hopper" in library else ("80",)
+        architectures = ("90a",) if is_of_hopper(library) else ("80",)
     return [a for a in architectures if library in plan.libraries_for(a)]
 
 
@@ -131,13 +135,13 @@ def test_no_kernel_spills(logs: dict[str, Future[str]], library: str) -> None:
         assert kernel.shared <= STATIC_SHARED_LIMIT, kernel
 
 
-@pytest.mark.parametrize("library", [name for name in LIBRARIES if "hopper" in name])
+@pytest.mark.parametrize("library", [name for name in LIBRARIES if is_of_hopper(name)])
 def test_products_of_the_hopper_kernels_overlap(logs: dict[str, Future[str]], library: str) -> None:
     log = logs[library].result()
     # What ptxas says where it serialises wgmma or waits for it, or ignores a count of registers.
     assert not re.findall(r"C7508|C751\d", log)
     # What setmaxnreg hands out must be there from the start, or warps wait for it for ever.
-    kernels = [k for k in kernels_in(log) if "hopper_kernel" in k.name]
+    kernels = [k for k in kernels_in(log) if re.search("hopper_kernel|product_kernel", k.name)]
     assert kernels
     # Of 384 threads, of 512 and of 640.
     assert {kernel.registers for kernel in kernels} <= {168, 128, 96}
@@ -154,7 +158,7 @@ def test_each_tile_is_compiled(logs: dict[str, Future[str]], family: str, mode: 
         for name in names
         if (
             found := re.search(
-                r"_kernel.*(?:4|10Hopper|8Grad|14GradHopper)TileI((?:Li\d+E)+)E", name
+                r"_kernel.*(?:4|10Hopper|8Grad|14GradHopper|11Product)TileI((?:Li\d+E)+)E", name
             )
         )
     }

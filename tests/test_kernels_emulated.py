@@ -20,12 +20,14 @@ from kernel_runs import (
     DEPTHWISE,
     EMULATION,
     EVERYTHING,
+    EXPLICIT,
     FEW,
     FOLDED,
     HOPPER,
     IN_CI,
     LONG,
     NARROW,
+    SPLIT,
     TOEPLITZ,
     TRANSPOSED,
     UNFOLDED,
@@ -41,8 +43,7 @@ from kernel_runs import (
     harness,
     has_turn,
     library_runs,
-    on_grad_hopper,
-    on_hopper,
+    on_family,
     on_plan,
     random_runs,
     shared_runs,
@@ -113,12 +114,16 @@ def test_tiles(build: Build, tmp_path: Path, family: str, mode: str, variant: in
     runs = [replace(run, rounded=mode == "tf32") for run in runs]
     if family == "hopper":
         folded = corner_runs(list(FOLDED.values())[variant % 2 :: 2], mode, variant)
-        runs = on_hopper([*runs, *shared_runs(mode, variant), *folded])
-        assert len(runs) >= 8
+        runs += [*shared_runs(mode, variant), *folded]
+    if family.endswith("explicit"):
+        few = list(EXPLICIT.values())
+        runs += corner_runs(few[-variant % 3 :: 3] if IN_CI else few, mode, variant)
+        split = corner_runs(SPLIT.values(), mode, variant)
+        runs += [replace(run, multiprocessors=132) for run in split]
     if family.startswith("grad"):
         runs = gradient_runs(runs)
-    if family == "grad_hopper":
-        runs = on_grad_hopper(runs)
+    runs = on_family(family, runs)
+    assert len(runs) >= 8
     assert_right(build(harness(f"{family}_{mode}")), runs, tmp_path)
 
 
@@ -130,6 +135,8 @@ def test_tiles(build: Build, tmp_path: Path, family: str, mode: str, variant: in
         "grad_dense_bf16",
         "grad_hopper_tf32",
         "grad_hopper_bf16",
+        "grad_explicit_tf32",
+        "grad_explicit_bf16",
     ],
 )
 def test_infinity_reaches_dense_gradients_that_see_it_alone(
@@ -145,8 +152,7 @@ def test_infinity_reaches_dense_gradients_that_see_it_alone(
     mode = library.rsplit("_", 1)[1]
     runs = gradient_runs(corner_runs([CORNERS[name] for name in names], mode, 1))
     runs = [replace(run, infinite=True) for run in runs]
-    if library.startswith("grad_hopper"):
-        runs = on_grad_hopper(runs)
+    runs = on_family(library.rsplit("_", 1)[0], runs)
     assert_right(build(harness(library)), runs, tmp_path)
 
 
@@ -169,7 +175,7 @@ def test_blocks_share_what_is_said_to_be_shared(mode: str) -> None:
     for variant, row in enumerate(plan.tile_rows("hopper", mode)):
         tile = row.tiles[mode]
         assert isinstance(tile, plan.HopperTile)
-        for run in on_hopper(shared_runs(mode, variant)):
+        for run in on_family("hopper", shared_runs(mode, variant)):
             problem = plan.hopper_phase(replace(run.problem, gpu=HOPPER))
             walk = plan.hopper_walk(tile, problem)
             assert walk is not None and plan.hopper_shares(tile, problem, walk) > 1
@@ -196,7 +202,7 @@ def test_fp32_values_of_all_sizes(build: Build, tmp_path: Path) -> None:
         Run(aligned_otherwise, 2, integers=False, scales=(2.0**-130, 2.0**60)),
         Run(aligned_otherwise, 0, integers=False, scales=(2.0**100, 2.0**-120)),
     ]
-    assert_right(build(harness("hopper_ieee")), on_hopper([*SPREAD, *few]), tmp_path)
+    assert_right(build(harness("hopper_ieee")), on_family("hopper", [*SPREAD, *few]), tmp_path)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -312,7 +318,7 @@ def test_infinity_reaches_what_sees_it_where_taps_are_words(
     build: Build, tmp_path: Path, mode: str
 ) -> None:
     runs = [replace(run, infinite=True) for run in corner_runs(FOLDED.values(), mode, 3)]
-    runs = on_hopper(runs)
+    runs = on_family("hopper", runs)
     tile = plan.tile_rows("hopper", mode)[3].tiles[mode]
     assert isinstance(tile, plan.HopperTile)
     walks = [plan.hopper_walk(tile, run.problem) for run in runs]
@@ -364,6 +370,7 @@ WAITS = [
         ("hopper", "hopper"),
         ("hopper", "hopper_pack"),
         ("hopper", "output"),
+        ("explicit", "product"),
         ("dense", "dense"),
         ("sliding", "sliding"),
         ("toeplitz", "toeplitz"),
@@ -407,7 +414,7 @@ def test_each_wait_is_needed(
         runs = {"bf16": gradient_runs(runs["bf16"])}
     if family == "grad_hopper":
         few += [CORNERS["aligned rows"], CORNERS["long rows"], CORNERS["far taps"]]
-        runs = {"bf16": on_grad_hopper(gradient_runs(corner_runs(few, "bf16", 4)))}
+        runs = {"bf16": on_family("grad_hopper", gradient_runs(corner_runs(few, "bf16", 4)))}
         runs["bf16"].append(A_CHAIN)
     if family == "grad_direct":
         runs = {
@@ -417,6 +424,10 @@ def test_each_wait_is_needed(
         runs = {
             "bf16": grad_bias_runs(corner_runs([CORNERS["groups"]], "bf16", MODES.index("bf16")))
         }
+    if family == "explicit":
+        runs["bf16"] = on_family(
+            family, corner_runs([EXPLICIT["tiles and slices"], *SPLIT.values()], "bf16", 0)
+        )
     if family == "hopper":
         few.append(CORNERS["travelling weights"])
         runs["bf16"] += corner_runs([CORNERS["aligned rows"]], "bf16", 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import warnings
@@ -27,6 +28,7 @@ UPSAMPLING = Problem(
 )
 DEPTHWISE = Problem(8, 64, 64, 4096, 4, padding=3, groups=64, mode="bf16", gpu=H200)
 LONG_KERNEL = Problem(32, 768, 768, 768, 768, padding=767, groups=768, mode="tf32", gpu=H200)
+SHORT_ROWS = Problem(12, 512, 1024, 264, 16, stride=8, padding=4, mode="tf32", gpu=H200)
 TINY = Problem(1, 4, 4, 64, 3, mode="tf32", gpu=H200)
 BY_NAME = {row.name: row for row in plan.PLANS}
 
@@ -104,6 +106,16 @@ def test_names_are_distinct_and_no_family_takes_another_plans_name() -> None:
         ("toeplitz", replace(LONG_KERNEL, dilation=2), "dilation 2"),
         ("toeplitz", replace(LONG_KERNEL, length=1 << 29), "positions of padded rows below"),
         ("toeplitz", replace(LONG_KERNEL, batch=1 << 19, length=1 << 18), "blocks"),
+        ("explicit_128x224", SHORT_ROWS, None),
+        ("explicit_128x224", SHORT_ROWS.adjoint, None),
+        ("explicit_128x224", on_cpu(SHORT_ROWS), "needs a CUDA device"),
+        ("explicit_128x224", replace(SHORT_ROWS, gpu=A100), "needs compute capability 9.0"),
+        ("explicit_128x224", replace(SHORT_ROWS, mode="ieee"), "has no ieee arithmetic"),
+        ("explicit_128x224", replace(SHORT_ROWS, channels_in=511, kernel_size=15), "16 bytes"),
+        ("explicit_128x224", replace(SHORT_ROWS.adjoint, stride=17), "strides up to 16"),
+        ("explicit_128x224", replace(SHORT_ROWS.adjoint, groups=64), "groups of 32 channels"),
+        ("explicit_128x224", replace(SHORT_ROWS, length=1 << 27), "padded rows below"),
+        ("explicit_128x224", replace(SHORT_ROWS, length=1 << 20), "writes out up to"),
         ("direct", replace(LAYER_67, mode="fp64"), None),
         ("direct", replace(LAYER_67, gpu=V100), None),
         ("direct", replace(LAYER_67, transposed=True, stride=3, output_padding=2), None),
@@ -386,6 +398,18 @@ def test_explain_covers_the_table() -> None:
     assert [row.name for row, _, _ in plan.explain(LAYER_67, "direct")] == ["direct"]
 
 
+@pytest.mark.parametrize("mode", ["tf32", "bf16"])
+def test_large_weights_over_few_positions_are_written_out(mode: str) -> None:
+    problem = replace(SHORT_ROWS, mode=mode)
+    for each in (problem, problem.adjoint):
+        assert plan.select(each).family == "explicit"
+        # What counts is the number of positions, not how many rows these lie in.
+        assert plan.select(replace(each, batch=1, length=12 * each.length)).family == "explicit"
+        assert plan.select(replace(each, batch=500)).family != "explicit"
+    assert plan.select(problem, gradient=True).family == "explicit"
+    assert plan.select(replace(problem, batch=500), gradient=True).family != "explicit"
+
+
 def test_every_plan_has_its_library_and_variant() -> None:
     libraries = plan.libraries()
     assert set(libraries) == {
@@ -393,6 +417,8 @@ def test_every_plan_has_its_library_and_variant() -> None:
         "hopper_tf32", "hopper_ieee", "hopper_bf16", "hopper_fp16",
         "sliding_fp32", "sliding_bf16", "sliding_fp16",
         "toeplitz_tf32", "toeplitz_bf16", "toeplitz_fp16",
+        "explicit_tf32", "explicit_bf16", "explicit_fp16",
+        "grad_explicit_tf32", "grad_explicit_bf16", "grad_explicit_fp16",
         "grad_hopper_tf32", "grad_hopper_bf16", "grad_hopper_fp16",
         "grad_dense_tf32", "grad_dense_ieee", "grad_dense_bf16", "grad_dense_fp16",
         "grad_sliding_fp32", "grad_sliding_bf16", "grad_sliding_fp16", "grad_direct", "grad_bias",
@@ -409,7 +435,7 @@ def test_every_plan_has_its_library_and_variant() -> None:
         "fastconv1d::HopperTile<2, 1, 96>, fastconv1d::HopperTile<2, 1, 64>)",
     ]
     assert set(libraries) - set(plan.libraries_for("90a")) == set(plan.CPU_LIBRARIES)
-    assert not any("hopper" in name for name in plan.libraries_for("100"))
+    assert not any(re.search("hopper|explicit", name) for name in plan.libraries_for("100"))
     for row in plan.PLANS:
         name = plan.library_of(row, replace(LAYER_67, mode=next(iter(row.tiles), "tf32")))
         assert name in libraries or (row.family == "aten" and name == "")
@@ -423,7 +449,11 @@ def test_every_plan_has_its_library_and_variant() -> None:
 def test_a_tiles_name_is_what_it_covers() -> None:
     for row in plan.PLANS:
         for tile in row.tiles.values():
-            assert row.name == f"{row.family}_{tile.channels}x{tile.positions}"
+            if isinstance(tile, plan.ProductTile):
+                covers = tile.rows, tile.columns
+            else:
+                covers = tile.channels, tile.positions
+            assert row.name == "{}_{}x{}".format(row.family, *covers)
 
 
 def test_a_batch_that_the_dense_kernel_does_not_walk() -> None:

@@ -25,6 +25,7 @@ from random_problems import LAYOUTS, laid_out, random_problem
 
 PROBLEMS_PER_MODE = 440
 PROBLEMS_PER_MODE_ON_HOPPER = 520
+PROBLEMS_PER_MODE_WRITTEN_OUT = 300
 PROBLEMS_PER_MODE_OF_FEW_CHANNELS = 400
 PROBLEMS_PER_MODE_OF_TOEPLITZ_BLOCKS = 200
 PROBLEMS_PER_MODE_ON_CPU = 20
@@ -104,6 +105,32 @@ def test_random_problems_through_the_hopper_kernel(fp32_precision: str) -> None:
     print(f"{mode}: {ran.total()} problems, {len(faults)} wrong, by plan {dict(ran)}")
     assert not faults, "\n".join([f"{len(faults)} of {ran.total()} wrong", *faults[:10]])
     assert set(ran) == {plan.name for plan in tile_rows("hopper", mode)}
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("fp32_precision", ["tf32", "bf16", "fp16"], indirect=True)
+def test_random_problems_written_out_as_products(fp32_precision: str) -> None:
+    mode, device = fp32_precision, torch.device("cuda")
+    if Gpu.of(device).capability != (9, 0):
+        pytest.skip("needs a Hopper GPU")
+    ran, faults = random_runs(mode, PROBLEMS_PER_MODE_WRITTEN_OUT, device, "explicit")
+    print(f"{mode}: {ran.total()} problems, {len(faults)} wrong, by plan {dict(ran)}")
+    assert not faults, "\n".join([f"{len(faults)} of {ran.total()} wrong", *faults[:10]])
+    assert set(ran) == {plan.name for plan in tile_rows("explicit", mode)}
+
+
+@pytest.mark.gpu
+def test_a_weight_that_begins_anywhere() -> None:
+    """Rows of a weight are copied from multiples of 16 bytes; a tensor may begin elsewhere."""
+    device = torch.device("cuda")
+    if Gpu.of(device).capability != (9, 0):
+        pytest.skip("needs a Hopper GPU")
+    problem = Problem(2, 64, 40, 33, 8, mode="bf16", gpu=Gpu.of(device))
+    input, weight, bias = draw(problem, device, 0, integers=True)
+    moved = weight.new_empty(weight.numel() + 1)[1:].view_as(weight).copy_(weight)
+    assert moved.data_ptr() % 16 == 2
+    output = ops.convolution(input, moved, bias, [1], [0], [1], False, [0], 1, "explicit")
+    assert compare(output, input, weight, bias, problem, exact=True).ok
 
 
 @pytest.mark.gpu

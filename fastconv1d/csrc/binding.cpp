@@ -442,6 +442,12 @@ void run_kernels(const Entry& entry, fastconv1d::ConvArgs& a, const Tensor& inpu
   run_kernels(entry.launch, entry.workspace, entry.variant, a, input);
 }
 
+// Kernels copy rows of a weight as it lies, from multiples of 16 bytes; a part of some storage may begin elsewhere.
+Tensor with_aligned_start(const Tensor& weight) {
+  const bool aligned = reinterpret_cast<uintptr_t>(weight.const_data_ptr()) % 16 == 0;
+  return aligned || !weight.is_cuda() ? weight : weight.clone();
+}
+
 Tensor convolution(const Tensor& input, const Tensor& weight, const MaybeTensor& bias,
                    const Geometry& g, c10::string_view algorithm) {
   const auto aten = [&] {
@@ -463,7 +469,7 @@ Tensor convolution(const Tensor& input, const Tensor& weight, const MaybeTensor&
   entry.calls.fetch_add(1, std::memory_order_relaxed);
   if (entry.kind == kAten) return aten();
 
-  const Tensor x = with_contiguous_positions(input), w = weight.contiguous();
+  const Tensor x = with_contiguous_positions(input), w = with_aligned_start(weight.contiguous());
   const Tensor b = has_bias ? bias->contiguous() : Tensor();
   Tensor output = new_tensor({a.batch, a.channels_out, a.length_out}, input, input.scalar_type());
   a.input = x.const_data_ptr();

@@ -40,6 +40,15 @@ __device__ __forceinline__ void load_matrices(uint32_t (&word)[4], const uint32_
                : "memory");
 }
 
+// The same of 8 rows of 8 16-bit values, turned: a lane gets column lane / 4 of rows 2 * (lane % 4) and the next one.
+__device__ __forceinline__ void load_matrices_turned(uint32_t (&word)[4], const uint32_t* row) {
+  const auto address = static_cast<uint32_t>(__cvta_generic_to_shared(row));
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(word[0]), "=r"(word[1]), "=r"(word[2]), "=r"(word[3])
+               : "r"(address)
+               : "memory");
+}
+
 // OFFSET, in bytes, is added to both addresses; part of the instruction, it costs none.
 template <int OFFSET = 0>
 __device__ __forceinline__ void copy_async_16(void* shared, const void* global) {
@@ -313,6 +322,8 @@ __device__ __forceinline__ void wgmma_hold(uint32_t (&words)[COUNT]) {
 #define FASTCONV1D_NAMES_OF_192 \
   FASTCONV1D_NAMES_OF_128 ", " FASTCONV1D_NAMES_4 ", " FASTCONV1D_NAMES_5
 #define FASTCONV1D_SUMS_OF_192 FASTCONV1D_SUMS_OF_128, FASTCONV1D_SUMS(64), FASTCONV1D_SUMS(80)
+#define FASTCONV1D_NAMES_OF_224 FASTCONV1D_NAMES_OF_192 ", " FASTCONV1D_NAMES_6
+#define FASTCONV1D_SUMS_OF_224 FASTCONV1D_SUMS_OF_192, FASTCONV1D_SUMS(96)
 #define FASTCONV1D_NAMES_OF_256 \
   FASTCONV1D_NAMES_OF_192 ", " FASTCONV1D_NAMES_6 ", " FASTCONV1D_NAMES_7
 #define FASTCONV1D_SUMS_OF_256 FASTCONV1D_SUMS_OF_192, FASTCONV1D_SUMS(96), FASTCONV1D_SUMS(112)
@@ -337,6 +348,7 @@ FASTCONV1D_WGMMA_TYPES(64, 32, 32, 33, 34, 35, 36)
 FASTCONV1D_WGMMA_TYPES(96, 48, 48, 49, 50, 51, 52)
 FASTCONV1D_WGMMA_TYPES(128, 64, 64, 65, 66, 67, 68)
 FASTCONV1D_WGMMA_TYPES(192, 96, 96, 97, 98, 99, 100)
+FASTCONV1D_WGMMA_TYPES(224, 112, 112, 113, 114, 115, 116)
 FASTCONV1D_WGMMA_TYPES(256, 128, 128, 129, 130, 131, 132)
 #undef FASTCONV1D_NAMES_0
 #undef FASTCONV1D_NAMES_1
@@ -356,6 +368,8 @@ FASTCONV1D_WGMMA_TYPES(256, 128, 128, 129, 130, 131, 132)
 #undef FASTCONV1D_SUMS_OF_128
 #undef FASTCONV1D_NAMES_OF_192
 #undef FASTCONV1D_SUMS_OF_192
+#undef FASTCONV1D_NAMES_OF_224
+#undef FASTCONV1D_SUMS_OF_224
 #undef FASTCONV1D_NAMES_OF_256
 #undef FASTCONV1D_SUMS_OF_256
 #undef FASTCONV1D_SUMS

@@ -283,6 +283,24 @@ FASTCONV1D_HD constexpr int64_t slices_of_share(int64_t blocks, int64_t slices, 
   return ceil_div(slices, smaller(smaller(multiprocessors / blocks, slices), kMostShares));
 }
 
+// The number of parts into which a product's depth of so many slices is split where it has few tiles: that with which
+// blocks, one to a multiprocessor, are over soonest; each takes some slices' time to begin and to end.
+constexpr int64_t kProductStart = 8, kMostProductSplits = 16;
+constexpr int64_t kExplicitParts = int64_t{64} << 20;  // bytes of sums of all splits, or one split
+FASTCONV1D_HD constexpr int64_t product_splits(int64_t tiles, int64_t slices,
+                                               int64_t multiprocessors, int64_t most) {
+  int64_t best = 1, least = INT64_MAX;
+  for (int64_t splits = 1;
+       splits <= smaller(smaller(most, kMostProductSplits), larger(1, slices / 2)); ++splits) {
+    const int64_t time =
+        ceil_div(tiles * splits, multiprocessors) * (ceil_div(slices, splits) + kProductStart);
+    if (time >= least) continue;
+    best = splits;
+    least = time;
+  }
+  return best;
+}
+
 // How the Hopper kernel walks one phase: tile by tile, slices of channels by slices, part of the taps by
 // part. Shared memory has `inputs` stages of rows of the input as they lie in memory, and `weights`
 // stages of the weights of one tap and slice, or all of them where they are resident.

@@ -664,6 +664,20 @@ FASTCONV1D_EMULATOR inline void load_matrices(uint32_t (&word)[4], const uint32_
   }
 }
 
+FASTCONV1D_EMULATOR inline void load_matrices_turned(uint32_t (&word)[4], const uint32_t* row) {
+  using namespace emulation;
+  if (reinterpret_cast<uintptr_t>(row) % 16) fail("ldmatrix of a row at an unaligned address");
+  const int lane = current->lane;
+  for (int matrix = 0; matrix < 4; ++matrix) {
+    word[matrix] = 0;
+    for (int half = 0; half < 2; ++half) {
+      const auto address = reinterpret_cast<uintptr_t>(row);
+      const uintptr_t other = shuffle(0xffffffffu, address, 8 * matrix + lane % 4 * 2 + half);
+      word[matrix] |= uint32_t(reinterpret_cast<const uint16_t*>(other)[lane / 4]) << 16 * half;
+    }
+  }
+}
+
 // cp.async: the destination is lost at once, and written when the thread waits for its group.
 template <int OFFSET = 0>
 void copy_async_16(void* shared, const void* global) {
