@@ -10,6 +10,9 @@ from pathlib import Path
 # Before torch runs a convolution: a test must never pass on a plan that it did not ask for.
 os.environ["FASTCONV1D_STRICT"] = "1"
 os.environ.pop("FASTCONV1D_PLAN", None)
+# Before torch loads OpenMP: the threads of several tests at a time share the cores, and one that
+# spins while it waits for the others of its team keeps them from running.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import pytest
 import torch
