@@ -104,11 +104,17 @@ struct Copy {
   const void* from;
 };
 
+// Those of mma.sync, decoded: rows of the left matrix, columns of the right one.
+struct Operands {
+  double left[16][16], right[8][16];
+};
+
 struct Warp {
   int first = 0, lanes = 0, arrived = 0;
   unsigned meetings = 0;  // so far: their parity picks the buffer and ThreadSanitizer's key
   const char* operation = nullptr;  // that the arrived lanes wait in
   alignas(16) uint32_t buffer[2][kLanes][8];
+  Operands operands[2];
   char order[2];
 };
 
@@ -378,25 +384,29 @@ FASTCONV1D_EMULATOR T shuffle(unsigned mask, T value, int source) {
   return value;
 }
 
-// d += a·b with 16×K by K×8 operands, each value found at the lane and register that the PTX ISA
-// gives it. `value(word, half)` decodes an operand; a word holds K/8 neighbouring values of K.
+// d += a·b with 16×K by K×8 operands, each value put where the PTX ISA says the lane's register lies.
+// `value(word, half)` decodes an operand; a word holds K/8 neighbouring values of K.
 template <int K, class Value>
 FASTCONV1D_EMULATOR void mma(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1,
                              Value value) {
   constexpr int kPerWord = K / 8;
-  const uint32_t words[6] = {a[0], a[1], a[2], a[3], b0, b1};
-  const auto* lanes = exchange(kMma, words, 6);
-  if (current->warp->lanes != kLanes) fail("mma.sync needs 32 lanes");
+  const uint32_t b[2] = {b0, b1};
+  Warp& warp = *current->warp;
+  if (warp.lanes != kLanes) fail("mma.sync needs 32 lanes");
+  Operands& operands = warp.operands[warp.meetings & 1];
   const int group = current->lane / 4, quad = current->lane % 4;
+  for (int half = 0; half < kPerWord; ++half) {
+    for (int i = 0; i < 4; ++i)
+      operands.left[group + 8 * (i % 2)][(i / 2 * 4 + quad) * kPerWord + half] = value(a[i], half);
+    for (int i = 0; i < 2; ++i)
+      operands.right[group][(i * 4 + quad) * kPerWord + half] = value(b[i], half);
+  }
+  meet_warp(kMma);
   for (int i = 0; i < 4; ++i) {
-    const int row = group + 8 * (i / 2), column = 2 * quad + i % 2;
+    const double* const left = operands.left[group + 8 * (i / 2)];
+    const double* const right = operands.right[2 * quad + i % 2];
     double sum = d[i];
-    for (int k = 0; k < K; ++k) {
-      const int word = k / kPerWord, half = k % kPerWord;
-      const uint32_t left = lanes[row % 8 * 4 + word % 4][row / 8 + word / 4 * 2];
-      const uint32_t right = lanes[column * 4 + word % 4][4 + word / 4];
-      sum += double(value(left, half)) * double(value(right, half));
-    }
+    for (int k = 0; k < K; ++k) sum += left[k] * right[k];
     d[i] = float(sum);
   }
 }
@@ -413,12 +423,35 @@ inline void operand_column(uint64_t operand, int column, uint32_t (&words)[8]) {
   }
 }
 
+typedef double Pair __attribute__((vector_size(16)));
+
+// The values of a column of a wgmma operand. They are kept for the other threads that read it, 32 in
+// all, until a column of this number has other words.
+template <int PER_WORD, class Value>
+FASTCONV1D_EMULATOR const double* decode(const uint32_t (&words)[8], int column, Value value) {
+  static struct {
+    uint32_t words[8];
+    double values[8 * PER_WORD];
+  } columns[256];  // whose words are zeros at first, as their values
+  auto& kept = columns[column];
+  uint32_t differences = 0;
+  for (int i = 0; i < 8; ++i) differences |= kept.words[i] ^ words[i];
+  if (differences)
+    for (int i = 0; i < 8; ++i) {
+      kept.words[i] = words[i];
+      for (int part = 0; part < PER_WORD; ++part)
+        kept.values[i * PER_WORD + part] = value(words[i], part);
+    }
+  return kept.values;
+}
+
 // d += a·b of a warpgroup, the part of this thread, when it waits for it. The warp's fragment of `a`,
 // that of mma.sync, must be the same then.
 template <int SUMS, int PER_WORD, class Value>
 FASTCONV1D_EMULATOR void wgmma(float (&d)[SUMS], const uint32_t (&a)[4], uint64_t b, Value value) {
+  constexpr int kValues = 8 * PER_WORD;
   struct Rows {
-    double values[2][8 * PER_WORD];
+    Pair values[kValues];  // of the rows `group` and `group` + 8
   } left;
   struct Words {
     uint32_t words[4];
@@ -429,9 +462,9 @@ FASTCONV1D_EMULATOR void wgmma(float (&d)[SUMS], const uint32_t (&a)[4], uint64_
   const int quad = current->lane % 4, group = current->lane / 4;
   const auto* lanes = exchange(kMma, a, 4);
   for (int h = 0; h < 2; ++h)
-    for (int k = 0; k < 8 * PER_WORD; ++k) {
+    for (int k = 0; k < kValues; ++k) {
       const int word = k / PER_WORD;
-      left.values[h][k] = value(lanes[group * 4 + word % 4][h + word / 4 * 2], k % PER_WORD);
+      left.values[k][h] = value(lanes[group * 4 + word % 4][h + word / 4 * 2], k % PER_WORD);
     }
   current->open_products.push_back([=] {
     if (std::memcmp(fragment, mine.words, sizeof mine.words))
@@ -439,14 +472,13 @@ FASTCONV1D_EMULATOR void wgmma(float (&d)[SUMS], const uint32_t (&a)[4], uint64_
     for (int n = 0; n < SUMS / 4; ++n)
       for (int e = 0; e < 2; ++e) {
         uint32_t words[8];
-        operand_column(b, n * 8 + quad * 2 + e, words);
-        for (int h = 0; h < 2; ++h) {
-          float& sum = sums[n * 4 + h * 2 + e];
-          double total = sum;
-          for (int k = 0; k < 8 * PER_WORD; ++k)
-            total += left.values[h][k] * value(words[k / PER_WORD], k % PER_WORD);
-          sum = float(total);
-        }
+        const int column = n * 8 + quad * 2 + e;
+        operand_column(b, column, words);
+        const double* const right = decode<PER_WORD>(words, column, value);
+        float *const first = &sums[n * 4 + e], *const second = first + 2;
+        Pair total = {*first, *second};
+        for (int k = 0; k < kValues; ++k) total += left.values[k] * right[k];
+        *first = float(total[0]), *second = float(total[1]);
       }
   });
 }
