@@ -31,7 +31,7 @@ from kernel_runs import (
 )
 
 MODES = ("ieee", "bf16", "fp16", "fp64")
-SANITIZE = ("-O1", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined")
+SANITIZE = ("-Og", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined")
 FLAGS = {
     "native": ("-O2", *NATIVE_FLAGS),
     "plain": ("-O2",),
@@ -80,8 +80,19 @@ def runs_of(library: str, problems: Iterable[Problem]) -> list[Run]:
     ]
 
 
-@pytest.mark.parametrize("flags", FLAGS)
-@pytest.mark.parametrize("library", LIBRARIES)
+def native(library: str) -> pytest.MarkDecorator:
+    """The mark of tests in one process, which compiles a library's program once for them."""
+    return pytest.mark.xdist_group(f"{library}, native")
+
+
+@pytest.mark.parametrize(
+    ("library", "flags"),
+    [
+        pytest.param(library, flags, marks=[native(library)] if flags == "native" else [])
+        for library in LIBRARIES
+        for flags in FLAGS
+    ],
+)
 def test_kernels_between_guards(build: Build, tmp_path: Path, library: str, flags: str) -> None:
     if flags == "AVX2" and "avx2" not in Path("/proc/cpuinfo").read_text():
         pytest.skip("needs a processor with AVX2")
@@ -90,7 +101,9 @@ def test_kernels_between_guards(build: Build, tmp_path: Path, library: str, flag
     assert result.returncode == 0, result.log
 
 
-@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize(
+    "library", [pytest.param(library, marks=native(library)) for library in LIBRARIES]
+)
 def test_infinities_reach_only_what_sees_them(build: Build, tmp_path: Path, library: str) -> None:
     runs = runs_of(library, (*CORNERS.values(), *NARROW.values()))
     runs = [replace(run, infinite=True, integers=False) for run in runs]
