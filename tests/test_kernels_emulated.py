@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -47,15 +48,16 @@ from kernel_runs import (
     on_plan,
     random_runs,
     shared_runs,
+    sliding_mode,
     toeplitz_runs,
     with_few_tiles,
 )
 from random_problems import CONTIGUOUS_ROWS
 
 COMPILE = ("g++", "-std=c++20", "-DFASTCONV1D_EMULATE", "-Wno-attributes", f"-I{EMULATION}")
-SANITIZERS = {
-    "plain": ("-O2",),
-    "address": ("-O1", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"),
+SANITIZERS = {  # what optimizes more takes longer to compile than it saves
+    "plain": ("-O1",),
+    "address": ("-Og", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"),
     "thread": ("-O1", "-g1", "-fsanitize=thread"),
 }
 
@@ -97,14 +99,42 @@ def assert_right(command: list[str | Path], runs: list[Run], folder: Path) -> No
     assert result.returncode == 0, result.log
 
 
-TILES = [  # those of a library in one process, which compiles it once
-    pytest.param(family, mode, variant, marks=pytest.mark.xdist_group(f"{family}_{mode}"))
+def group(library: str) -> pytest.MarkDecorator:
+    """The mark of tests that run in one process, which compiles a library once for them."""
+    return pytest.mark.xdist_group(library)
+
+
+def grouped(*libraries: str) -> list[Any]:
+    """Libraries as parameters, each in its group."""
+    return [pytest.param(library, marks=group(library)) for library in libraries]
+
+
+TESTED = {  # the tiles of each library that are compiled and run
+    f"{family}_{mode}": [
+        variant
+        for variant, _ in enumerate(plan.tile_rows(family, mode))
+        if mode != "fp16" or variant % (6 if IN_CI else 3) == 0  # bf16 with other conversions
+        if has_turn(mode, variant)
+    ]
     for family in plan.TENSOR_CORE_FAMILIES
     for mode in plan.TENSOR_CORE_MODES
-    for variant, _ in enumerate(plan.tile_rows(family, mode))
-    if mode != "fp16" or variant % (6 if IN_CI else 3) == 0  # it is bf16 with other conversions
-    if has_turn(mode, variant)
+}
+TILES = [
+    pytest.param(*library.rsplit("_", 1), variant, marks=group(library))
+    for library, variants in TESTED.items()
+    for variant in variants
 ]
+NAMED = {"hopper": {3}, "grad_dense": {1, 3}, "grad_hopper": {1, 3}, "grad_explicit": {1}}
+"""Tiles that tests take for what is no tile's matter."""
+
+
+def with_tested_tiles(library: str, runs: list[Run]) -> tuple[str, list[Run]]:
+    """The harness with all tiles of a library that tests run, compiled once, and runs of these."""
+    family, mode = library.rsplit("_", 1)
+    named = set() if mode == "fp16" else NAMED.get(family, set())
+    variants = sorted({*TESTED[library], *named} & set(range(len(plan.tile_rows(family, mode)))))
+    moved = [replace(run, variant=variants.index(run.variant)) for run in runs]
+    return harness(library, variants), moved
 
 
 @pytest.mark.parametrize(("family", "mode", "variant"), TILES)
@@ -124,12 +154,13 @@ def test_tiles(build: Build, tmp_path: Path, family: str, mode: str, variant: in
         runs = gradient_runs(runs)
     runs = on_family(family, runs)
     assert len(runs) >= 8
-    assert_right(build(harness(f"{family}_{mode}")), runs, tmp_path)
+    source, runs = with_tested_tiles(f"{family}_{mode}", runs)
+    assert_right(build(source), runs, tmp_path)
 
 
 @pytest.mark.parametrize(
     "library",
-    [
+    grouped(
         "grad_dense_tf32",
         "grad_dense_ieee",
         "grad_dense_bf16",
@@ -137,7 +168,7 @@ def test_tiles(build: Build, tmp_path: Path, family: str, mode: str, variant: in
         "grad_hopper_bf16",
         "grad_explicit_tf32",
         "grad_explicit_bf16",
-    ],
+    ),
 )
 def test_infinity_reaches_dense_gradients_that_see_it_alone(
     build: Build, tmp_path: Path, library: str
@@ -153,7 +184,8 @@ def test_infinity_reaches_dense_gradients_that_see_it_alone(
     runs = gradient_runs(corner_runs([CORNERS[name] for name in names], mode, 1))
     runs = [replace(run, infinite=True) for run in runs]
     runs = on_family(library.rsplit("_", 1)[0], runs)
-    assert_right(build(harness(library)), runs, tmp_path)
+    source, runs = with_tested_tiles(library, runs)
+    assert_right(build(source), runs, tmp_path)
 
 
 # More positions than sums of products may have, of one part, twice.
@@ -162,11 +194,13 @@ A_CHAIN = Run(
 )
 
 
-@pytest.mark.parametrize("library", ["grad_dense_bf16", "grad_hopper_bf16", "grad_hopper_tf32"])
+@pytest.mark.parametrize(
+    "library", grouped("grad_dense_bf16", "grad_hopper_bf16", "grad_hopper_tf32")
+)
 def test_a_chain_of_products_ends(build: Build, tmp_path: Path, library: str) -> None:
     mode = library.rsplit("_", 1)[1]
     run = replace(A_CHAIN, problem=replace(A_CHAIN.problem, mode=mode), variant=3)
-    source, runs = with_few_tiles(library, [run])
+    source, runs = with_tested_tiles(library, [run])
     assert_right(build(source), runs, tmp_path)
 
 
@@ -193,6 +227,7 @@ SPREAD = [
 ]
 
 
+@group("hopper_ieee")
 def test_fp32_values_of_all_sizes(build: Build, tmp_path: Path) -> None:
     """Values far below the largest of a tile count as they do in fp32: Halves scales them apart."""
     aligned_otherwise = Problem(1, 32, 64, 133, 1, mode="ieee")
@@ -202,9 +237,11 @@ def test_fp32_values_of_all_sizes(build: Build, tmp_path: Path) -> None:
         Run(aligned_otherwise, 2, integers=False, scales=(2.0**-130, 2.0**60)),
         Run(aligned_otherwise, 0, integers=False, scales=(2.0**100, 2.0**-120)),
     ]
-    assert_right(build(harness("hopper_ieee")), on_family("hopper", [*SPREAD, *few]), tmp_path)
+    source, runs = with_tested_tiles("hopper_ieee", on_family("hopper", [*SPREAD, *few]))
+    assert_right(build(source), runs, tmp_path)
 
 
+@group("direct")
 @pytest.mark.parametrize("mode", MODES)
 def test_direct(build: Build, tmp_path: Path, mode: str) -> None:
     variant = MODES.index(mode)
@@ -212,13 +249,13 @@ def test_direct(build: Build, tmp_path: Path, mode: str) -> None:
     assert_right(build(harness("direct")), runs, tmp_path)
 
 
-@pytest.mark.parametrize("mode", ["ieee", "bf16", "fp16"])
-def test_sliding(build: Build, tmp_path: Path, mode: str) -> None:
+@pytest.mark.parametrize("library", grouped("sliding_fp32", "sliding_bf16", "sliding_fp16"))
+def test_sliding(build: Build, tmp_path: Path, library: str) -> None:
+    mode = sliding_mode(library)
     problems = [*NARROW.values(), *UNFOLDED.values(), *EVERYTHING]
     runs = corner_runs(problems, mode, 0) + random_runs(40, mode, 0, narrow=True)
     runs = on_plan("sliding", runs)
     assert len(runs) > 70
-    library = "sliding_fp32" if mode == "ieee" else f"sliding_{mode}"
     assert_right(build(harness(library)), runs, tmp_path)
 
 
@@ -233,34 +270,47 @@ def test_toeplitz(build: Build, tmp_path: Path, mode: str) -> None:
     assert_right(build(harness(f"toeplitz_{mode}")), runs, tmp_path)
 
 
-@pytest.mark.parametrize("mode", ["ieee", "bf16", "fp16"])
-def test_gradients_of_few_channels(build: Build, tmp_path: Path, mode: str) -> None:
+@pytest.mark.parametrize(
+    "library", grouped("grad_sliding_fp32", "grad_sliding_bf16", "grad_sliding_fp16")
+)
+def test_gradients_of_few_channels(build: Build, tmp_path: Path, library: str) -> None:
+    mode = sliding_mode(library)
     problems = [*NARROW.values(), *UNFOLDED.values(), *LONG.values(), *CORNERS.values()]
     # Whatever the table says of wide groups, they come out right.
     problems = [p for p in problems if p.channels_out * p.channels_in // p.groups < 500]
     runs = grad_sliding_runs(problems, mode)
     runs += gradient_runs(random_runs(40, mode, 0, narrow=True))
     runs += [replace(run, integers=False) for run in grad_sliding_runs(LONG.values(), mode)]
-    library = "grad_sliding_fp32" if mode == "ieee" else f"grad_sliding_{mode}"
     assert_right(build(harness(library)), runs, tmp_path)
 
 
-@pytest.mark.parametrize("mode", ["ieee", "bf16"])
+@pytest.mark.parametrize("library", grouped("grad_sliding_fp32", "grad_sliding_bf16"))
 def test_infinity_reaches_gradients_that_see_it_alone(
-    build: Build, tmp_path: Path, mode: str
+    build: Build, tmp_path: Path, library: str
 ) -> None:
+    mode = sliding_mode(library)
     runs = grad_sliding_runs([*NARROW.values(), *UNFOLDED.values(), *LONG.values()], mode)
     runs = [replace(run, infinite=True) for run in runs]
-    library = "grad_sliding_fp32" if mode == "ieee" else f"grad_sliding_{mode}"
     assert_right(build(harness(library)), runs, tmp_path)
-    direct = [replace(run, variant=MODES.index(mode)) for run in runs[::4]]
-    assert_right(build(harness("grad_direct")), direct, tmp_path)
 
 
-@pytest.mark.parametrize("mode", ["ieee", "bf16", "fp16"])
-def test_all_gradients_of_depthwise_layers_in_one_pass(
+@group("grad_direct")
+@pytest.mark.parametrize("mode", ["ieee", "bf16"])
+def test_infinity_reaches_plain_gradients_that_see_it_alone(
     build: Build, tmp_path: Path, mode: str
 ) -> None:
+    runs = grad_sliding_runs([*NARROW.values(), *UNFOLDED.values(), *LONG.values()], mode)[::4]
+    runs = [replace(run, infinite=True, variant=MODES.index(mode)) for run in runs]
+    assert_right(build(harness("grad_direct")), runs, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "library", grouped("grad_sliding_fp32", "grad_sliding_bf16", "grad_sliding_fp16")
+)
+def test_all_gradients_of_depthwise_layers_in_one_pass(
+    build: Build, tmp_path: Path, library: str
+) -> None:
+    mode = sliding_mode(library)
     runs = grad_depthwise_runs(DEPTHWISE.values(), mode)
     runs = [
         replace(run, layout=layout, integers=integers, multiprocessors=multiprocessors)
@@ -278,10 +328,10 @@ def test_all_gradients_of_depthwise_layers_in_one_pass(
     runs += [replace(run, infinite=True) for run in runs[::2]]
     # Where taps are apart the same kernel serves the weight alone.
     runs += [replace(run, with_input=False) for run in runs[::2] if run.problem.dilation > 1]
-    library = "grad_sliding_fp32" if mode == "ieee" else f"grad_sliding_{mode}"
     assert_right(build(harness(library)), runs, tmp_path)
 
 
+@group("grad_direct")
 @pytest.mark.parametrize("mode", MODES)
 def test_plain_gradients(build: Build, tmp_path: Path, mode: str) -> None:
     variant = MODES.index(mode)
@@ -292,6 +342,7 @@ def test_plain_gradients(build: Build, tmp_path: Path, mode: str) -> None:
     assert_right(build(harness("grad_direct")), runs, tmp_path)
 
 
+@group("grad_bias")
 @pytest.mark.parametrize("mode", MODES)
 def test_gradients_of_a_bias_alone(build: Build, tmp_path: Path, mode: str) -> None:
     variant = MODES.index(mode)
@@ -302,21 +353,22 @@ def test_gradients_of_a_bias_alone(build: Build, tmp_path: Path, mode: str) -> N
     assert_right(build(harness("grad_bias")), runs + grad_bias_runs(many), tmp_path)
 
 
-@pytest.mark.parametrize("mode", ["ieee", "bf16"])
-def test_infinity_reaches_what_sees_it_alone(build: Build, tmp_path: Path, mode: str) -> None:
+@pytest.mark.parametrize("library", grouped("sliding_fp32", "sliding_bf16"))
+def test_infinity_reaches_what_sees_it_alone(build: Build, tmp_path: Path, library: str) -> None:
     """No weight that is not there meets it as a zero."""
+    mode = sliding_mode(library)
     problems = [*NARROW.values(), *UNFOLDED.values()]
     runs = [
         replace(run, infinite=True) for run in on_plan("sliding", corner_runs(problems, mode, 0))
     ]
-    library = "sliding_fp32" if mode == "ieee" else f"sliding_{mode}"
     assert_right(build(harness(library)), runs, tmp_path)
 
 
-@pytest.mark.parametrize("mode", ["tf32", "bf16"])
+@pytest.mark.parametrize("library", grouped("hopper_tf32", "hopper_bf16"))
 def test_infinity_reaches_what_sees_it_where_taps_are_words(
-    build: Build, tmp_path: Path, mode: str
+    build: Build, tmp_path: Path, library: str
 ) -> None:
+    mode = library.rsplit("_", 1)[1]
     runs = [replace(run, infinite=True) for run in corner_runs(FOLDED.values(), mode, 3)]
     runs = on_family("hopper", runs)
     tile = plan.tile_rows("hopper", mode)[3].tiles[mode]
@@ -324,9 +376,11 @@ def test_infinity_reaches_what_sees_it_where_taps_are_words(
     walks = [plan.hopper_walk(tile, run.problem) for run in runs]
     assert all(walk and walk.taps == 1 for walk in walks)
     assert len(walks) == len(FOLDED)
-    assert_right(build(harness(f"hopper_{mode}")), runs, tmp_path)
+    source, runs = with_tested_tiles(library, runs)
+    assert_right(build(source), runs, tmp_path)
 
 
+@group("im2col")
 @pytest.mark.parametrize("mode", ["bf16", "fp16", "ieee", "fp64"])
 def test_im2col_and_col2im(build: Build, tmp_path: Path, mode: str) -> None:
     assert_right(build(harness("im2col")), columns_runs(mode, EVERYTHING), tmp_path)
