@@ -34,7 +34,7 @@ def conv1d(
     (batch, channels_out, length_out), or without batch as the input is. One dtype and device;
     fp32, bf16, fp16 and fp64 run our plans, others ATen's. padding is an int, a 1-tuple, 'valid'
     or 'same'. algorithm forces a plan or a family of plans: 'hopper', 'explicit', 'dense',
-    'toeplitz', 'sliding', 'direct', 'im2col', 'aten'.
+    'toeplitz', 'kn2row', 'sliding', 'direct', 'im2col', 'aten'.
 
     Raises: what torch.nn.functional.conv1d raises for the same arguments; ValueError for an unknown
     algorithm, RuntimeError for one that cannot run this convolution.

@@ -51,6 +51,13 @@ EXPLICIT_BYTES = 64 << 20  # of the sums of all splits
 MOST_EXPLICIT_STRIDE = 16  # of a transposed one
 MOST_EXPLICIT_BYTES = 512 << 20  # of the workspace
 PRODUCT_START, MOST_PRODUCT_SPLITS = 8, 16  # as in csrc/schedule.h
+KN2ROW_CLOCK = 1755.0  # cycles per µs
+# Cycles: kTile, kOwn and, by tiles, kStep of csrc/kn2row.cuh; instructions for an output: kOutput,
+# kPart and kProduct there.
+KN2ROW_TILE, KN2ROW_OWN, KN2ROW_STEP = 1600, 1700, {1: 40, 2: 40, 4: 90}
+KN2ROW_OUTPUT = 60, 12, 5
+KN2ROW_WEIGHT = 0.12  # µs that a block takes for one word of weights of each thread's
+KN2ROW_BANDWIDTH = 4e6  # bytes per µs that it reads
 ATEN_RATE = {"tf32": 300e6, "ieee": 46e6, "bf16": 700e6, "fp16": 700e6, "fp64": 15e6}  # FLOP per µs
 ATEN_START = 22.0  # µs: the kernels of a dense convolution, beside what grows with its size
 ATEN_GROUPED = 0.12  # share of that rate when groups > 1
@@ -141,6 +148,14 @@ SLIDING_SHARED = (
 SLIDING_PARTS = 12 << 10  # of which this for sums of parts
 SLIDING_STRIDES = (2, 4, 8)  # of transposed convolutions that it has kernels for
 STRETCH, STRETCHES = 64, 16  # kStretch and kStretches of csrc/toeplitz.cuh
+KN2ROW_WINDOW = 32  # kWindow of csrc/kn2row.cuh
+KN2ROW_BLOCKS = {
+    1: (8, 3),
+    2: (8, 2),
+    4: (16, 1),
+}  # warps, and blocks of a multiprocessor, by tiles
+KN2ROW_GROUPS = 1 << 16  # which a grid's second dimension does not hold
+KN2ROW_STRIDE = 1 << 15  # whose square its 32-bit counters hold
 MOST_BATCH = 1 << 31  # from here on its 32-bit counters would run over
 
 
@@ -882,6 +897,89 @@ def _explicit_cost(plan: Plan, problem: Problem) -> float:
     return EXPLICIT_START + time
 
 
+def _kn2row_shape(problem: Problem) -> tuple[int, int]:
+    """Tiles of 16 rows that the products of an output channel take; those of all of a group's."""
+    tiles = _ceil_div(problem.kernel_size, 16)
+    channels_out = problem.channels_out // problem.groups
+    return tiles, tiles * _ceil_div(channels_out, 16 * tiles // problem.kernel_size)
+
+
+def _kn2row_time(problem: Problem) -> float | None:
+    """µs that the kn2row kernel takes, or None if it cannot: `Kn2rowWork` of csrc/kn2row.cuh."""
+    assert problem.gpu is not None
+    stretch, tiles = _kn2row_shape(problem)
+    tiles = next((count for count in KN2ROW_BLOCKS if count >= tiles), 0)
+    if not tiles:
+        return None
+    warps, blocks = KN2ROW_BLOCKS[tiles]
+    size, reach = problem.dtype.itemsize, problem.reach - 1
+    kinds = max(1, 4 * size // problem.aligned)  # of rows, by how they begin modulo 4 values
+    of_step = 32 // size
+    steps = _ceil_div(_ceil_div(problem.channels_in // problem.groups, kinds), of_step)
+    shared = next(most for least, most in SLIDING_SHARED if problem.gpu.capability >= least)
+    channels_out = problem.channels_out // problem.groups
+    seen = problem.kernel_size // (problem.stride if problem.transposed else 1)
+    times: list[float] = []
+    for parts in (1, 2, 4, 8, 16):
+        if parts < kinds or parts > warps:
+            continue
+        window = warps // parts * KN2ROW_WINDOW
+        positions = window - (SECTOR // size - 1)
+        outputs = positions * problem.stride - reach
+        if not problem.transposed:
+            outputs = (positions - 1 - reach) // problem.stride + 1
+        bytes = 4 * (kinds * steps * tiles * 128 + parts * stretch * 16 * (window + 4))
+        if outputs < 1 or (not problem.transposed and positions <= reach) or bytes > shared:
+            continue
+        resident = min(blocks, shared // bytes)
+        at_once = resident * problem.gpu.multiprocessors
+        rows = max(1, problem.groups * problem.batch)
+        turns = _ceil_div(rows * _ceil_div(problem.length_out, outputs), at_once)
+        of_tile = _ceil_div(problem.length_out, max(1, turns * at_once // rows))
+        of_tile = min(outputs, max(_ceil_div(outputs, 2), of_tile))
+        columns = (of_tile - 1) * problem.stride + reach + 1
+        if problem.transposed:
+            columns = (of_tile - 1 + reach) // problem.stride + 1
+        windows = parts * _ceil_div(columns + 8, KN2ROW_WINDOW)
+        instructions = KN2ROW_OUTPUT[0] + parts * (KN2ROW_OUTPUT[1] + KN2ROW_OUTPUT[2] * seen)
+        busy = KN2ROW_OWN + KN2ROW_STEP[tiles] * windows * _ceil_div(steps, parts // kinds)
+        busy += channels_out * of_tile * instructions // 128
+        time = turns * (KN2ROW_TILE + resident * busy) / KN2ROW_CLOCK
+        times.append(time + KN2ROW_WEIGHT * kinds * steps * tiles * 4 / warps)
+    return min(times, default=None)
+
+
+def _kn2row_why_not(plan: Plan, problem: Problem) -> str | None:
+    if reason := _fma_why_not(problem):
+        return reason
+    if problem.mode not in _ROUNDED:
+        return f"has no {problem.mode} arithmetic"
+    sizes = (problem.length + 2 * problem.padding, problem.length_out, problem.reach)
+    if max(sizes) >= MOST_SLIDING or problem.stride >= KN2ROW_STRIDE:
+        return (
+            f"counts positions of padded rows below {MOST_SLIDING}, strides below {KN2ROW_STRIDE}"
+        )
+    if problem.batch * problem.length_out >= MOST_BATCH:
+        return f"has fewer than {MOST_BATCH} tiles"
+    if problem.groups >= KN2ROW_GROUPS:
+        return f"has fewer than {KN2ROW_GROUPS} groups, not {problem.groups}"
+    rows, most = 16 * _kn2row_shape(problem)[1], 16 * max(KN2ROW_BLOCKS)
+    if rows > most:
+        return f"takes {most} pairs of an output channel and a tap, not {rows}"
+    if _kn2row_time(problem) is None:
+        return "keeps all weights and a window that no tap leaves in shared memory"
+    return None
+
+
+def _kn2row_cost(plan: Plan, problem: Problem) -> float:
+    if problem.gpu is None or problem.mode not in _ROUNDED:
+        return float("inf")
+    time = _kn2row_time(problem)
+    if time is None:
+        return float("inf")
+    return LAUNCH + _larger(problem.bytes / (KN2ROW_BANDWIDTH * _scale(problem)), time)
+
+
 def _direct_why_not(plan: Plan, problem: Problem) -> str | None:
     if problem.gpu is None:
         return "needs a CUDA device"
@@ -1232,6 +1330,7 @@ PLANS: tuple[Plan, ...] = (
     _explicit(2, 224),
     _explicit(3, 128),
     Plan("toeplitz", "toeplitz", _toeplitz_why_not, _toeplitz_cost),
+    Plan("kn2row", "kn2row", _kn2row_why_not, _kn2row_cost),
     Plan("sliding", "sliding", _sliding_why_not, _sliding_cost),
     Plan("direct", "direct", _direct_why_not, _direct_cost),
     Plan("simd", "simd", _simd_why_not, lambda plan, problem: cpu_costs.simd(problem)),
@@ -1429,6 +1528,10 @@ def libraries() -> dict[str, str]:
             '#include "toeplitz.cuh"\n'
             f"FASTCONV1D_TOEPLITZ_LIBRARY(fastconv1d::{TENSOR_CORE_MODES[mode]})\n"
         )
+        glue[f"kn2row_{mode}"] = (
+            '#include "kn2row.cuh"\n'
+            f"FASTCONV1D_KN2ROW_LIBRARY(fastconv1d::{TENSOR_CORE_MODES[mode]})\n"
+        )
     for mode_type in ("Fp32", "Bf16", "Fp16"):
         glue[f"sliding_{mode_type.lower()}"] = (
             f'#include "sliding.cuh"\nFASTCONV1D_SLIDING_LIBRARY(fastconv1d::{mode_type})\n'
@@ -1479,7 +1582,7 @@ def tile_rows(family: str, mode: str) -> list[Plan]:
 def library_of(plan: Plan, problem: Problem) -> str:
     """The kernel library that a plan runs from, or '' if it needs none."""
     family = family_of(plan)
-    if family in (*TENSOR_CORE_FAMILIES, "toeplitz"):
+    if family in (*TENSOR_CORE_FAMILIES, "toeplitz", "kn2row"):
         return f"{family}_{problem.mode}"
     if plan.family == "sliding":
         return f"{family}_{'fp32' if problem.dtype.itemsize == 4 else problem.mode}"

@@ -465,6 +465,32 @@ TOEPLITZ = {
 }
 IN_PIECES = Run(Problem(2, 1, 1, 1300, 7100, padding=3200, bias=True), 0, shared_bytes=36 << 10)
 """More taps than fit in shared memory at a time."""
+KN2ROW = {
+    "to one channel, even rows": Problem(2, 40, 1, 1334, 7, padding=3, bias=True),
+    "to one channel, odd rows": Problem(3, 70, 1, 95, 7, padding=3, bias=True),
+    "to four channels": Problem(2, 33, 4, 600, 15, padding=7, bias=True),
+    "to five channels": Problem(1, 24, 5, 270, 5, padding=2, bias=True),
+    "to few channels of groups": Problem(2, 24 * 3, 2 * 3, 300, 3, padding=1, groups=3),
+    "to one channel, stride 2": Problem(1, 19, 1, 900, 6, stride=2, padding=1),
+    "to two channels, dilated": Problem(1, 18, 2, 400, 3, dilation=5, padding=4),
+    "to one channel, 50 taps": Problem(1, 20, 1, 500, 50, padding=20, bias=True),
+    "to two channels, 30 taps": Problem(1, 20, 2, 500, 30, padding=20, bias=True),
+    "one position": Problem(4, 30, 2, 1, 5, padding=2),
+    "padding beyond the reach": Problem(1, 9, 2, 30, 3, padding=40),
+    "transposed, to four channels": Problem(2, 40, 4, 500, 15, padding=7, transposed=True),
+    "transposed, stride 5": Problem(2, 50, 1, 1319, 10, stride=5, transposed=True, bias=True),
+    "transposed, stride 8": Problem(3, 64, 1, 399, 16, stride=8, transposed=True, bias=True),
+    "transposed, stride 3, dilation 2": Problem(
+        1, 20, 2, 199, 7, stride=3, dilation=2, padding=4, output_padding=2, transposed=True
+    ),
+    "transposed, empty phases": Problem(
+        1, 20, 2, 199, 5, stride=4, dilation=6, padding=4, transposed=True, bias=True
+    ),
+    "transposed, stride beyond the kernel": Problem(
+        2, 20, 3, 61, 3, stride=9, padding=1, transposed=True, bias=True
+    ),
+}
+"""Few output channels a group, and many input channels."""
 UNFOLDED = {
     f"transposed, {channels_in} to {channels_out} of {groups}, {k} stride {s}": Problem(
         2,
@@ -667,6 +693,14 @@ def toeplitz_runs(problems: Iterable[Problem], mode: str) -> list[Run]:
     return [*corner_runs(problems, mode, 0), in_pieces]
 
 
+def kn2row_runs(problems: Iterable[Problem], mode: str) -> list[Run]:
+    """Each problem on `corner_runs`, on one multiprocessor and on some in turn."""
+    return [
+        replace(run, shared_bytes=SHARED_BYTES["sm_90"], multiprocessors=(1, 5)[number // 2 % 2])
+        for number, run in enumerate(corner_runs(problems, mode, 0))
+    ]
+
+
 def grad_sliding_runs(problems: Iterable[Problem], mode: str) -> list[Run]:
     """Each problem on `gradient_runs`, with few multiprocessors and with many in turn."""
     runs = gradient_runs(corner_runs(problems, mode, 0))
@@ -727,6 +761,8 @@ def library_runs(library: str, problems: Iterable[Problem], *, shared: bool = Tr
         runs += grad_depthwise_runs(list(DEPTHWISE.values())[::3], mode)
     elif library.startswith("toeplitz"):
         runs = toeplitz_runs(list(TOEPLITZ.values())[1::3], library.rsplit("_", 1)[1])
+    elif library.startswith("kn2row"):
+        runs = kn2row_runs(list(KN2ROW.values())[::4], library.rsplit("_", 1)[1])
     elif library.startswith("sliding"):
         mode = sliding_mode(library)
         few = [*list(NARROW.values())[::2], *list(UNFOLDED.values())[::5]]

@@ -26,8 +26,10 @@ from kernel_runs import (
     FOLDED,
     HOPPER,
     IN_CI,
+    KN2ROW,
     LONG,
     NARROW,
+    SHARED_BYTES,
     SPLIT,
     TOEPLITZ,
     TRANSPOSED,
@@ -43,6 +45,7 @@ from kernel_runs import (
     gradient_runs,
     harness,
     has_turn,
+    kn2row_runs,
     library_runs,
     on_family,
     on_plan,
@@ -270,6 +273,22 @@ def test_toeplitz(build: Build, tmp_path: Path, mode: str) -> None:
     assert_right(build(harness(f"toeplitz_{mode}")), runs, tmp_path)
 
 
+@pytest.mark.parametrize("mode", ["tf32", "bf16", "fp16"])
+def test_kn2row(build: Build, tmp_path: Path, mode: str) -> None:
+    runs = kn2row_runs(KN2ROW.values(), mode)
+    few = [  # however rows begin
+        run
+        for run in random_runs(60, mode, 0)
+        if on_plan("kn2row", [replace(run, problem=replace(run.problem, row_alignment=2))])
+    ]
+    assert len(few) > 25
+    runs += [replace(r, shared_bytes=SHARED_BYTES["sm_90"], multiprocessors=5) for r in few]
+    runs = [replace(run, rounded=mode == "tf32") for run in runs]
+    # Columns of what a row has beside it meet products, but no sum.
+    runs += [replace(run, infinite=True) for run in runs[: len(KN2ROW) : 3]]
+    assert_right(build(harness(f"kn2row_{mode}")), runs, tmp_path)
+
+
 @pytest.mark.parametrize(
     "library", grouped("grad_sliding_fp32", "grad_sliding_bf16", "grad_sliding_fp16")
 )
@@ -428,6 +447,7 @@ WAITS = [
         ("dense", "dense"),
         ("sliding", "sliding"),
         ("toeplitz", "toeplitz"),
+        ("kn2row", "kn2row"),
         ("grad_dense", "grad_dense"),
         ("grad_dense", "grad_sum"),
         ("grad_hopper", "grad_hopper"),
@@ -459,6 +479,9 @@ def test_each_wait_is_needed(
         runs["bf16"] = corner_runs(few, "bf16", 0)
     if family == "toeplitz":
         runs["bf16"] = toeplitz_runs([TOEPLITZ["few batches"]], "bf16")
+    if family == "kn2row":
+        names = ("to one channel, even rows", "to four channels")
+        runs["bf16"] = kn2row_runs([KN2ROW[name] for name in names], "bf16")
     if family == "grad_sliding":
         few = [LONG[name] for name in ("long, causal", "long, many rows", "shared by blocks")]
         runs = {"bf16": gradient_runs(corner_runs(few, "bf16", 0))}

@@ -29,6 +29,7 @@ UPSAMPLING = Problem(
 DEPTHWISE = Problem(8, 64, 64, 4096, 4, padding=3, groups=64, mode="bf16", gpu=H200)
 LONG_KERNEL = Problem(32, 768, 768, 768, 768, padding=767, groups=768, mode="tf32", gpu=H200)
 SHORT_ROWS = Problem(12, 512, 1024, 264, 16, stride=8, padding=4, mode="tf32", gpu=H200)
+FEW_OUT = Problem(12, 64, 1, 16896, 7, padding=3, bias=True, mode="tf32", gpu=H200)
 TINY = Problem(1, 4, 4, 64, 3, mode="tf32", gpu=H200)
 BY_NAME = {row.name: row for row in plan.PLANS}
 
@@ -116,6 +117,30 @@ def test_names_are_distinct_and_no_family_takes_another_plans_name() -> None:
         ("explicit_128x224", replace(SHORT_ROWS.adjoint, groups=64), "groups of 32 channels"),
         ("explicit_128x224", replace(SHORT_ROWS, length=1 << 27), "padded rows below"),
         ("explicit_128x224", replace(SHORT_ROWS, length=1 << 20), "writes out up to"),
+        ("kn2row", FEW_OUT, None),
+        ("kn2row", replace(FEW_OUT, transposed=True, stride=3, dilation=2, channels_out=8), None),
+        ("kn2row", replace(FEW_OUT, gpu=A100, mode="fp16", channels_out=8), None),
+        ("kn2row", replace(FEW_OUT, groups=2, channels_out=2), None),
+        ("kn2row", on_cpu(FEW_OUT), "needs a CUDA device"),
+        ("kn2row", replace(FEW_OUT, gpu=V100), "needs compute capability 8.0"),
+        ("kn2row", replace(FEW_OUT, mode="ieee"), "has no ieee arithmetic"),
+        (
+            "kn2row",
+            replace(FEW_OUT, channels_out=9),
+            "64 pairs of an output channel and a tap, not",
+        ),
+        ("kn2row", replace(FEW_OUT, kernel_size=65), "64 pairs"),
+        ("kn2row", replace(FEW_OUT, channels_in=768, channels_out=4, kernel_size=15), None),
+        ("kn2row", replace(FEW_OUT, channels_in=8192), "in shared memory"),
+        ("kn2row", replace(FEW_OUT, dilation=50), "a window that no tap leaves"),
+        ("kn2row", replace(FEW_OUT, length=1 << 29), "positions of padded rows"),
+        ("kn2row", replace(FEW_OUT, stride=1 << 15, padding=1 << 18), "strides below"),
+        ("kn2row", replace(FEW_OUT, batch=1 << 19), "tiles"),
+        (
+            "kn2row",
+            Problem(1, 1 << 17, 1 << 16, 9, 3, groups=1 << 16, mode="tf32", gpu=H200),
+            "65536 groups",
+        ),
         ("direct", replace(LAYER_67, mode="fp64"), None),
         ("direct", replace(LAYER_67, gpu=V100), None),
         ("direct", replace(LAYER_67, transposed=True, stride=3, output_padding=2), None),
@@ -195,6 +220,15 @@ def test_long_kernels_run_on_tensor_cores(mode: str) -> None:
             assert plan.select(each).name == "toeplitz"
     assert plan.select(replace(LONG_KERNEL, mode="ieee")).name == "sliding"
     assert plan.select(replace(LONG_KERNEL, mode=mode, kernel_size=7, padding=6)).name == "sliding"
+
+
+@pytest.mark.parametrize("mode", ["tf32", "bf16", "fp16"])
+def test_few_output_channels_are_read_once(mode: str) -> None:
+    stem = Problem(2, 4, 768, 196608, 15, padding=7, mode=mode, gpu=H200)
+    for problem in (replace(FEW_OUT, mode=mode), stem.adjoint):
+        assert plan.select(problem).name == "kn2row"
+    assert plan.select(replace(FEW_OUT, mode="ieee")).name == "sliding"
+    assert plan.select(stem).family == "hopper"
 
 
 def test_taps_that_see_padding_alone_cost_nothing() -> None:
@@ -419,6 +453,7 @@ def test_every_plan_has_its_library_and_variant() -> None:
         "toeplitz_tf32", "toeplitz_bf16", "toeplitz_fp16",
         "explicit_tf32", "explicit_bf16", "explicit_fp16",
         "grad_explicit_tf32", "grad_explicit_bf16", "grad_explicit_fp16",
+        "kn2row_tf32", "kn2row_bf16", "kn2row_fp16",
         "grad_hopper_tf32", "grad_hopper_bf16", "grad_hopper_fp16",
         "grad_dense_tf32", "grad_dense_ieee", "grad_dense_bf16", "grad_dense_fp16",
         "grad_sliding_fp32", "grad_sliding_bf16", "grad_sliding_fp16", "grad_direct", "grad_bias",

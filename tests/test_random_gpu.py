@@ -2,8 +2,8 @@
 
 On a GPU 2,200 problems, each on one of the plans that can run it, with NaN in the memory that the
 allocator hands out, 2,080 more through the tiles of the Hopper kernel, and 1,600 with groups of few
-channels through the sliding one, and 600 through that of Toeplitz blocks. Without a GPU, a few
-through the CPU's own plan.
+channels through the sliding one, and 600 each through that of Toeplitz blocks and that of few
+output channels. Without a GPU, a few through the CPU's own plan.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ PROBLEMS_PER_MODE = 440
 PROBLEMS_PER_MODE_ON_HOPPER = 520
 PROBLEMS_PER_MODE_WRITTEN_OUT = 300
 PROBLEMS_PER_MODE_OF_FEW_CHANNELS = 400
-PROBLEMS_PER_MODE_OF_TOEPLITZ_BLOCKS = 200
+PROBLEMS_PER_MODE_OF_A_SPECIALIST = 200
 PROBLEMS_PER_MODE_ON_CPU = 20
+SPECIALISTS = ("toeplitz", "kn2row")
 FLOPS = 1 << 27
 
 
@@ -143,10 +144,11 @@ def test_random_problems_of_few_channels(fp32_precision: str) -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("family", SPECIALISTS)
 @pytest.mark.parametrize("fp32_precision", ["tf32", "bf16", "fp16"], indirect=True)
-def test_random_problems_of_toeplitz_blocks(fp32_precision: str) -> None:
+def test_random_problems_of_a_specialist(fp32_precision: str, family: str) -> None:
     mode, device = fp32_precision, torch.device("cuda")
-    ran, faults = random_runs(mode, PROBLEMS_PER_MODE_OF_TOEPLITZ_BLOCKS, device, "toeplitz")
+    ran, faults = random_runs(mode, PROBLEMS_PER_MODE_OF_A_SPECIALIST, device, family)
     print(f"{mode}: {ran.total()} problems, {len(faults)} wrong, by plan {dict(ran)}")
     assert not faults, "\n".join([f"{len(faults)} of {ran.total()} wrong", *faults[:10]])
 
