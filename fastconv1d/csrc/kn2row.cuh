@@ -108,7 +108,7 @@ struct Kn2rowBlock : Kn2rowShape<M, TILES> {
               first = of_lane % 4 * S::of_lane + place % 4 / 2 * S::of_word;
     const bool exists = out_of_stretch < p.stretch_outs && out < p.channels_out;
     const Element* const of_row = p.weight + group() * p.weight_group + out * p.weight_out + tap;
-    constexpr int apart = S::threads / of_all, at_once = 8;
+    constexpr int apart = S::threads / of_all, at_once = 6;
 #pragma unroll 1
     for (int of_kind = 0; of_kind < p.kinds; ++of_kind)
 #pragma unroll 1
