@@ -32,6 +32,7 @@ SLIDING_OUTPUT = 1.9e-6  # µs that the sliding kernel takes for an output and a
 SLIDING_TAP = 0.17e-6  # likewise for each tap
 SLIDING_WIDE = (0.9e-6, 0.075e-6)  # the same where rows share what is read: an output, a tap
 SLIDING_CHAINS = 0.78  # share of these that many channels take
+SLIDING_TURN = 0.1  # µs of each of many channels, which a thread takes one after the other
 SLIDING_APART_TAP = 1e-6  # for each where values are read one by one
 SLIDING_16_BIT = 0.7  # share of these that 16-bit types take
 SLIDING_WIDE_16_BIT = 0.9  # likewise where rows share what is read
@@ -752,9 +753,9 @@ def _sliding_time(problem: Problem) -> float:
         of_output = channels_in * (SLIDING_OUTPUT + taps * SLIDING_TAP)
         of_output *= SLIDING_CHAINS if channels_in > SLIDING_CHAIN else 1.0
     time = problem.output_elements * of_output
-    if problem.dtype.itemsize > 2:
-        return time
-    return time * (SLIDING_WIDE_16_BIT if wide else SLIDING_16_BIT)
+    if problem.dtype.itemsize == 2:
+        time *= SLIDING_WIDE_16_BIT if wide else SLIDING_16_BIT
+    return time + (channels_in * SLIDING_TURN if channels_in > SLIDING_CHAIN else 0.0)
 
 
 def _toeplitz_why_not(plan: Plan, problem: Problem) -> str | None:
