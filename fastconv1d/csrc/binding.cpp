@@ -412,14 +412,6 @@ void run_kernels(Launch launch, Workspace workspace_of, int64_t variant, fastcon
                  const Tensor& input) {
 #ifdef FASTCONV1D_CUDA
   a.multiprocessors = current_device().multiprocessors;
-  // Launchers have the driver make maps of rows, which takes a context. A thread that has not used the GPU yet, as
-  // autograd's, has none: this makes the device's its own.
-  thread_local const int begun = [] {
-    int device = 0;
-    const int error = cudaGetDevice(&device);
-    return error != 0 ? error : static_cast<int>(cudaSetDevice(device));
-  }();
-  check_launch(begun, "a kernel");
   Tensor workspace;
   if (const int64_t bytes = workspace_of(variant, &a); bytes > 0) {
     workspace = new_tensor({bytes}, input, c10::kByte);

@@ -160,6 +160,14 @@ inline int make_box_map(BoxMap* box, int element_bytes, const void* first, int64
     return reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(function);
   }();
   if (encode == nullptr) return cudaErrorNotSupported;
+  // A map belongs to a context, which a thread that has not used the GPU yet, as autograd's, does not have: this makes
+  // the device's its own.
+  thread_local const cudaError_t begun = [] {
+    int device = 0;
+    const cudaError_t error = cudaGetDevice(&device);
+    return error != cudaSuccess ? error : cudaSetDevice(device);
+  }();
+  if (begun != cudaSuccess) return begun;
   const cuuint64_t size[2] = {static_cast<cuuint64_t>(columns), static_cast<cuuint64_t>(rows)},
                    pitches[1] = {static_cast<cuuint64_t>(pitch)};
   const cuuint32_t box_size[2] = {static_cast<cuuint32_t>(box_columns),

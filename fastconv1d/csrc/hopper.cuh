@@ -6,7 +6,7 @@
 //
 //   warps 0-2   copy rows of the input as they lie in memory        -> inputs
 //   warp 3      copies the packed weights of one tap and slice      -> weights
-//   warps 4-    two or three warpgroups multiply the input (64 positions x 8 words, from registers) by
+//   warps 4-    two to four warpgroups multiply the input (64 positions x 8 words, from registers) by
 //               weights (8 words x N channels, from shared memory), and write their sums
 //
 // A word is one fp32 value or two channels of a 16-bit type. Of a step's 8 words a lane needs words
@@ -61,7 +61,7 @@ FASTCONV1D_HD constexpr bool cuts_chains() {
 }
 
 constexpr int kInputWarps = 3;  // one thread takes too long to copy many boxes
-constexpr int kProducerThreads = 128, kMostWarpgroups = 5;
+constexpr int kProducerThreads = 128, kMostWarpgroups = 4;
 
 // Of the finite values of a slice, without their signs, as bits of fp32: the largest, and the smallest that
 // is not 0, less 1.
