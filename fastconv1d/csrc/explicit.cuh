@@ -245,8 +245,8 @@ struct Explicit {
     p.left_comes_first = 1;
     const int64_t line = TRANSPOSED ? c.rows : c.depth,
                   lines = c.groups * (TRANSPOSED ? c.depth : c.rows);
-    if (const int error =
-            Product<M, T>::template launch<TRANSPOSED>(p, c, a.weight, lines, line, line, stream))
+    if (const int error = Product<M, T>::template launch<TRANSPOSED>(
+            p, c, a.weight, lines, line, line, a.multiprocessors, stream))
       return error;
     const auto size = [](int64_t n) { return static_cast<uint32_t>(n); };
     ExplicitSumParams sum{parts,

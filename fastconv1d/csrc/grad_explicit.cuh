@@ -147,8 +147,8 @@ struct GradExplicit {
     p.output = c.splits == 1 ? a.output : nullptr;
     p.parts = reinterpret_cast<float*>(parts);
     p.pitch = c.columns;
-    if (const int error = Product<M, T>::template launch<false>(p, c, left, a.channels_out, c.depth,
-                                                                pitch_of(c), stream))
+    if (const int error = Product<M, T>::template launch<false>(
+            p, c, left, a.channels_out, c.depth, pitch_of(c), a.multiprocessors, stream))
       return error;
     const int64_t elements = c.splits == 1 ? 0 : c.groups * c.rows * c.columns;
     return add_parts<M>({p.parts, elements, a.output}, {p.parts, 0, nullptr}, c.splits, stream);

@@ -10,8 +10,9 @@
 //   stage = [row][36 words of depth] of left, TURNED [depth][rows and 4 words more]: a pitch that keeps banks
 //           apart; then [4 words of depth][column][4 words] of right
 //
-// One warp has stages copied, WARPGROUPS multiply them, 64 rows by N columns each. Few tiles split the depth: each
-// split leaves fp32 sums of its own, which the kernel that comes next adds up in order.
+// One warp has stages copied, WARPGROUPS multiply them, 64 rows by N columns each. Blocks take tiles in turn; stages of
+// the next one come while sums of one are written. Few tiles split the depth: each split leaves fp32 sums of its own,
+// which the kernel that comes next adds up in order.
 //
 // Roofline: each matrix comes from memory once; a tile reads (rows + columns) x depth from L2.
 #pragma once
@@ -40,7 +41,7 @@ struct ProductParams {
   int64_t rows, columns, depth;  // of a group
   int64_t pitch;                 // of rows of parts or the output; even, as are columns
   int64_t row_blocks, column_blocks, groups, splits, slices;
-  int stages;
+  int stages, tiles;     // tiles: of all splits
   int left_comes_first;  // it was there before the kernel before this one
 };
 
@@ -63,21 +64,27 @@ struct ProductBlock {
   const ProductParams& p;
   Part* part;
   char* stages;
-  int row_block, column_block, group, split, begin, count;  // begin: the first slice
 
   __device__ __forceinline__ ProductBlock(const ProductParams& params, uint32_t* memory)
       : p(params),
         part(reinterpret_cast<Part*>(memory)),
-        stages(reinterpret_cast<char*>(memory) + kProductBarrierBytes) {
-    // Blocks that read the same of the left matrix run together.
-    Digits<uint32_t> digits{blockIdx.x};
-    column_block = static_cast<int>(digits.take(p.column_blocks));
-    row_block = static_cast<int>(digits.take(p.row_blocks));
-    split = static_cast<int>(digits.take(p.splits));
-    group = static_cast<int>(digits.rest);
+        stages(reinterpret_cast<char*>(memory) + kProductBarrierBytes) {}
+
+  // One of all splits' tiles. Those that read the same of the left matrix run together.
+  struct Tile {
+    int row_block, column_block, group, split, begin, count;  // begin: the first slice
+  };
+  __device__ __forceinline__ Tile tile_of(int number) const {
+    Digits<uint32_t> digits{static_cast<uint32_t>(number)};
+    Tile tile;
+    tile.column_block = static_cast<int>(digits.take(p.column_blocks));
+    tile.row_block = static_cast<int>(digits.take(p.row_blocks));
+    tile.split = static_cast<int>(digits.take(p.splits));
+    tile.group = static_cast<int>(digits.rest);
     const auto each = static_cast<int>(ceil_div(p.slices, p.splits));
-    begin = split * each;
-    count = static_cast<int>(smaller(each, larger(0, p.slices - begin)));
+    tile.begin = tile.split * each;
+    tile.count = static_cast<int>(smaller(each, larger(0, p.slices - tile.begin)));
+    return tile;
   }
 
   __device__ __forceinline__ void init() const {
@@ -87,38 +94,49 @@ struct ProductBlock {
     fence_async_proxy();
   }
 
-  __device__ __forceinline__ void copy_left(int slice, int stage) const {
+  __device__ __forceinline__ void copy_left(const Tile& tile, int slice, int stage) const {
     uint64_t* const full = part->barriers.full + stage;
     barrier_arrive_expecting(full, stage_bytes);
-    const auto across = static_cast<int>(row_block * T::rows), along = (begin + slice) * depth;
+    const int across = tile.row_block * T::rows, along = (tile.begin + slice) * depth;
     if (TURNED)
       copy_box(stages + stage * stage_bytes, &p.left, across,
-               static_cast<int>(group * p.depth) + along, full);
+               static_cast<int>(tile.group * p.depth) + along, full);
     else
       copy_box(stages + stage * stage_bytes, &p.left, along,
-               static_cast<int>(group * p.rows) + across, full);
+               static_cast<int>(tile.group * p.rows) + across, full);
   }
-  __device__ __forceinline__ void copy_right(int slice, int stage) const {
+  __device__ __forceinline__ void copy_right(const Tile& tile, int slice, int stage) const {
     const int64_t number =
-        (int64_t{group} * p.column_blocks + column_block) * p.slices + begin + slice;
+        (int64_t{tile.group} * p.column_blocks + tile.column_block) * p.slices + tile.begin + slice;
     copy_bulk(stages + stage * stage_bytes + left_bytes, p.right + number * (right_bytes / 4),
               right_bytes, part->barriers.full + stage);
   }
   // One thread.
   __device__ __forceinline__ void produce() const {
-    const auto first = static_cast<int>(smaller(p.stages, count));
     if (!p.left_comes_first) wait_for_kernel_before();
-    for (int i = 0; i < first; ++i) copy_left(i, i);
-    if (p.left_comes_first) wait_for_kernel_before();
-    for (int i = 0; i < first; ++i) copy_right(i, i);
+    int number = static_cast<int>(blockIdx.x), slice = 0;
+    Tile tile = tile_of(number);
     Turn turn;
-    turn.parity = 1;
-#pragma unroll 1
-    for (int slice = first; slice < count; ++slice) {
-      barrier_wait(part->barriers.empty + turn.stage, turn.parity ^ 1);
-      copy_left(slice, turn.stage);
-      copy_right(slice, turn.stage);
+    const auto first = static_cast<int>(smaller(p.stages, tile.count));
+    for (; slice < first; ++slice) copy_left(tile, slice, slice);
+    if (p.left_comes_first) wait_for_kernel_before();
+    for (int i = 0; i < first; ++i) {
+      copy_right(tile, i, i);
       turn.advance(p.stages);
+    }
+#pragma unroll 1
+    while (true) {
+#pragma unroll 1
+      for (; slice < tile.count; ++slice) {
+        barrier_wait(part->barriers.empty + turn.stage, turn.parity ^ 1);
+        copy_left(tile, slice, turn.stage);
+        copy_right(tile, slice, turn.stage);
+        turn.advance(p.stages);
+      }
+      number += static_cast<int>(gridDim.x);
+      if (number >= p.tiles) break;
+      tile = tile_of(number);
+      slice = 0;
     }
   }
 
@@ -154,54 +172,61 @@ struct ProductBlock {
     // The same for all lanes, which the compiler should know.
     const int warpgroup = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x - 128) / 128, 0);
     float sums[1][T::columns / 2];
-#pragma unroll
-    for (int i = 0; i < T::columns / 2; ++i) sums[0][i] = 0;
-    wgmma_hold(sums[0]);
     uint32_t fragments[2][1][4];
     const int place = place_of_lane(warpgroup);
     Turn turn;
-    int before = -1;
 #pragma unroll 1
-    for (int slice = 0; slice < count; ++slice) {
-      barrier_wait(part->barriers.full + turn.stage, turn.parity);
-      const char* const stage = stages + turn.stage * stage_bytes;
-      const Operand right(stage + left_bytes, 16 * T::columns, 0);
+    for (int number = static_cast<int>(blockIdx.x); number < p.tiles;
+         number += static_cast<int>(gridDim.x)) {
+      const Tile tile = tile_of(number);
 #pragma unroll
-      for (int step = 0; step < kProductSteps; ++step) {
-        // The products of what was here before are over.
-        wgmma_wait<1>();
-        auto& fragment = fragments[step % 2];
-        read(fragment[0], stage + place, step);
-        wgmma_hold(fragment[0]);
-        wgmma_fence();
-        M::multiply(sums, fragment, right.step(step));
-        wgmma_commit();
-        if (step == 1) give_back(part->barriers.empty, before);
+      for (int i = 0; i < T::columns / 2; ++i) sums[0][i] = 0;
+      wgmma_hold(sums[0]);
+      int before = -1;
+#pragma unroll 1
+      for (int slice = 0; slice < tile.count; ++slice) {
+        barrier_wait(part->barriers.full + turn.stage, turn.parity);
+        const char* const stage = stages + turn.stage * stage_bytes;
+        const Operand right(stage + left_bytes, 16 * T::columns, 0);
+#pragma unroll
+        for (int step = 0; step < kProductSteps; ++step) {
+          // The products of what was here before are over.
+          wgmma_wait<1>();
+          auto& fragment = fragments[step % 2];
+          read(fragment[0], stage + place, step);
+          wgmma_hold(fragment[0]);
+          wgmma_fence();
+          M::multiply(sums, fragment, right.step(step));
+          wgmma_commit();
+          if (step == 1) give_back(part->barriers.empty, before);
+        }
+        before = turn.stage;
+        turn.advance(p.stages);
       }
-      before = turn.stage;
-      turn.advance(p.stages);
+      wgmma_wait<0>();
+      wgmma_hold(sums[0]);
+      give_back(part->barriers.empty, before);
+      store(sums[0], tile, warpgroup);
     }
-    wgmma_wait<0>();
-    wgmma_hold(sums[0]);
-    store(sums[0], warpgroup);
   }
 
-  __device__ __forceinline__ void store(const float (&sums)[T::columns / 2], int warpgroup) const {
-    const int lane = threadIdx.x % 32, row = row_block * T::rows + warpgroup * 64 +
+  __device__ __forceinline__ void store(const float (&sums)[T::columns / 2], const Tile& tile,
+                                        int warpgroup) const {
+    const int lane = threadIdx.x % 32, row = tile.row_block * T::rows + warpgroup * 64 +
                                              static_cast<int>(threadIdx.x) / 32 % 4 * 16 + lane / 4;
-    const int64_t column = int64_t{column_block} * T::columns + lane % 4 * 2;
+    const int64_t column = int64_t{tile.column_block} * T::columns + lane % 4 * 2;
     const auto left = static_cast<int>(p.columns - column);
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       if (row + h * 8 >= p.rows) continue;
-      const int64_t of_group = int64_t{group} * p.rows + row + h * 8;
+      const int64_t of_group = int64_t{tile.group} * p.rows + row + h * 8;
       if (p.output != nullptr) {
         auto* const to = static_cast<Element*>(p.output) + of_group * p.pitch + column;
 #pragma unroll
         for (int i = 0; i < T::columns / 8; ++i)
           if (i * 8 < left) M::store_pair(to + i * 8, sums[i * 4 + h * 2], sums[i * 4 + h * 2 + 1]);
       } else {
-        float* const to = p.parts + (split * p.groups * p.rows + of_group) * p.pitch + column;
+        float* const to = p.parts + (tile.split * p.groups * p.rows + of_group) * p.pitch + column;
 #pragma unroll
         for (int i = 0; i < T::columns / 8; ++i)
           if (i * 8 < left)
@@ -255,7 +280,7 @@ struct Product {
   // `lines` of the left matrix lie `line` elements apart and have `length` of them; all groups' one after the other.
   template <bool TURNED>
   static int launch(ProductParams& p, const ProductCut& c, const void* left, int64_t lines,
-                    int64_t length, int64_t line, void* stream) {
+                    int64_t length, int64_t line, int64_t multiprocessors, void* stream) {
     using Block = ProductBlock<M, T, TURNED>;
     constexpr int64_t size = sizeof(typename M::Element);
     if (const int error = make_box_map(&p.left, size, left, length, lines, line * size,
@@ -272,12 +297,13 @@ struct Product {
     p.stages = static_cast<int>(
         smaller(kProductStages, (shared_budget(1) - kProductBarrierBytes) / Block::stage_bytes));
     const int64_t bytes = kProductBarrierBytes + p.stages * Block::stage_bytes,
-                  blocks = c.groups * c.row_blocks * c.column_blocks * c.splits;
-    if (blocks > INT32_MAX) return 1;  // cudaErrorInvalidValue
+                  tiles = c.groups * c.row_blocks * c.column_blocks * c.splits;
+    if (tiles > INT32_MAX - multiprocessors) return 1;  // cudaErrorInvalidValue
+    p.tiles = static_cast<int>(tiles);
     if (const int error = set_shared_limit(product_kernel<M, T, TURNED>, bytes)) return error;
     return fastconv1d::launch<true>(product_kernel<M, T, TURNED>,
-                                    dim3(static_cast<unsigned>(blocks)), dim3(T::threads), bytes,
-                                    stream, p);
+                                    dim3(static_cast<unsigned>(smaller(tiles, multiprocessors))),
+                                    dim3(T::threads), bytes, stream, p);
   }
 };
 
