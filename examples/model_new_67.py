@@ -151,6 +151,12 @@ inline int make_box_map(BoxMap* box, int element_bytes, const void* first, int64
     return reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(function);
   }();
   if (encode == nullptr) return cudaErrorNotSupported;
+  thread_local const cudaError_t begun = [] {
+    int device = 0;
+    const cudaError_t error = cudaGetDevice(&device);
+    return error != cudaSuccess ? error : cudaSetDevice(device);
+  }();
+  if (begun != cudaSuccess) return begun;
   const cuuint64_t size[2] = {static_cast<cuuint64_t>(columns), static_cast<cuuint64_t>(rows)},
                    pitches[1] = {static_cast<cuuint64_t>(pitch)};
   const cuuint32_t box_size[2] = {static_cast<cuuint32_t>(box_columns),
@@ -1734,7 +1740,7 @@ FASTCONV1D_HD constexpr bool cuts_chains() {
   return M::chain > 0 && T::m_tiles * T::channels <= 96;
 }
 constexpr int kInputWarps = 3;
-constexpr int kProducerThreads = 128, kMostWarpgroups = 5;
+constexpr int kProducerThreads = 128, kMostWarpgroups = 4;
 struct Range {
   uint32_t most, least;
 };
