@@ -1560,13 +1560,17 @@ def sources_hash(device: str = "cuda") -> str:
     return build.sources_hash(text for text in of_device if "binding.cpp" not in text)
 
 
+def needs_hopper(library: str) -> bool:
+    """Whether a library is of a family whose instructions GPUs of sm_90a alone have."""
+    return library.rsplit("_", 1)[0] in HOPPER_FAMILIES
+
+
 def libraries_for(arch: str) -> dict[str, str]:
     """Those libraries that a GPU architecture, as '90a', can run."""
     return {
         name: glue
         for name, glue in libraries().items()
-        if name not in CPU_LIBRARIES
-        and (arch == "90a" or name.rsplit("_", 1)[0] not in HOPPER_FAMILIES)
+        if name not in CPU_LIBRARIES and (arch == "90a" or not needs_hopper(name))
     }
 
 

@@ -157,15 +157,21 @@ def harness(library: str, variants: Sequence[int] = ()) -> str:
     return glue + '#include "harness.cpp"\n'
 
 
+def with_tiles(library: str, tiles: Iterable[int], runs: Iterable[Run]) -> tuple[str, list[Run]]:
+    """The harness with some tiles of a library alone, among them those of all runs, and the runs
+    by their numbers there."""
+    variants = sorted(tiles)
+    moved = [replace(run, variant=variants.index(run.variant)) for run in runs]
+    return harness(library, variants), moved
+
+
 def with_few_tiles(library: str, runs: Iterable[Run], every: int = 1) -> tuple[str, list[Run]]:
     """The harness with the tiles of some runs alone, or with each `every`-th, and those runs."""
     if library.rsplit("_", 1)[0] not in plan.TENSOR_CORE_FAMILIES:
         return harness(library), list(runs)
     runs = [replace(run, variant=run.variant - run.variant % every) for run in runs]
     runs = on_family(library.rsplit("_", 1)[0], runs)
-    variants = sorted({run.variant for run in runs})
-    moved = [replace(run, variant=variants.index(run.variant)) for run in runs]
-    return harness(library, variants), moved
+    return with_tiles(library, {run.variant for run in runs}, runs)
 
 
 def execute(

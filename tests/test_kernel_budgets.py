@@ -69,10 +69,6 @@ def kernels_in(log: str) -> list[Kernel]:
     ]
 
 
-def is_of_hopper(library: str) -> bool:
-    return library.rsplit("_", 1)[0] in plan.HOPPER_FAMILIES
-
-
 def architectures_of(library: str) -> list[str]:
     # fp16's kernels are bf16's but for conversions: one architecture tells. CI's two cores compile
     # no fp16, and all else for the least architecture alone.
@@ -80,7 +76,7 @@ def architectures_of(library: str) -> list[str]:
     if library.endswith("fp16"):
         architectures = ("90a",)
     elif IN_CI:
-        architectures = ("90a",) if is_of_hopper(library) else ("80",)
+        architectures = ("90a",) if plan.needs_hopper(library) else ("80",)
     return [a for a in architectures if library in plan.libraries_for(a)]
 
 
@@ -135,7 +131,7 @@ def test_no_kernel_spills(logs: dict[str, Future[str]], library: str) -> None:
         assert kernel.shared <= STATIC_SHARED_LIMIT, kernel
 
 
-@pytest.mark.parametrize("library", [name for name in LIBRARIES if is_of_hopper(name)])
+@pytest.mark.parametrize("library", [name for name in LIBRARIES if plan.needs_hopper(name)])
 def test_products_of_the_hopper_kernels_overlap(logs: dict[str, Future[str]], library: str) -> None:
     log = logs[library].result()
     # What ptxas says where it serialises wgmma or waits for it, or ignores a count of registers.

@@ -54,6 +54,7 @@ from kernel_runs import (
     sliding_mode,
     toeplitz_runs,
     with_few_tiles,
+    with_tiles,
 )
 from random_problems import CONTIGUOUS_ROWS
 
@@ -135,9 +136,8 @@ def with_tested_tiles(library: str, runs: list[Run]) -> tuple[str, list[Run]]:
     """The harness with all tiles of a library that tests run, compiled once, and runs of these."""
     family, mode = library.rsplit("_", 1)
     named = set() if mode == "fp16" else NAMED.get(family, set())
-    variants = sorted({*TESTED[library], *named} & set(range(len(plan.tile_rows(family, mode)))))
-    moved = [replace(run, variant=variants.index(run.variant)) for run in runs]
-    return harness(library, variants), moved
+    there = set(range(len(plan.tile_rows(family, mode))))
+    return with_tiles(library, {*TESTED[library], *named} & there, runs)
 
 
 @pytest.mark.parametrize(("family", "mode", "variant"), TILES)
