@@ -1,6 +1,7 @@
 """Clocks: what a call costs in time and memory, and what the device could do at best."""
 
 import contextlib
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -61,18 +62,21 @@ def race(calls: Mapping[str, Call], device: torch.device, seconds: float) -> dic
 
     Taking turns lets a change of clock or temperature hit every call alike. Before each timed call
     a buffer larger than the last-level cache is written, outside of the timed region: the inputs
-    come from memory, as they do in a model, and the host runs ahead of the device. Times are CUDA
-    events on the GPU and the wall clock on the CPU.
+    come from memory, as they do in a model. On a GPU it is written as often as keeps the device
+    busy until the host has enqueued the call, so that times are the device's alone, by CUDA events;
+    `host_microseconds` has the host's. On the CPU they are the wall clock's.
     """
     flush = torch.empty(256 << 20 if device.type == "cuda" else 64 << 20, dtype=torch.int8).to(
         device
     )
     for call in calls.values():
         call()
+    writes = 1 if device.type == "cpu" else _writes_ahead(calls, device, flush)
     start = time.perf_counter()
-    _rounds(calls, device, flush, 1)
+    _rounds(calls, device, flush, writes, 1)
     lap = time.perf_counter() - start
-    samples = _rounds(calls, device, flush, min(200, max(5, round(seconds / lap))))
+    rounds = min(200, max(5, round(seconds / lap)))
+    samples = _rounds(calls, device, flush, writes, rounds)
     timings = {}
     for name, times in samples.items():
         deciles = statistics.quantiles(times, n=10, method="inclusive")
@@ -80,8 +84,29 @@ def race(calls: Mapping[str, Call], device: torch.device, seconds: float) -> dic
     return timings
 
 
+def _writes_ahead(calls: Mapping[str, Call], device: torch.device, flush: torch.Tensor) -> int:
+    """How often `flush` is written while the host enqueues a call, were it twice as slow as now."""
+    several = 8
+
+    def seconds(*run: Call, wait: bool) -> float:
+        synchronize(device)
+        start = time.perf_counter()
+        for call in run:
+            call()
+        if wait:
+            synchronize(device)
+        return time.perf_counter() - start
+
+    write = seconds(*[flush.zero_] * several, wait=True) / several
+    enqueueing = max(
+        statistics.median(seconds(call, wait=False) for _ in range(several))
+        for call in calls.values()
+    )
+    return 1 + math.ceil(2 * enqueueing / write)
+
+
 def _rounds(
-    calls: Mapping[str, Call], device: torch.device, flush: torch.Tensor, count: int
+    calls: Mapping[str, Call], device: torch.device, flush: torch.Tensor, writes: int, count: int
 ) -> dict[str, list[float]]:
     if device.type == "cpu":
         times: dict[str, list[float]] = {name: [] for name in calls}
@@ -97,7 +122,8 @@ def _rounds(
     for _ in range(count):
         for name, call in calls.items():
             first, last = event(enable_timing=True), event(enable_timing=True)
-            flush.zero_()
+            for _ in range(writes):
+                flush.zero_()
             first.record()
             call()
             last.record()

@@ -435,7 +435,7 @@ def test_sanitized(build: Build, tmp_path: Path, library: str, sanitizer: str) -
 
 
 WAIT = re.compile(
-    r"__sync\w+\(\)|warpgroup_sync\([^;]*\)(?=;)|copy_async_wait<\d+>\(\)|wgmma_wait<\d+>\(\)|barrier_wait\([^;]*\)(?=;)"
+    r"__sync\w+\(\)|(?:warpgroup|threads)_sync\([^;]*\)(?=;)|copy_async_wait<\d+>\(\)|wgmma_wait<\d+>\(\)|barrier_wait\([^;]*\)(?=;)"
 )
 WAITS = [
     (family, header, number)

@@ -145,9 +145,11 @@ __device__ __forceinline__ void copy_bulk(void* shared, const void* global, uint
 struct BoxMap {
   CUtensorMap map;
 };
-// `first` and `pitch`, in bytes, are multiples of 16; so are a box's rows. Returns a cudaError_t.
+// `first` and `pitch`, in bytes, are multiples of 16; so are a box's rows. `for_operand`: as `wgmma_swizzled_operand` has it, rows
+// of 128 bytes, and of fp32 the nearest TF32. Returns a cudaError_t.
 inline int make_box_map(BoxMap* box, int element_bytes, const void* first, int64_t columns,
-                        int64_t rows, int64_t pitch, int box_columns, int box_rows) {
+                        int64_t rows, int64_t pitch, int box_columns, int box_rows,
+                        bool for_operand = false) {
   static const auto encode = [] {
     void* function = nullptr;
     cudaDriverEntryPointQueryResult found{};
@@ -173,12 +175,14 @@ inline int make_box_map(BoxMap* box, int element_bytes, const void* first, int64
   const cuuint32_t box_size[2] = {static_cast<cuuint32_t>(box_columns),
                                   static_cast<cuuint32_t>(box_rows)},
                    steps[2] = {1, 1};
-  const CUresult error =
-      encode(&box->map,
-             element_bytes == 2 ? CU_TENSOR_MAP_DATA_TYPE_UINT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT32,
-             2, const_cast<void*>(first), size, pitches, box_size, steps,
-             CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_NONE,
-             CU_TENSOR_MAP_L2_PROMOTION_L2_128B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  const CUresult error = encode(
+      &box->map,
+      element_bytes == 2 ? CU_TENSOR_MAP_DATA_TYPE_UINT16
+      : for_operand      ? CU_TENSOR_MAP_DATA_TYPE_TFLOAT32
+                         : CU_TENSOR_MAP_DATA_TYPE_FLOAT32,
+      2, const_cast<void*>(first), size, pitches, box_size, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
+      for_operand ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_NONE,
+      CU_TENSOR_MAP_L2_PROMOTION_L2_128B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   return error == CUDA_SUCCESS ? 0 : cudaErrorInvalidValue;
 }
 // Copies the box that begins with this column, a multiple of 16 bytes, and row to an address that is a
@@ -205,10 +209,11 @@ __device__ __forceinline__ void fence_async_proxy() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 
-// All 128 threads of a warpgroup wait for each other; `id`, from 1 to 15, is the warpgroup's own.
-__device__ __forceinline__ void warpgroup_sync(int id) {
-  asm volatile("bar.sync %0, 128;" ::"r"(id) : "memory");
+// So many threads, of whole warps, wait for each other; `id`, from 1 to 15, is their own.
+__device__ __forceinline__ void threads_sync(int id, int threads) {
+  asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
+__device__ __forceinline__ void warpgroup_sync(int id) { threads_sync(id, 128); }
 
 // Lets the next kernel of the stream begin, if it was launched as one that may, and has this one wait
 // until the kernel before it is over.
@@ -271,6 +276,15 @@ __device__ __forceinline__ uint64_t wgmma_operand(const void* shared, uint32_t h
   const auto address = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
   return (address & 0x3ffff) >> 4 | static_cast<uint64_t>(half_bytes >> 4) << 16 |
          static_cast<uint64_t>(128 >> 4) << 32;
+}
+// The same of columns of 128 bytes, one after the other, whose pieces of 16 bytes are interchanged: a piece's number in
+// its column is xored with the column's in 8, counted from a multiple of kOperandAlignment on. It may begin with
+// every second piece.
+constexpr int kOperandAlignment = 1024;
+__device__ __forceinline__ uint64_t wgmma_swizzled_operand(const void* shared) {
+  const auto address = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
+  return (address & 0x3ffff) >> 4 | uint64_t{1} << 16 |
+         static_cast<uint64_t>(kOperandAlignment >> 4) << 32 | uint64_t{1} << 62;
 }
 __device__ __forceinline__ void wgmma_fence() {
   asm volatile("wgmma.fence.sync.aligned;" ::: "memory");

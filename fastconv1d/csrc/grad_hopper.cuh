@@ -18,11 +18,17 @@
 //   ready  = [4 words of positions][N channels and one more, for the banks][4 words], channels kind by kind
 //   inputs = [class of taps][kind][row of a kind][vectors] of the input
 //
+// Where rows of grad_output begin at 16 bytes, DIRECT, boxes come as products read them, in pieces of 16 bytes that are
+// interchanged (a "swizzle"), and as TF32. Warps 1-3 then have only the bias to see to, of 16-bit values: those of fp32
+// have been rounded, and so layers with a bias are not direct.
+//
 // A word is one fp32 value or two positions of a 16-bit type. Taps near each other share a row of the input;
 // if they are so far apart that a row for each is shorter, a channel has as many rows, its classes.
 //
-// Pairs are numbered channel by channel, so that sums leave as neighbours: a part for each split, in the
-// gradient's order, that `grad_sum_kernel` adds up, or the gradient itself.
+// Pairs are numbered tap by tap, and those of a tap kind by kind: the 8 rows of a product that a warp reads at once lie
+// an odd number of vectors apart then, in banks of their own, and begin alike within a word. Sums leave by way of
+// shared memory as neighbours: a part for each split, in the gradient's order, that `grad_sum_kernel` adds up, or the
+// gradient itself.
 //
 // Roofline: as that of grad_dense.cuh. Of shared memory's bandwidth a warpgroup's product takes N x 32 bytes
 // in the time of 64 x N x 8 words, and grad_output's way through it three times its size: the widest tiles keep
@@ -58,8 +64,23 @@ struct GradPairs {
   int kinds_log2;
   int64_t channel_blocks, tap_blocks;
   FASTCONV1D_HD constexpr int row_bytes() const { return 16 * vectors; }
+  FASTCONV1D_HD constexpr int kinds() const { return 1 << kinds_log2; }
   FASTCONV1D_HD constexpr int rows_of_kind() const {
-    return (channels + (1 << kinds_log2) - 1) >> kinds_log2;
+    return (channels + kinds() - 1) >> kinds_log2;
+  }
+  // Channels are numbered kind by kind: the first so many kinds have `rows_of_kind`, the others one less.
+  FASTCONV1D_HD constexpr int full_kinds() const {
+    return channels - ((rows_of_kind() - 1) << kinds_log2);
+  }
+  FASTCONV1D_HD constexpr int number_of(int channel) const {
+    const int kind = channel & (kinds() - 1), missing = kind - full_kinds();
+    return kind * rows_of_kind() + (channel >> kinds_log2) - (missing > 0 ? missing : 0);
+  }
+  FASTCONV1D_HD constexpr int channel_of(int number) const {
+    const int rows = rows_of_kind(), of_full = full_kinds() * rows;
+    if (number < of_full) return number % rows << kinds_log2 | number / rows;
+    const int beyond = number - of_full;
+    return beyond % (rows - 1) << kinds_log2 | (full_kinds() + beyond / (rows - 1));
   }
   // There is a box for each kind of each class.
   FASTCONV1D_HD constexpr int boxes() const { return classes << kinds_log2; }
@@ -87,21 +108,24 @@ struct GradHopperParams {
   int raw_stages, ready_stages, input_stages, input_bytes;
 };
 
-template <class M, class T>
+template <class M, class T, bool DIRECT>
 struct GradHopperBlock {
   using Element = typename M::Element;
   static constexpr int element = sizeof(Element), values = M::values_per_word;
   static constexpr int positions = kGradWords * values, vector = 4 * values;
   static constexpr int quad_bytes = 16 * (T::channels + 1);
-  static constexpr int most_pitch = 16 * (kGradWords / 4 + 1);  // bytes of a raw row of grad_output
+  static constexpr int most_pitch =
+      16 * (kGradWords / 4 + !DIRECT);  // bytes of a raw row of grad_output
   static constexpr int raw_bytes = T::channels * most_pitch,
-                       ready_bytes = (kGradWords / 4 * quad_bytes + 127) / 128 * 128;
+                       ready_bytes =
+                           DIRECT ? raw_bytes : (kGradWords / 4 * quad_bytes + 127) / 128 * 128;
   static constexpr int row_lanes = 8;  // that make a row of grad_output ready together
   static constexpr int bias_bytes = 4 * T::channels * row_lanes * kGradMakers;
-  static constexpr int64_t fixed_bytes = round_up(kGradPartBytes + bias_bytes, 128);
+  static constexpr int64_t fixed_bytes =
+      round_up(kGradPartBytes + bias_bytes, DIRECT ? kOperandAlignment : 128);
 
   // Of sums on their way out, in shared memory: columns at a time, and from one to the next, which keeps banks apart.
-  static constexpr int out_columns = T::channels / 4, out_pitch = 20;
+  static constexpr int out_columns = T::channels / 4, out_pitch = T::pairs + 4;
 
   static constexpr int log2_of_channels = T::channels == 128 ? 7 : 6;
   static_assert(T::channels == 1 << log2_of_channels && kGradWords == 4 * 8);
@@ -127,7 +151,7 @@ struct GradHopperBlock {
         part(reinterpret_cast<Part*>(memory)),
         bias(reinterpret_cast<float*>(reinterpret_cast<char*>(memory) + kGradPartBytes)),
         raw_stages(reinterpret_cast<char*>(memory) + fixed_bytes),
-        ready_stages(raw_stages + params.raw_stages * raw_bytes),
+        ready_stages(DIRECT ? raw_stages : raw_stages + params.raw_stages * raw_bytes),
         input_stages(ready_stages + params.ready_stages * ready_bytes) {}
 
   // Before anybody looks: a warp has a thread for each stage, since one takes 20 cycles a barrier, another warp's
@@ -138,7 +162,7 @@ struct GradHopperBlock {
     const int stage = static_cast<int>(threadIdx.x);
     barrier_init(part->raw.full + stage, 1);
     barrier_init(part->raw.empty + stage, 1);
-    barrier_init(part->ready.full + stage, 1);
+    barrier_init(part->ready.full + stage, DIRECT ? kGradMakers : 1);
     barrier_init(part->ready.empty + stage, 4 * T::warpgroups);
     barrier_init(part->inputs.full + stage, 1);
     barrier_init(part->inputs.empty + stage, 4 * T::warpgroups);
@@ -195,7 +219,7 @@ struct GradHopperBlock {
   }
   // By how many positions a row of the input begins behind its raw one.
   __device__ __forceinline__ int ahead_of(int row, int first) const {
-    return (p.input_boxes.leads[row & ((1 << p.pairs.kinds_log2) - 1)] + first) & (vector - 1);
+    return (p.input_boxes.leads[row & (p.pairs.kinds() - 1)] + first) & (vector - 1);
   }
 
   // One of the boxes of a slice: where it goes in a stage, and where it lies for the first slice of a batch.
@@ -210,8 +234,8 @@ struct GradHopperBlock {
   }
   __device__ __forceinline__ Box input_box(int unit, int batch) const {
     const GradPairs& c = p.pairs;
-    const int kinds = 1 << c.kinds_log2, row = first_input_row(batch) + (unit & (kinds - 1)),
-              of_row = row & (kinds - 1), first = first_of(unit >> c.kinds_log2, 0);
+    const int row = first_input_row(batch) + (unit & (c.kinds() - 1)),
+              of_row = row & (c.kinds() - 1), first = first_of(unit >> c.kinds_log2, 0);
     return {&p.input_boxes.maps[of_row], unit * c.box_step(),
             first + p.input_boxes.leads[of_row] - ahead_of(row, first), row >> c.kinds_log2};
   }
@@ -234,7 +258,7 @@ struct GradHopperBlock {
       }
       uint64_t *const raw_full = part->raw.full + raw.stage, *const inputs_full =
                                                                  part->inputs.full + inputs.stage;
-      barrier_wait(part->raw.empty + raw.stage, raw.parity ^ 1);
+      barrier_wait((DIRECT ? part->ready : part->raw).empty + raw.stage, raw.parity ^ 1);
       barrier_wait(part->inputs.empty + inputs.stage, inputs.parity ^ 1);
       if (lane == 0) {
         barrier_arrive_expecting(raw_full, T::channels * p.raw_pitch);
@@ -256,34 +280,37 @@ struct GradHopperBlock {
     }
   }
 
-  // 16 bytes that begin at a multiple of ALIGNMENT.
-  template <int ALIGNMENT>
-  static __device__ __forceinline__ uint4 read(const char* from) {
-    if constexpr (ALIGNMENT == 16) {
-      return *reinterpret_cast<const uint4*>(from);
-    } else if constexpr (ALIGNMENT == 8) {
-      const auto* const pair = reinterpret_cast<const uint2*>(from);
-      const uint2 first = pair[0], second = pair[1];
-      return make_uint4(first.x, first.y, second.x, second.y);
+  // How far rows begin behind a multiple of 16 bytes: not at all, or so many words and maybe a 16-bit value, of
+  // `bits`. Banks are apart where whole vectors are read.
+  static constexpr int nowhere = -1;
+  template <int WORDS>
+  static __device__ __forceinline__ uint4 read(const char* from, int bits) {
+    const auto* const vectors = reinterpret_cast<const uint4*>(from);
+    const uint4 first = vectors[0];
+    if constexpr (WORDS == nowhere) {
+      return first;
     } else {
-      uint32_t word[5];
-      const auto* const words = reinterpret_cast<const uint32_t*>(from - 4 + ALIGNMENT);
+      const uint4 second = vectors[1];
+      const uint32_t both[8] = {first.x,  first.y,  first.z,  first.w,
+                                second.x, second.y, second.z, second.w};
+      uint32_t word[4];
 #pragma unroll
-      for (int i = 0; i < (ALIGNMENT == 4 ? 4 : 5); ++i) word[i] = words[i];
-      if constexpr (ALIGNMENT == 2)
-#pragma unroll
-        for (int i = 0; i < 4; ++i) word[i] = halves_of(word[i] >> 16, word[i + 1], false);
+      for (int i = 0; i < 4; ++i)
+        word[i] = values == 1 ? both[WORDS + i]
+                              : shifted_right(both[WORDS + i], both[WORDS + i + 1], bits);
       return make_uint4(word[0], word[1], word[2], word[3]);
     }
   }
-  // Calls function(alignment), an integral constant, for rows that begin so many values behind 16 bytes.
+  // Calls function(words), an integral constant as `read` wants it, for rows that begin so many values behind 16 bytes.
   template <class Function>
-  static __device__ __forceinline__ void with_alignment_of(int ahead, const Function& function) {
+  static __device__ __forceinline__ void with_words_of(int ahead, const Function& function) {
     const int bytes = ahead * element;
-    if (bytes == 0) return function(std::integral_constant<int, 16>{});
-    if (bytes % 8 == 0) return function(std::integral_constant<int, 8>{});
-    if (bytes % 4 == 0) return function(std::integral_constant<int, 4>{});
-    if constexpr (element == 2) function(std::integral_constant<int, 2>{});
+    if (bytes == 0) return function(std::integral_constant<int, nowhere>{});
+    if constexpr (element == 2)
+      if (bytes < 4) return function(std::integral_constant<int, 0>{});
+    if (bytes < 8) return function(std::integral_constant<int, 1>{});
+    if (bytes < 12) return function(std::integral_constant<int, 2>{});
+    function(std::integral_constant<int, 3>{});
   }
   // Zeros for what lies outside of [0, length).
   static __device__ __forceinline__ uint4 inside(const uint4& words, int position, int64_t length) {
@@ -323,13 +350,14 @@ struct GradHopperBlock {
     static_assert(rows_of_warp * at_once * (16 / element) <= T::channels);
     const int lane = threadIdx.x % 32, at = lane % row_lanes,
               rows = T::channels >> p.grad_kinds_log2, step = rows_of_warp * p.raw_pitch;
-    const char* from = raw + at * 16 + ahead * element + lane / row_lanes * p.raw_pitch;
+    const char* from = raw + at * 16 + lane / row_lanes * p.raw_pitch;
     char* to = ready + at * quad_bytes + lane / row_lanes * 16;
-    with_alignment_of(ahead, [&](auto alignment) {
+    const int bits = ahead * element * 8 & 31;
+    with_words_of(ahead, [&](auto behind) {
       uint4 words[at_once], next[at_once];
       const auto read_rows = [&](uint4(&of)[at_once]) {
 #pragma unroll
-        for (int i = 0; i < at_once; ++i, from += step) of[i] = read<alignment.value>(from);
+        for (int i = 0; i < at_once; ++i, from += step) of[i] = read<behind.value>(from, bits);
       };
       read_rows(words);
 #pragma unroll 1
@@ -350,10 +378,24 @@ struct GradHopperBlock {
       }
     });
   }
-  // Makes zeros of what a box of the input shows of what lies before its rows.
-  __device__ __forceinline__ void clear_leads(char* box, int row, int first) const {
+  // Whether some rows of the input begin behind what their boxes show.
+  __device__ __forceinline__ bool slice_leads(const Slice& slice) const {
+    return p.leads != 0 && first_of(0, slice.number) < 0;
+  }
+  // Makes zeros of what lies before them: a warp, of so many, in some of the boxes.
+  __device__ __forceinline__ void clear_leads(const Slice& slice, const Turn& inputs, int warp,
+                                              int warps) const {
     const GradPairs& c = p.pairs;
-    const int lead = p.input_boxes.leads[row & ((1 << c.kinds_log2) - 1)],
+    barrier_wait(part->inputs.full + inputs.stage, inputs.parity);
+#pragma unroll 1
+    for (int unit = warp; unit < c.boxes(); unit += warps)
+      clear_box(input_stages + inputs.stage * p.input_bytes + unit * c.box_step(),
+                first_input_row(slice.batch) + (unit & (c.kinds() - 1)),
+                first_of(unit >> c.kinds_log2, slice.number));
+  }
+  __device__ __forceinline__ void clear_box(char* box, int row, int first) const {
+    const GradPairs& c = p.pairs;
+    const int lead = p.input_boxes.leads[row & (c.kinds() - 1)],
               begin = ahead_of(row, first) - first - lead;  // of these, in the box's rows
     for (int i = threadIdx.x % 32; i < c.rows_of_kind() * lead; i += 32) {
       const int of_kind = i / lead, at = begin + i - of_kind * lead;
@@ -362,9 +404,45 @@ struct GradHopperBlock {
     }
   }
 
+  // Whether products wait for the makers, who have something to do for each slice.
+  __device__ __forceinline__ bool waits_for_makers() const {
+    return !DIRECT || p.leads != 0 || part->adds_bias;
+  }
+
+  // One of warps 1-3 where grad_output comes as products read it.
+  __device__ __forceinline__ void add_up(int warp) const {
+    if (!waits_for_makers()) return;
+    constexpr int rows_of_warp = 32 / row_lanes,
+                  most = (T::channels / rows_of_warp + kGradMakers - 1) / kGradMakers;
+    const int lane = threadIdx.x % 32;
+    // Of a lane's rows, every so many.
+    const auto row_of = [&](int i) { return (warp + i * kGradMakers) * rows_of_warp; };
+    float sums[most]{};
+    Slice slice = first_slice();
+    Turn raw, inputs;
+#pragma unroll 1
+    for (int number = 0; number < part->count; ++number) {
+      barrier_wait(part->raw.full + raw.stage, raw.parity);
+      if (part->adds_bias) {
+        const char* const from = raw_stages + raw.stage * raw_bytes + lane * 16;
+#pragma unroll
+        for (int i = 0; i < most; ++i)
+          if (row_of(i) < T::channels)
+            sums[i] += sum_of(*reinterpret_cast<const uint4*>(from + row_of(i) * most_pitch));
+      }
+      if (slice_leads(slice)) clear_leads(slice, inputs, warp, kGradMakers);
+      give_back(part->ready.full, raw.stage);
+      raw.advance(p.raw_stages);
+      inputs.advance(p.input_stages);
+      slice.advance(p.slices);
+    }
+#pragma unroll
+    for (int i = 0; i < most; ++i)
+      if (row_of(i) < T::channels) bias[row_of(i) * row_lanes + lane] = sums[i];
+  }
+
   // One of warps 1-3.
   __device__ __forceinline__ void make(int warp) const {
-    const GradPairs& c = p.pairs;
     const int grad_kinds = 1 << p.grad_kinds_log2, rows = T::channels >> p.grad_kinds_log2;
     constexpr int bias_sums = T::channels * row_lanes;
     float* const sums = part->adds_bias ? bias + warp * bias_sums : nullptr;
@@ -397,14 +475,7 @@ struct GradHopperBlock {
         else
           make_rows<false>(from + row * p.raw_pitch, to + row * 16, of_kind, ahead, position);
       }
-      if (p.leads && first_of(0, slice.number) < 0) {
-        barrier_wait(part->inputs.full + inputs.stage, inputs.parity);
-#pragma unroll 1
-        for (int unit = 0; unit < c.boxes(); ++unit)
-          clear_leads(input_stages + inputs.stage * p.input_bytes + unit * c.box_step(),
-                      first_input_row(slice.batch) + (unit & ((1 << c.kinds_log2) - 1)),
-                      first_of(unit >> c.kinds_log2, slice.number));
-      }
+      if (slice_leads(slice)) clear_leads(slice, inputs, 0, 1);
       fence_async_proxy();
       give_back(part->ready.full, ready.stage);
       give_back(part->raw.empty, raw.stage);
@@ -416,6 +487,8 @@ struct GradHopperBlock {
     const int warp = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / 32, 0);
     if (warp == 0)
       copy();
+    else if (DIRECT)
+      add_up(warp - 1);
     else
       make(warp - 1);
     if (part->adds_bias) write_bias();
@@ -433,7 +506,7 @@ struct GradHopperBlock {
     for (int row = threadIdx.x; row < T::channels; row += 128) {
       const int out = out_of(row);
       float sum = 0;
-      for (int warp = 0; warp < kGradMakers; ++warp)
+      for (int warp = 0; warp < (DIRECT ? 1 : kGradMakers); ++warp)
 #pragma unroll
         for (int lane = 0; lane < row_lanes; ++lane)
           sum += bias[(warp * T::channels + row) * row_lanes + lane];
@@ -466,6 +539,17 @@ struct GradHopperBlock {
     return warpgroup * T::pairs_of_warpgroup + m * 64 + warp * 16 + lane / 4 + h * 8;
   }
 
+  // What a row of the tile is.
+  struct Pair {
+    int channel, tap;  // of the block
+    bool exists;
+  };
+  __device__ __forceinline__ Pair pair_of(int row) const {
+    const GradPairs& c = p.pairs;
+    const int tap = row / c.channels, channel = c.channel_of(row - tap * c.channels);
+    return {channel, tap, tap < part->taps && channel < part->channels};
+  }
+
   // Where a lane's first value of each of its rows lies in a stage of inputs, in bytes.
   struct Rows {
     int at[T::m_tiles][2];
@@ -477,16 +561,15 @@ struct GradHopperBlock {
   };
   __device__ __forceinline__ void find_rows(Rows& rows, int warpgroup, int batch) const {
     const GradPairs& c = p.pairs;
-    const int kinds = 1 << c.kinds_log2, first_row = first_input_row(batch);
+    const int first_row = first_input_row(batch);
 #pragma unroll
     for (int m = 0; m < T::m_tiles; ++m)
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
-        const int row = row_of(warpgroup, m, h);
-        int channel = row / part->taps, tap = row % part->taps;
-        if (channel >= part->channels) tap = channel = 0;  // any word will do
-        const int tap_class = c.classes > 1 ? tap : 0, kind = channel & (kinds - 1),
-                  unit = (tap_class << c.kinds_log2) + kind,
+        Pair pair = pair_of(row_of(warpgroup, m, h));
+        if (!pair.exists) pair = {};  // any word will do
+        const int channel = pair.channel, tap = pair.tap, tap_class = c.classes > 1 ? tap : 0,
+                  kind = channel & (c.kinds() - 1), unit = (tap_class << c.kinds_log2) + kind,
                   ahead = ahead_of(first_row + kind, first_of(tap_class, 0)),
                   value = ahead + (c.classes > 1 ? 0 : tap * static_cast<int>(p.dilation)) +
                           static_cast<int>(threadIdx.x % 4) * values * p.stride;
@@ -513,11 +596,11 @@ struct GradHopperBlock {
               inputs + rows.word(m, h) + (step * 8 + half * 4) * 4 * (UNIT ? 1 : p.stride);
           auto& words = raw[m][half][h];
           words[0] = *reinterpret_cast<const uint32_t*>(from);
-          if constexpr (values == 2)
+          if constexpr (values == 2 && UNIT)
+            words[1] = rows.bits(m, h) > 0 ? reinterpret_cast<const uint32_t*>(from)[1] : 0;
+          else if constexpr (values == 2)
             words[1] =
-                UNIT
-                    ? reinterpret_cast<const uint32_t*>(from)[1]
-                    : *reinterpret_cast<const uint16_t*>(from + rows.bits(m, h) / 8 + 2 * p.stride);
+                *reinterpret_cast<const uint16_t*>(from + rows.bits(m, h) / 8 + 2 * p.stride);
         }
   }
   // Makes words as wgmma takes them. WHOLE: all positions of the slice exist in grad_output; or those beyond
@@ -561,7 +644,8 @@ struct GradHopperBlock {
                                                  const Stages& stages, const Stages& before,
                                                  const Rows& rows, int left) const {
     const char* const inputs = input_stages + stages.input * p.input_bytes;
-    const Operand right(ready_stages + stages.ready * ready_bytes, quad_bytes, 0);
+    const char* const ready = ready_stages + stages.ready * ready_bytes;
+    const Operand right = DIRECT ? Operand::swizzled(ready) : Operand(ready, quad_bytes, 0);
     // Words are read while products of the step before are made, unless one instruction after another makes
     // a word where it is: ptxas serialises products then.
     constexpr bool early =
@@ -602,10 +686,11 @@ struct GradHopperBlock {
     Stages before{-1, -1};
     int chained = 0;
     bool first_chain = true, was_whole = true;
+    uint64_t* const full = waits_for_makers() ? part->ready.full : part->raw.full;
 #pragma unroll 1
     for (int number = 0; number < part->count; ++number) {
       barrier_wait(part->inputs.full + inputs.stage, inputs.parity);
-      barrier_wait(part->ready.full + ready.stage, ready.parity);
+      barrier_wait(full + ready.stage, ready.parity);
       const auto left = static_cast<int>(
           smaller(positions, p.length_out - static_cast<int64_t>(slice.number) * positions));
       const bool whole = left == positions;
@@ -636,70 +721,72 @@ struct GradHopperBlock {
     leave(sums, warpgroup, first_chain);
   }
 
-  // Where the gradient of a row of the tile lies, for the block's first channel_out; -1 if nowhere.
-  __device__ __forceinline__ int64_t element_of(int row) const {
-    const int channel = row / part->taps, tap = row % part->taps;
-    if (channel >= part->channels) return -1;
+  // Where the gradient of a pair of the block lies, for the block's first channel_out.
+  __device__ __forceinline__ int64_t element_of(int channel, int tap) const {
     return ((part->group * p.channels_out + part->first_out) * p.channels_in + part->first_channel +
             channel) *
                p.kernel_size +
            part->first_tap + tap;
   }
 
-  // Writes the last sums, by way of shared memory: a chunk of a warp's 16 rows by some columns at a time. Code that
-  // runs once takes longer to be fetched than to run, and so chunks share all but the choice of their registers.
+  // Writes the last sums, by way of shared memory: some columns of all warpgroups at a time, of which a thread then has
+  // pairs in the gradient's order. Code that runs once takes longer to be fetched than to run, and so chunks share
+  // all but the choice of their registers.
   __device__ __forceinline__ void leave(const Sums& sums, int warpgroup, bool first) const {
     constexpr int columns = out_columns, chunks = T::channels / columns, pitch = out_pitch;
-    static_assert(4 * 4 * T::warpgroups * columns * pitch <= kGradMakers * raw_bytes);
-    // What came raw has all been made ready.
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
-    float* const own =
-        reinterpret_cast<float*>(raw_stages) + (warpgroup * 4 + warp) * columns * pitch;
-    float* const to = own + lane % 4 * 2 * pitch + lane / 4;
-    int64_t element = 0;
+    static_assert(4 * columns * pitch <= kGradMakers * raw_bytes);
+    // All that came here has been made ready, or multiplied.
+    float* const chunk_sums = reinterpret_cast<float*>(raw_stages);
+    float* const to = chunk_sums + threadIdx.x % 4 * 2 * pitch + row_of(warpgroup, 0, 0);
+    const int thread = static_cast<int>(threadIdx.x) - 128, number = thread % T::pairs,
+              share = thread / T::pairs, channel = number / part->taps,
+              tap = number - channel * part->taps;
+    const bool exists = channel < part->channels;
+    const float* const from = chunk_sums + tap * p.pairs.channels + p.pairs.number_of(channel);
+    const int64_t element = element_of(channel, tap);
 #pragma unroll 1
-    for (int chunk = 0; chunk < T::m_tiles * chunks; ++chunk) {
-      const int m = chunk / chunks, column = chunk % chunks * columns;
-      if (column == 0)
-        element = element_of(warpgroup * T::pairs_of_warpgroup + m * 64 + warp * 16 + lane % 16);
-      __syncwarp();  // all have read what was here
+    for (int chunk = 0; chunk < chunks; ++chunk) {
+      threads_sync(2, 128 * T::warpgroups);  // all have read what was here
 #pragma unroll
-      for (int which = 0; which < T::m_tiles * chunks; ++which)
+      for (int which = 0; which < chunks; ++which)
         if (which == chunk)
 #pragma unroll
-          for (int i = 0; i < columns / 2; ++i)
-            to[(i / 4 * 8 + i % 2) * pitch + i / 2 % 2 * 8] =
-                sums[which / chunks][0][which % chunks * columns / 2 + i];
-      __syncwarp();
-      if (element < 0) continue;
+          for (int m = 0; m < T::m_tiles; ++m)
+#pragma unroll
+            for (int i = 0; i < columns / 2; ++i)
+              to[(i / 4 * 8 + i % 2) * pitch + m * 64 + i / 2 % 2 * 8] =
+                  sums[m][0][which * columns / 2 + i];
+      threads_sync(2, 128 * T::warpgroups);
+      if (!exists) continue;
+      const int column = chunk * columns;
       if (p.output != nullptr)
-        copy_columns(own, column, static_cast<Element*>(p.output) + element,
+        copy_columns(from, column, share, static_cast<Element*>(p.output) + element,
                      [](Element* at, float sum) { *at = M::to(sum); });
       else if (first)
-        copy_columns(own, column, p.parts + part->split * p.elements + element,
+        copy_columns(from, column, share, p.parts + part->split * p.elements + element,
                      [](float* at, float sum) { *at = sum; });
       else
-        copy_columns(own, column, p.parts + part->split * p.elements + element, add_to);
+        copy_columns(from, column, share, p.parts + part->split * p.elements + element, add_to);
     }
   }
-  // Calls write(place, sum) for a lane's row of a chunk and every second column; `to` is the place of the block's
+  // Calls write(place, sum) for a thread's pair and its share of a chunk's columns; `to` is the place of the block's
   // first channel_out.
   template <class Place, class Write>
-  __device__ __forceinline__ void copy_columns(const float* chunk, int column, Place* to,
+  __device__ __forceinline__ void copy_columns(const float* from, int column, int share, Place* to,
                                                const Write& write) const {
     constexpr int of_run =
         8;  // columns of one kind, at least: their channels are equally far apart
-    static_assert(T::channels >> 3 >= of_run);
-    const int lane = threadIdx.x % 32, second = lane / 16;
-    const float* from = chunk + second * out_pitch + lane % 16;
+    constexpr int shares = 128 * T::warpgroups / T::pairs;
+    static_assert(T::channels >> 3 >= of_run && shares * T::pairs == 128 * T::warpgroups);
     const int64_t row_step = p.channels_in * p.kernel_size;  // from a channel_out to the next
-    const int step = 2 << p.grad_kinds_log2;
+    const int step = shares << p.grad_kinds_log2;
+    from += share * out_pitch;
 #pragma unroll 1
     for (int run = 0; run < out_columns; run += of_run) {
-      const int first = out_of(column + run) + (second << p.grad_kinds_log2);
+      const int first = out_of(column + run) + (share << p.grad_kinds_log2);
       Place* at = to + first * row_step;
 #pragma unroll
-      for (int i = 0; i < of_run / 2; ++i, at += step * row_step, from += 2 * out_pitch)
+      for (int i = 0; i < of_run / shares; ++i, at += step * row_step, from += shares * out_pitch)
         if (first + i * step < part->outs) write(at, *from);
     }
   }
@@ -711,9 +798,9 @@ struct GradHopperBlock {
     for (int m = 0; m < T::m_tiles; ++m)
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
-        const int64_t element = element_of(row_of(warpgroup, m, h));
-        if (element < 0) continue;
-        float* const to = p.parts + part->split * p.elements + element;
+        const Pair pair = pair_of(row_of(warpgroup, m, h));
+        if (!pair.exists) continue;
+        float* const to = p.parts + part->split * p.elements + element_of(pair.channel, pair.tap);
         int first_column = static_cast<int>(threadIdx.x % 4) * 2;
         keep_in_register(first_column);  // or all columns' channels would be, from row to row
 #pragma unroll
@@ -730,12 +817,12 @@ struct GradHopperBlock {
   }
 };
 
-template <class M, class T>
+template <class M, class T, bool DIRECT>
 __global__ void __launch_bounds__(T::threads, 1)
     grad_hopper_kernel(const __grid_constant__ GradHopperParams p) {
   let_next_kernel_begin();
   FASTCONV1D_SHARED(memory);
-  const GradHopperBlock<M, T> block(p, memory);
+  const GradHopperBlock<M, T, DIRECT> block(p, memory);
   block.begin();
   __syncthreads();
   if (threadIdx.x < 128) {
@@ -766,7 +853,8 @@ __global__ void __launch_bounds__(256)
 template <class M, class T>
 struct GradHopper {
   using Element = typename M::Element;
-  using Block = GradHopperBlock<M, T>;
+  using Block = GradHopperBlock<M, T, false>;
+  using DirectBlock = GradHopperBlock<M, T, true>;
 
   // Stages of each ring; none if they do not fit.
   struct Rings {
@@ -803,6 +891,14 @@ struct GradHopper {
       if (inputs >= kGradMakers + 1) break;
     }
     return best;
+  }
+
+  // The same of direct ones, which take less.
+  static Rings direct_rings_of(const GradPairs& c, int64_t shared_bytes) {
+    const int64_t of_stage = DirectBlock::raw_bytes + input_bytes(c),
+                  stages =
+                      smaller(kGradStages, (shared_bytes - DirectBlock::fixed_bytes) / of_stage);
+    return {stages, stages, stages, DirectBlock::fixed_bytes + stages * of_stage};
   }
 
   // The pairs of blocks with so many taps; no channels if they do not fit.
@@ -898,7 +994,9 @@ struct GradHopper {
     p.pairs = c.pairs;
     p.grad_kinds_log2 = kinds_log2_of(a.length_out);
     const bool aligned =
-        p.grad_kinds_log2 == 0 && reinterpret_cast<uintptr_t>(a.grad_output) % 16 == 0;
+                   p.grad_kinds_log2 == 0 && reinterpret_cast<uintptr_t>(a.grad_output) % 16 == 0,
+               direct = aligned && (Block::values == 2 || a.grad_bias == nullptr);
+    const Rings rings = direct ? direct_rings_of(c.pairs, shared_budget(1)) : c.rings;
     p.raw_pitch = Block::most_pitch - (aligned ? 16 : 0);
     if (!make_row_boxes<Element>(p.input_boxes, input_of(a, c, copy), c.pairs.kinds_log2,
                                  c.pairs.vectors * Block::vector, c.pairs.rows_of_kind()) ||
@@ -906,7 +1004,7 @@ struct GradHopper {
                                  {a.grad_output, a.batch, a.channels_out, a.length_out,
                                   a.channels_out * a.length_out, a.length_out},
                                  p.grad_kinds_log2, p.raw_pitch / Block::element,
-                                 T::channels >> p.grad_kinds_log2))
+                                 T::channels >> p.grad_kinds_log2, direct))
       return 1;
     p.output =
         c.splits == 1 && a.batch * c.slices * Block::positions <= kGradChain ? a.output : nullptr;
@@ -928,15 +1026,15 @@ struct GradHopper {
     p.padding = a.padding;
     p.stride = static_cast<int>(a.stride);
     p.leads = p.input_boxes.lead();
-    p.raw_stages = static_cast<int>(c.rings.raw);
-    p.ready_stages = static_cast<int>(c.rings.ready);
-    p.input_stages = static_cast<int>(c.rings.inputs);
+    p.raw_stages = static_cast<int>(rings.raw);
+    p.ready_stages = static_cast<int>(rings.ready);
+    p.input_stages = static_cast<int>(rings.inputs);
     p.input_bytes = static_cast<int>(input_bytes(c.pairs));
-    error = set_shared_limit(grad_hopper_kernel<M, T>, c.rings.bytes);
+    const auto kernel = direct ? grad_hopper_kernel<M, T, true> : grad_hopper_kernel<M, T, false>;
+    error = set_shared_limit(kernel, rings.bytes);
     if (error != 0) return error;
-    error = fastconv1d::launch(grad_hopper_kernel<M, T>,
-                               dim3(static_cast<unsigned>(c.tiles * c.splits)), dim3(T::threads),
-                               c.rings.bytes, stream, p);
+    error = fastconv1d::launch(kernel, dim3(static_cast<unsigned>(c.tiles * c.splits)),
+                               dim3(T::threads), rings.bytes, stream, p);
     if (error != 0) return error;
     return add_parts<M>(
         {parts, p.output != nullptr ? 0 : c.elements, a.output},

@@ -13,6 +13,12 @@ struct Operand {
       : descriptor(wgmma_operand(shared, half_bytes)),
         step_bytes(2 * half_bytes),
         plane_bytes(plane_bytes) {}
+  // Columns of 128 bytes, as boxes for operands have them.
+  static __device__ __forceinline__ Operand swizzled(const char* shared) {
+    Operand operand(shared, 16, 0);
+    operand.descriptor = wgmma_swizzled_operand(shared);
+    return operand;
+  }
   // So many bytes further: the address is in the low bits, in pieces of 16.
   __device__ __forceinline__ Operand after(uint32_t bytes) const {
     Operand moved = *this;

@@ -156,6 +156,7 @@ struct BulkCopy {
   void* to;
   const void* from;
   uint32_t bytes;
+  bool rounds;  // fp32 values, to TF32
 };
 constexpr int kMostBulkCopies = 2048;
 // Plain arrays, which only functions touch that ThreadSanitizer does not watch.
@@ -243,19 +244,19 @@ FASTCONV1D_EMULATOR inline void meet_block() {
   order_acquire(key);
 }
 
-// Named barriers of 128 threads, numbered from 1.
-struct Warpgroup {
+// Named barriers, numbered from 1.
+struct NamedBarrier {
   int arrived;
   unsigned meetings;
   char order[2];
 };
-inline Warpgroup warpgroups[16];
+inline NamedBarrier named_barriers[16];
 
-FASTCONV1D_EMULATOR inline void meet_warpgroup(int id) {
-  Warpgroup& group = warpgroups[id];
+FASTCONV1D_EMULATOR inline void meet_threads(int id, int threads) {
+  NamedBarrier& group = named_barriers[id];
   char* key = &group.order[group.meetings & 1];
   order_release(key);
-  if (++group.arrived < 128) {
+  if (++group.arrived < threads) {
     current->barrier = &group;
     current->state = State::kAtBarrier;
     yield();
@@ -325,11 +326,17 @@ FASTCONV1D_EMULATOR inline void try_to_end_phase(uint64_t* address) {
   Barrier& barrier = barrier_at(address);
   BulkState& state = bulk_of(address);
   if (state.count > 0) order_acquire(barrier_order(address, barrier.phase));
-  for (int i = 0; i < state.count; ++i)
-    if (state.copies[i].from == nullptr)
-      std::memset(state.copies[i].to, 0, state.copies[i].bytes);
-    else
-      std::memcpy(state.copies[i].to, state.copies[i].from, state.copies[i].bytes);
+  for (int i = 0; i < state.count; ++i) {
+    const BulkCopy& copy = state.copies[i];
+    if (copy.from == nullptr) {
+      std::memset(copy.to, 0, copy.bytes);
+      continue;
+    }
+    std::memcpy(copy.to, copy.from, copy.bytes);
+    auto* const words = static_cast<uint32_t*>(copy.to);
+    for (uint32_t w = 0; copy.rounds && w < copy.bytes / 4; ++w)
+      if ((words[w] & 0x7f800000u) != 0x7f800000u) words[w] = (words[w] + 0x1000u) & ~0x1fffu;
+  }
   if (state.count > 0) order_release(barrier_order(address, barrier.phase));
   state.expected = state.issued = state.count = 0;
   barrier.pending = barrier.count;
@@ -415,8 +422,11 @@ FASTCONV1D_EMULATOR void mma(float (&d)[4], const uint32_t (&a)[4], uint32_t b0,
 inline void operand_column(uint64_t operand, int column, uint32_t (&words)[8]) {
   const int64_t start = int64_t(operand & 0x3fff) << 4, half = int64_t(operand >> 16 & 0x3fff) << 4,
                 eight = int64_t(operand >> 32 & 0x3fff) << 4;
+  const bool swizzled = operand >> 62 == 1;
   for (int h = 0; h < 2; ++h) {
-    const int64_t at = start + h * half + column / 8 * eight + column % 8 * 16;
+    const int64_t plain = start + column / 8 * eight +
+                          (swizzled ? h * 16 + column % 8 * 128 : h * half + column % 8 * 16),
+                  at = swizzled ? plain ^ (plain >> 3 & 0x70) : plain;
     if (at + 16 > shared_bytes) fail("wgmma reads beyond the shared memory that was asked for");
     for (int i = 0; i < 4; ++i)
       words[4 * h + i] = reinterpret_cast<const uint32_t*>(shared_memory + at)[i];
@@ -558,7 +568,7 @@ FASTCONV1D_EMULATOR inline int run_grid(dim3 grid, dim3 block, int64_t bytes,
     void* memory = nullptr;
     if (posix_memalign(&memory, 128, size_t(std::max<int64_t>(bytes, 1)))) std::abort();
     shared_memory = static_cast<char*>(memory);
-    for (Warpgroup& group : warpgroups) group.arrived = 0;
+    for (NamedBarrier& group : named_barriers) group.arrived = 0;
     for (BulkState& state : bulk)
       state.barrier = nullptr, state.expected = state.issued = state.count = 0;
     std::memset(shared_memory, 0xff, bytes);  // NaN in every floating-point type
@@ -761,7 +771,7 @@ FASTCONV1D_EMULATOR inline void copy_bulk(void* shared, const void* global, uint
   if (state.count == emulation::kMostBulkCopies)
     fail("more bulk copies of a phase than the emulation has room for");
   state.issued += bytes;
-  state.copies[state.count++] = {shared, global, bytes};
+  state.copies[state.count++] = {shared, global, bytes, false};
   wake_if_complete(barrier);
 }
 
@@ -770,20 +780,28 @@ struct BoxMap {
   const char* first;
   int64_t columns, rows, pitch;
   int element_bytes, box_columns, box_rows;
+  bool for_operand;
 };
 inline int make_box_map(BoxMap* box, int element_bytes, const void* first, int64_t columns,
-                        int64_t rows, int64_t pitch, int box_columns, int box_rows) {
+                        int64_t rows, int64_t pitch, int box_columns, int box_rows,
+                        bool for_operand = false) {
   if (reinterpret_cast<uintptr_t>(first) % 16 || pitch % 16 || pitch <= 0 || columns < 1 ||
       rows < 1 || box_columns < 1 || box_columns > 256 || box_rows < 1 || box_rows > 256 ||
-      box_columns * element_bytes % 16)
+      box_columns * element_bytes % 16 || (for_operand && box_columns * element_bytes != 128))
     return emulation::kInvalidValue;
-  *box = {
-      static_cast<const char*>(first), columns, rows, pitch, element_bytes, box_columns, box_rows};
+  *box = {static_cast<const char*>(first),
+          columns,
+          rows,
+          pitch,
+          element_bytes,
+          box_columns,
+          box_rows,
+          for_operand};
   return 0;
 }
 // Part of a bulk copy: zeros where `from` is null. Returns where the next part goes.
 FASTCONV1D_EMULATOR inline char* copy_part(char* to, const char* from, int64_t bytes,
-                                           uint64_t* barrier) {
+                                           uint64_t* barrier, bool rounds) {
   using namespace emulation;
   BulkState& state = bulk_of(barrier);
   if (bytes <= 0) return to;
@@ -791,7 +809,7 @@ FASTCONV1D_EMULATOR inline char* copy_part(char* to, const char* from, int64_t b
     fail("more bulk copies of a phase than the emulation has room for");
   for (int64_t i = 0; i < bytes; ++i) to[i] = char(0xff);
   state.issued += bytes;
-  state.copies[state.count++] = {to, from, uint32_t(bytes)};
+  state.copies[state.count++] = {to, from, uint32_t(bytes), rounds};
   return to + bytes;
 }
 FASTCONV1D_EMULATOR inline void copy_box(void* shared, const BoxMap* box, int column, int row,
@@ -799,21 +817,28 @@ FASTCONV1D_EMULATOR inline void copy_box(void* shared, const BoxMap* box, int co
   using namespace emulation;
   auto* to = static_cast<char*>(shared);
   const int row_bytes = box->box_columns * box->element_bytes;
-  if ((to - shared_memory) % 128) fail("a box is copied to an unaligned address");
+  if ((to - shared_memory) % (box->for_operand ? 1024 : 128))
+    fail("a box is copied to an unaligned address");
   if (column * box->element_bytes % 16) fail("a box begins at an unaligned column");
   if (to < shared_memory || to + box->box_rows * row_bytes > shared_memory + shared_bytes)
     fail("a box is copied beyond the shared memory that was asked for");
-  for (int r = row; r < row + box->box_rows; ++r) {
-    const int64_t end = column + box->box_columns;
-    const bool exists = r >= 0 && r < box->rows;
-    const int64_t first = exists ? std::clamp<int64_t>(0, column, end) : end,
-                  last = std::clamp<int64_t>(box->columns, first, end);
-    const char* const from = box->first + r * box->pitch;
-    to = copy_part(to, nullptr, (first - column) * box->element_bytes, barrier);
-    to = copy_part(to, from + first * box->element_bytes, (last - first) * box->element_bytes,
-                   barrier);
-    to = copy_part(to, nullptr, (end - last) * box->element_bytes, barrier);
-  }
+  // Those of an operand in pieces of 16 bytes.
+  const int of_piece = box->for_operand ? 16 / box->element_bytes : box->box_columns,
+            pieces = box->box_columns / of_piece;
+  const bool rounds = box->for_operand && box->element_bytes == 4;
+  for (int r = 0; r < box->box_rows; ++r)
+    for (int piece = 0; piece < pieces; ++piece) {
+      const int64_t begin = column + piece * of_piece, end = begin + of_piece;
+      const bool exists = row + r >= 0 && row + r < box->rows;
+      const int64_t first = exists ? std::clamp<int64_t>(0, begin, end) : end,
+                    last = std::clamp<int64_t>(box->columns, first, end);
+      const char* const from = box->first + (row + r) * box->pitch;
+      char* at = to + r * row_bytes + (box->for_operand ? piece ^ (r & 7) : piece) * 16;
+      at = copy_part(at, nullptr, (first - begin) * box->element_bytes, barrier, false);
+      at = copy_part(at, from + first * box->element_bytes, (last - first) * box->element_bytes,
+                     barrier, rounds);
+      copy_part(at, nullptr, (end - last) * box->element_bytes, barrier, false);
+    }
   wake_if_complete(barrier);
 }
 
@@ -842,7 +867,8 @@ inline uint32_t smallest_of_warp(uint32_t value) {
 }
 
 inline void fence_async_proxy() {}
-inline void warpgroup_sync(int id) { emulation::meet_warpgroup(id); }
+inline void threads_sync(int id, int threads) { emulation::meet_threads(id, threads); }
+inline void warpgroup_sync(int id) { threads_sync(id, 128); }
 // Kernels run one after the other.
 inline void let_next_kernel_begin() {}
 inline void wait_for_kernel_before() {}
@@ -856,6 +882,13 @@ inline uint64_t wgmma_operand(const void* shared, uint32_t half_bytes) {
   if (address % 16 || half_bytes % 16)
     emulation::fail("an operand of wgmma at an unaligned address");
   return address >> 4 | uint64_t(half_bytes >> 4) << 16 | uint64_t(128 >> 4) << 32;
+}
+constexpr int kOperandAlignment = 1024;
+inline uint64_t wgmma_swizzled_operand(const void* shared) {
+  const auto address = uint64_t(static_cast<const char*>(shared) - emulation::shared_memory);
+  if (address % kOperandAlignment) emulation::fail("an operand of wgmma at an unaligned address");
+  return address >> 4 | uint64_t(1) << 16 | uint64_t(kOperandAlignment >> 4) << 32 |
+         uint64_t(1) << 62;
 }
 inline void wgmma_fence() {}
 inline void wgmma_commit() {
