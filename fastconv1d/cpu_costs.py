@@ -1,7 +1,8 @@
-"""What plans take on the CPU, in µs: functions of a Problem that know threads and vectors' width.
+"""What plans can run on the CPU, and what they take, in µs: functions of a Problem.
 
-Constants were fitted to the layer table on two cores with AVX-512 (docs/performance.md). Only the
-ratio of ours to torch's matters: both are in proportion to threads and to the width of vectors.
+Costs know threads and vectors' width. Their constants were fitted to the layer table on two cores
+with AVX-512 (docs/performance.md). Only the ratio of ours to torch's matters: both are in
+proportion to threads and to the width of vectors.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ GRAD_RATE = 58e3  # FLOP per µs of one thread
 GRAD_LANES = 100  # positions of a tile whose products take as long as adding up lanes
 GRAD_TILE = 1024  # positions: kGradPositions of csrc/cpu_grad.h
 GRAD_SUM = 2e-3  # µs for each value of the weight and tile
+
+IM2COL_RATE = 50e3  # FLOP per µs, and columns written
 
 ATEN_START = 6.0
 ATEN_RATE = {"ieee": 99e3, "tf32": 99e3, "fp16": 2e3, "fp64": 30e3}
@@ -92,6 +95,18 @@ def _fresh(size: int) -> float:
     return next((size * each for least, each in ATEN_FRESH if size >= least), 0.0)
 
 
+def simd_why_not(problem: Problem) -> str | None:
+    """Why our kernels cannot run a problem, or None."""
+    return None if problem.gpu is None else "needs a CPU tensor, this one is on a GPU"
+
+
+def im2col_why_not(problem: Problem) -> str | None:
+    """Why columns cannot be written out, or None; on a GPU they always can."""
+    if problem.gpu is None and problem.dtype.itemsize < 4:
+        return f"has no {problem.mode} arithmetic on the CPU"
+    return None
+
+
 def simd(problem: Problem) -> float:
     """Our kernels' time."""
     rows = _channels(problem)[1] * (problem.stride if problem.transposed else 1)
@@ -115,6 +130,15 @@ def simd(problem: Problem) -> float:
     in_cache = problem.batch == 1 and positions <= ONE_TILE
     packed = (PACKED_PAIRS if pairs else PACKED)[problem.transposed and not in_cache]
     return START + (time + _weights(problem) * packed) / _threads(problem)
+
+
+def im2col(problem: Problem) -> float:
+    """The time of columns written out, and of their product."""
+    if problem.transposed:
+        columns = problem.batch * problem.channels_out * problem.kernel_size * problem.length
+    else:
+        columns = problem.batch * problem.channels_in * problem.kernel_size * problem.length_out
+    return (problem.flops + columns) / IM2COL_RATE
 
 
 def aten(problem: Problem) -> float:

@@ -15,7 +15,7 @@ from random import Random
 
 import torch
 
-from fastconv1d import plan
+from fastconv1d import grad_costs, plan
 from fastconv1d.compare import (
     compare,
     compare_gradients,
@@ -716,7 +716,7 @@ def grad_sliding_runs(problems: Iterable[Problem], mode: str) -> list[Run]:
 def grad_depthwise_runs(problems: Iterable[Problem], mode: str) -> list[Run]:
     """Those whose gradients come in one pass, with the gradient of the input."""
     runs = grad_sliding_runs(problems, mode)
-    return [replace(run, with_input=True) for run in runs if plan.has_one_pass(run.problem)]
+    return [replace(run, with_input=True) for run in runs if grad_costs.has_one_pass(run.problem)]
 
 
 def columns_runs(mode: str, problems: Iterable[Problem]) -> list[Run]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from fastconv1d import plan
+from fastconv1d import plan, tiles
 from fastconv1d.build import CSRC
 from fastconv1d.config import MODES
 from fastconv1d.problem import Problem
@@ -211,11 +211,11 @@ def test_a_chain_of_products_ends(build: Build, tmp_path: Path, library: str) ->
 def test_blocks_share_what_is_said_to_be_shared(mode: str) -> None:
     for variant, row in enumerate(plan.tile_rows("hopper", mode)):
         tile = row.tiles[mode]
-        assert isinstance(tile, plan.HopperTile)
+        assert isinstance(tile, tiles.HopperTile)
         for run in on_family("hopper", shared_runs(mode, variant)):
-            problem = plan.hopper_phase(replace(run.problem, gpu=HOPPER))
-            walk = plan.hopper_walk(tile, problem)
-            assert walk is not None and plan.hopper_shares(tile, problem, walk) > 1
+            problem = tiles.hopper_phase(replace(run.problem, gpu=HOPPER))
+            walk = tiles.hopper_walk(tile, problem)
+            assert walk is not None and tiles.hopper_shares(tile, problem, walk) > 1
 
 
 SPREAD = [
@@ -391,8 +391,8 @@ def test_infinity_reaches_what_sees_it_where_taps_are_words(
     runs = [replace(run, infinite=True) for run in corner_runs(FOLDED.values(), mode, 3)]
     runs = on_family("hopper", runs)
     tile = plan.tile_rows("hopper", mode)[3].tiles[mode]
-    assert isinstance(tile, plan.HopperTile)
-    walks = [plan.hopper_walk(tile, run.problem) for run in runs]
+    assert isinstance(tile, tiles.HopperTile)
+    walks = [tiles.hopper_walk(tile, run.problem) for run in runs]
     assert all(walk and walk.taps == 1 for walk in walks)
     assert len(walks) == len(FOLDED)
     source, runs = with_tested_tiles(library, runs)

@@ -13,14 +13,19 @@ import pytest
 from fastconv1d import config
 
 PACKAGE = Path(__file__).parents[1] / "fastconv1d"
-CORE = ["config", "problem", "build", "tuned", "cpu_costs", "plan", "ops", "functional", "modules"]
+COSTS = {"cpu_costs", "gpu_costs", "grad_costs"}
+CORE = ["config", "problem", "build", "tuned", "tiles", *sorted(COSTS)]
+CORE += ["plan", "ops", "functional", "modules"]
 MAY_IMPORT: dict[str, set[str]] = {
     "config": set(),
     "problem": {"config"},
     "build": {"config"},
     "tuned": {"config", "problem", "build"},
+    "tiles": {"problem"},
     "cpu_costs": {"problem"},
-    "plan": {"config", "problem", "build", "tuned", "cpu_costs"},
+    "gpu_costs": {"problem", "tiles"},
+    "grad_costs": {"problem", "tiles", "gpu_costs"},
+    "plan": {"config", "problem", "build", "tuned", "tiles", *COSTS},
     "ops": {"config", "problem", "plan", "build"},
     "functional": {"ops", "problem"},
     "modules": {"functional"},

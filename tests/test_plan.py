@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from fastconv1d import build, plan
+from fastconv1d import build, gpu_costs, plan, tiles
 from fastconv1d.build import CSRC
 from fastconv1d.problem import Gpu, Problem
 
@@ -57,7 +57,7 @@ def test_names_are_distinct_and_no_family_takes_another_plans_name() -> None:
         ("hopper_128x128", replace(LAYER_67, mode="ieee"), None),
         ("hopper_128x128", replace(LAYER_67, mode="ieee", channels_in=128), "18 steps"),
         ("hopper_96x128", replace(LAYER_67, mode="ieee", channels_in=128), None),
-        ("hopper_128x256", replace(LAYER_67, batch=plan.MOST_BATCH), "batches below"),
+        ("hopper_128x256", replace(LAYER_67, batch=gpu_costs.MOST_BATCH), "batches below"),
         ("hopper_128x256", UPSAMPLING, None),
         ("hopper_128x256", replace(UPSAMPLING, length=1 << 27), "rows below"),
         ("hopper_128x256", replace(UPSAMPLING, dilation=9), None),
@@ -294,12 +294,12 @@ def test_aten_runs_what_would_be_slower_here() -> None:
 
 def test_a_transposed_convolution_is_one_launch_or_many() -> None:
     """Woven outputs cost little more than ordinary ones; phases cost a launch each, and more."""
-    row, woven = BY_NAME["hopper_128x256"], plan.hopper_phase(UPSAMPLING)
+    row, woven = BY_NAME["hopper_128x256"], tiles.hopper_phase(UPSAMPLING)
     assert (woven.kernel_size, woven.channels_out, woven.length_out) == (2, 8 * 256, 1001)
     assert woven.output_elements >= UPSAMPLING.output_elements
     assert 1 < row.cost(UPSAMPLING) / row.cost(woven) < 1.2
     phases = replace(UPSAMPLING, stride=32, kernel_size=32)
-    assert row.cost(phases) > 32 * plan.HOPPER["tf32"].start
+    assert row.cost(phases) > 32 * gpu_costs.HOPPER["tf32"].start
     assert plan.select(UPSAMPLING).family == "hopper"
 
 
@@ -329,7 +329,7 @@ def test_im2col_writes_and_reads_its_columns() -> None:
         channels = problem.channels_out if transposed else problem.channels_in
         column_bytes = 4 if transposed else 2  # sums of 16-bit products are not rounded on the way
         more = 2 * problem.batch * channels * 3 * problem.length * column_bytes
-        more_us = more / plan.BANDWIDTH + problem.flops / plan.ATEN_RATE["fp16"]
+        more_us = more / gpu_costs.BANDWIDTH + problem.flops / gpu_costs.ATEN_RATE["fp16"]
         assert im2col.cost(longer) - im2col.cost(problem) == pytest.approx(more_us, rel=0.01)
 
 
@@ -365,10 +365,10 @@ def test_each_phase_of_a_transposed_convolution_costs_its_launches() -> None:
         assert row.cost(problems[0]) == pytest.approx(row.cost(ordinary), rel=0.01)
     for one, twice in pairwise(problems):
         more = dense.cost(twice) - dense.cost(one)
-        assert plan.DENSE_START * one.stride < more < 2 * plan.DENSE_START * one.stride
+        assert gpu_costs.DENSE_START * one.stride < more < 2 * gpu_costs.DENSE_START * one.stride
     # As many phases as outputs at most: the others of a stride beyond the output have none.
     few = replace(problems[0], length=1, stride=1000)
-    assert dense.cost(few) < 9 * plan.DENSE_START
+    assert dense.cost(few) < 9 * gpu_costs.DENSE_START
 
 
 def test_the_plain_kernel_takes_the_taps_of_the_longest_phase() -> None:
@@ -484,7 +484,7 @@ def test_every_plan_has_its_library_and_variant() -> None:
 def test_a_tiles_name_is_what_it_covers() -> None:
     for row in plan.PLANS:
         for tile in row.tiles.values():
-            if isinstance(tile, plan.ProductTile):
+            if isinstance(tile, tiles.ProductTile):
                 covers = tile.rows, tile.columns
             else:
                 covers = tile.channels, tile.positions
@@ -492,17 +492,18 @@ def test_a_tiles_name_is_what_it_covers() -> None:
 
 
 def test_a_batch_that_the_dense_kernel_does_not_walk() -> None:
-    problem = replace(LAYER_67, batch=plan.MOST_BATCH)
+    problem = replace(LAYER_67, batch=gpu_costs.MOST_BATCH)
     assert "batches below" in str(BY_NAME["dense_128x128"].why_not(problem))
-    assert BY_NAME["dense_128x128"].why_not(replace(problem, batch=plan.MOST_BATCH - 1)) is None
+    fewer = replace(problem, batch=gpu_costs.MOST_BATCH - 1)
+    assert BY_NAME["dense_128x128"].why_not(fewer) is None
 
 
 def test_a_stride_that_the_dense_kernel_does_not_walk() -> None:
-    problem = replace(LAYER_67, length=1 << 25, stride=plan.MOST_STRIDE + 1)
+    problem = replace(LAYER_67, length=1 << 25, stride=gpu_costs.MOST_STRIDE + 1)
     assert "strides up to" in str(BY_NAME["dense_128x128"].why_not(problem))
-    assert BY_NAME["dense_128x128"].why_not(replace(problem, stride=plan.MOST_STRIDE)) is None
+    assert BY_NAME["dense_128x128"].why_not(replace(problem, stride=gpu_costs.MOST_STRIDE)) is None
     header = (build.CSRC / "schedule.h").read_text()
-    assert f"kMostLoadStep = 1 << {plan.MOST_STRIDE.bit_length() - 1};" in header
+    assert f"kMostLoadStep = 1 << {gpu_costs.MOST_STRIDE.bit_length() - 1};" in header
 
 
 WALKS = """#include <cstdio>
@@ -563,15 +564,15 @@ def test_walks_are_those_of_the_kernel(tmp_path: Path) -> None:
     lines = []
     for tile, problem, many in cases:
         size = problem.dtype.itemsize
-        values = plan.HOPPER_VALUES[problem.mode]
+        values = tiles.HOPPER_VALUES[problem.mode]
         numbers: tuple[int, ...] = (
             tile.warpgroups,
-            plan.HOPPER_PLANES[problem.mode],
+            tiles.HOPPER_PLANES[problem.mode],
             values,
             size,
             16 // problem.aligned,
         )
-        fixed = plan.hopper_fixed_bytes(tile, problem.mode)
+        fixed = tiles.hopper_fixed_bytes(tile, problem.mode)
         numbers += (
             tile.positions // tile.warpgroups,
             tile.channels,
@@ -591,19 +592,19 @@ def test_walks_are_those_of_the_kernel(tmp_path: Path) -> None:
         phases, taps, dilation, positions, channel_blocks, share, fits, *numbers = map(
             int, line.split()
         )
-        phase = plan.hopper_phase(problem)
-        assert (plan.hopper_phases(problem), phase.kernel_size) == (phases, taps), problem
+        phase = tiles.hopper_phase(problem)
+        assert (tiles.hopper_phases(problem), phase.kernel_size) == (phases, taps), problem
         assert phase.dilation == dilation or taps == 1, problem
         assert phase.length_out == positions, problem
         assert -(-phase.channels_out // tile.channels) == channel_blocks, problem
-        walk = plan.hopper_walk(tile, problem, many)
+        walk = tiles.hopper_walk(tile, problem, many)
         assert (walk is not None) == bool(fits), (tile, problem)
         refused += walk is None
         if walk is not None:
             assert list(astuple(walk)) == numbers, problem
             steps = walk.taps * walk.words // 8
             folded += walk.taps < phase.kernel_size
-            taken = plan.hopper_slices_of_share(tile.channels // 8, walk.slices, steps, 132)
+            taken = tiles.hopper_slices_of_share(tile.channels // 8, walk.slices, steps, 132)
             assert taken == share, problem
             shared += taken < walk.slices
     assert min(shared, folded) > 10

@@ -1,0 +1,297 @@
+"""What plans for the weight's gradient can run on a GPU, and what they take: as in `gpu_costs`."""
+
+from __future__ import annotations
+
+from fastconv1d import gpu_costs
+from fastconv1d.gpu_costs import (
+    LAUNCH,
+    MOST_BATCH,
+    MOST_LENGTH,
+    MOST_SLIDING,
+    MOST_STRIDE,
+    gpu_scale,
+    larger,
+)
+from fastconv1d.problem import Problem
+from fastconv1d.tiles import GradHopperTile, GradTile, ProductTile, ceil_div
+
+# Measured on an H100 but for the Hopper kernel.
+GRAD_DENSE_START = 32.0  # µs: both kernels, and what a block does before its first slice
+GRAD_SLICE = {  # ns that a slice of a tile takes, by rows, columns and mode
+    (128, 192): {"tf32": 2022},
+    (128, 96): {"tf32": 2004, "ieee": 1969, "bf16": 2647, "fp16": 2647},
+    (64, 96): {"tf32": 1500, "ieee": 1544, "bf16": 1969, "fp16": 1969},
+    (128, 32): {"tf32": 1224, "ieee": 1618, "bf16": 1603, "fp16": 1603},
+    (16, 256): {"tf32": 1375, "ieee": 1375, "bf16": 2022, "fp16": 2022},
+}
+# That the Hopper kernel walks, by size: its rows fit boxes of 256 positions.
+MOST_GRAD_STRIDE = {2: 3, 4: 8}
+# What it takes, measured on an H200: µs of a slice, by channels and pairs, in TF32 and in 16 bits,
+# which has twice as many positions in one.
+GRAD_HOPPER_SLICE = {
+    (128, 256): {4: 1.03, 2: 1.26},
+    (128, 192): {4: 0.85, 2: 1.08},
+    (128, 128): {4: 0.89, 2: 0.97},
+    (64, 256): {4: 0.71, 2: 0.88},
+    (64, 192): {4: 0.60, 2: 0.65},
+}
+# Times as long where rows begin within 16 bytes, at odd 16-bit values, where taps are so far apart
+# that each has a row of its own, and with a stride of 8, whose reads meet the same banks.
+GRAD_HOPPER_WITHIN, GRAD_HOPPER_ODD = {4: 1.25, 2: 1.07}, 1.9
+GRAD_HOPPER_APART, GRAD_HOPPER_FAR = 2.3, 1.4
+GRAD_HOPPER_SHARED = 223 << 10  # bytes of shared memory for stages
+GRAD_HOPPER_START, GRAD_HOPPER_WAVE = 6.0, 7.7  # µs: both kernels; a block's start and its end
+GRAD_HOPPER_BANDWIDTH = 3.9e6  # bytes per µs that it reads
+GRAD_BLOCK_SLICES = 12  # slices' time that a block's start takes: splits_of in csrc/grad_tile.cuh
+GRAD_STRIDED, GRAD_SHORT = 1.18, 1.5  # times as long with a stride, and where rows have few slices
+GRAD_FEW_SLICES = 8
+GRAD_PARTS_BANDWIDTH = 2.7e6  # bytes per µs in which parts are written and added up
+GRAD_WORKSPACE = 64 << 20  # bytes of parts: kGradWorkspace of csrc/grad_dense.cuh
+GRAD_BANDWIDTH = 2.3e6  # bytes per µs that the dense kernel reads
+GRAD_SLIDING_START, GRAD_SLIDING_BANDWIDTH = 9.0, 2.9e6
+GRAD_SLIDING = (0.6e-6, 0.18e-6)  # µs for each position of a pair of channels, and for each tap
+GRAD_SLIDING_LONG = 0.092e-6  # for each tap, where there are many
+GRAD_SLIDING_APART = (3.9e-6, 0.86e-6)  # for each tap that is read by itself: a share of it, and it
+GRAD_SLIDING_WINDOWS = (0.5e-6, 0.4e-6)  # a depthwise layer's position; each of its taps apart
+# Taps of which the long kernel has more: kLongKernel of csrc/grad_sliding.cuh.
+GRAD_LONG_KERNEL = 32
+# Taps with which it computes the input's gradient as well, of neighbours and where they are apart:
+# kMostTaps and kMostTapsApart there.
+GRAD_MOST_TAPS, GRAD_MOST_TAPS_APART = 16, 8
+GRAD_DIRECT_RATE = 0.3e6  # FLOP per µs
+GRAD_ATEN_START = 40.0  # µs
+GRAD_ATEN_RATE = {"tf32": 125e6, "ieee": 36e6, "bf16": 560e6, "fp16": 560e6, "fp64": 10e6}
+GRAD_ATEN_GROUPED = 0.75
+GRAD_ATEN_LAYOUT = {2: 0.62e6, 4: 0.46e6, 8: 0.4e6}  # elements per µs that change their layout
+GRAD_ATEN_BIAS = 0.54e6  # elements per µs
+GRAD_ATEN_FILLED = 64  # rows and columns below which cuDNN's tiles are partly empty
+GRAD_ATEN_DEPTHWISE_RATE = 1e6  # FLOP per µs
+
+
+def dense_why_not(tile: GradTile | None, problem: Problem) -> str | None:
+    """Tensor cores from sm_80 on."""
+    if reason := gpu_costs.dense_why_not(tile, problem):
+        return reason
+    if problem.dilation > MOST_STRIDE:
+        return f"walks dilations up to {MOST_STRIDE}, this one is {problem.dilation}"
+    return None
+
+
+def hopper_why_not(tile: GradHopperTile | None, problem: Problem) -> str | None:
+    """The Hopper kernel of gradients."""
+    if problem.gpu and problem.gpu.capability != (9, 0):
+        return f"needs compute capability 9.0, this GPU has {problem.gpu.capability}"
+    if reason := gpu_costs.tensor_core_why_not(tile, problem):
+        return reason
+    most = MOST_GRAD_STRIDE[problem.dtype.itemsize]
+    if problem.stride > most:
+        return f"walks strides up to {most}, this one is {problem.stride}"
+    if max(problem.length, problem.length_out) + 2 * problem.padding + problem.reach > MOST_LENGTH:
+        return f"walks padded rows below {MOST_LENGTH}"
+    return None
+
+
+def hopper(tile: GradHopperTile | None, problem: Problem) -> float:
+    """The Hopper kernel of gradients."""
+    if problem.gpu is None or tile is None:
+        return float("inf")
+    tiles = problem.groups * ceil_div(problem.channels_out // problem.groups, tile.channels)
+    blocks, apart = _pair_blocks(tile, problem)
+    if not blocks:
+        return float("inf")
+    tiles *= blocks
+    waves, slices, splits = _split(problem, tiles, problem.gpu.multiprocessors)
+    itemsize = problem.dtype.itemsize
+    work = waves * slices * GRAD_HOPPER_SLICE[tile.channels, tile.pairs][itemsize]
+    if problem.length_out * itemsize % 4 or problem.aligned % 4:
+        work *= GRAD_HOPPER_ODD
+    elif problem.length_out * itemsize % 16:
+        work *= GRAD_HOPPER_WITHIN[itemsize]
+    if problem.stride >= 8:
+        work *= GRAD_HOPPER_FAR
+    if apart:
+        work *= GRAD_HOPPER_APART
+    traffic = problem.bytes / (GRAD_HOPPER_BANDWIDTH * gpu_scale(problem))
+    time = GRAD_HOPPER_START + waves * GRAD_HOPPER_WAVE + larger(work, traffic)
+    return time + _parts_time(problem, splits)
+
+
+def _pair_blocks(tile: GradHopperTile, problem: Problem) -> tuple[int, bool]:
+    """Blocks of a group's channels and taps, and whether these have rows of their own.
+
+    `best_pairs` of csrc/grad_hopper.cuh, roughly: three stages of the input must find room beside
+    those of grad_output. No blocks where there is no way.
+    """
+    channels_in, kernel_size = problem.channels_in // problem.groups, problem.kernel_size
+    itemsize = problem.dtype.itemsize
+    vector, positions = 16 // itemsize, 128 // itemsize
+    room = GRAD_HOPPER_SHARED // 3 - 2 * tile.channels * 144
+
+    def vectors(reach: int) -> int:
+        return ceil_div((positions - 1) * problem.stride + reach + vector, vector) | 1
+
+    fewest, apart_at_best = 0, False
+    first = ceil_div(kernel_size, tile.pairs)
+    for taps in {ceil_div(kernel_size, n) for n in range(first, kernel_size + 1)[:40]}:
+        apart, together = vectors(0), vectors((taps - 1) * problem.dilation)
+        shares = together <= min(taps * apart, 256 // vector)
+        row = together if shares else apart * taps
+        channels = min(channels_in, tile.pairs // taps, room // (16 * row))
+        if channels > 0 and (together if shares else apart) * vector <= 256:
+            blocks = ceil_div(channels_in, channels) * ceil_div(kernel_size, taps)
+            if not fewest or blocks < fewest:
+                fewest, apart_at_best = blocks, not shares and taps > 1
+    return fewest, apart_at_best
+
+
+def _split(problem: Problem, tiles: int, at_once: int) -> tuple[int, int, int]:
+    """Waves of blocks, slices of each block and splits: `splits_of` of csrc/grad_tile.cuh."""
+    of_row = ceil_div(problem.length_out, 64 if problem.dtype.itemsize == 2 else 32)
+    slices = problem.batch * of_row
+    most = max(1, min(slices // 4, GRAD_WORKSPACE // (4 * _elements(problem))))
+    best = (0, 0, 0)
+    least = float("inf")
+    for turns in (1, 2, 3, 4):
+        splits = min(most, max(1, turns * at_once // tiles))
+        waves, each = ceil_div(tiles * splits, at_once), ceil_div(slices, splits)
+        if waves * (each + GRAD_BLOCK_SLICES) < least:
+            least = waves * (each + GRAD_BLOCK_SLICES)
+            best = (waves, each, splits)
+    return best
+
+
+def _elements(problem: Problem) -> int:
+    """Of the gradients of weight and bias."""
+    return _pairs(problem) * problem.kernel_size + problem.channels_out
+
+
+def _parts_time(problem: Problem, splits: int) -> float:
+    """µs in which parts are written and added up."""
+    return 8 * splits * _elements(problem) / GRAD_PARTS_BANDWIDTH
+
+
+def _column_blocks(tile: GradTile, problem: Problem) -> int:
+    """Blocks of columns of a group: `best_columns` of csrc/grad_dense.cuh, roughly."""
+    channels_in, kernel_size = problem.channels_in // problem.groups, problem.kernel_size
+    fewest = channels_in * kernel_size
+    for blocks in range(ceil_div(kernel_size, tile.columns), kernel_size + 1)[:8]:
+        taps = ceil_div(kernel_size, blocks)
+        channels = min(channels_in, tile.columns // taps)
+        if 8 < channels < channels_in:
+            channels -= channels % 8
+        fewest = min(fewest, ceil_div(channels_in, channels) * ceil_div(kernel_size, taps))
+    return fewest
+
+
+def dense(tile: GradTile | None, problem: Problem) -> float:
+    """Tensor cores from sm_80 on."""
+    # Blocks take turns on the slices of whole tiles; a second kernel adds up what they leave.
+    if problem.gpu is None or tile is None:
+        return float("inf")
+    tiles = problem.groups * ceil_div(problem.channels_out // problem.groups, tile.rows)
+    tiles *= _column_blocks(tile, problem)
+    waves, slices, splits = _split(problem, tiles, problem.gpu.multiprocessors * tile.blocks)
+    each = GRAD_SLICE[tile.rows, tile.columns][problem.mode] / 1e3
+    if problem.stride > 1:
+        each *= GRAD_STRIDED
+    if ceil_div(problem.length_out, 64 if problem.dtype.itemsize == 2 else 32) < GRAD_FEW_SLICES:
+        each *= GRAD_SHORT
+    traffic = problem.bytes / (GRAD_BANDWIDTH * gpu_scale(problem))
+    time = GRAD_DENSE_START + larger(waves * slices * each, traffic)
+    return time + _parts_time(problem, splits)
+
+
+def sliding_why_not(problem: Problem) -> str | None:
+    """Groups of few channels, on FMA units."""
+    if reason := gpu_costs.fma_why_not(problem):
+        return reason
+    sizes = (problem.length + 2 * problem.padding, problem.length_out, problem.reach)
+    if max(*sizes, problem.batch, 128 * problem.stride) >= MOST_SLIDING:
+        return f"counts batches, steps and positions of padded rows below {MOST_SLIDING}"
+    if _pairs(problem) * problem.kernel_size >= MOST_BATCH:
+        return f"has fewer than {MOST_BATCH} blocks"
+    return None
+
+
+def _pairs(problem: Problem) -> int:
+    """Pairs of an output channel and an input channel of its group."""
+    return problem.channels_out * (problem.channels_in // problem.groups)
+
+
+def sliding(problem: Problem) -> float:
+    """Groups of few channels, on FMA units."""
+    traffic = problem.bytes / GRAD_SLIDING_BANDWIDTH
+    return GRAD_SLIDING_START + larger(traffic, _sliding_time(problem)) / gpu_scale(problem)
+
+
+def _sliding_time(problem: Problem) -> float:
+    """µs that the sliding kernel of gradients takes where memory has all in time."""
+    # Each pair of channels reads its rows again, mostly from L2.
+    positions = problem.batch * problem.length_out * _pairs(problem)
+    taps, neighbours = problem.kernel_size, problem.dilation == 1 or problem.kernel_size == 1
+    of_position, of_tap = GRAD_SLIDING
+    if neighbours and problem.stride == 1 and taps > GRAD_LONG_KERNEL:
+        seen = min(problem.length_out, problem.length + GRAD_LONG_KERNEL)
+        time = positions / problem.length_out * seen * taps * GRAD_SLIDING_LONG
+    elif neighbours and problem.stride <= 2:
+        at_once = next(n for n in (4, 8, 16, 32) if n >= min(taps, 32 // problem.stride))
+        time = positions * ceil_div(taps, at_once) * (of_position + at_once * of_tap)
+        time *= 1.5 if problem.stride == 2 else 1.0
+    elif has_one_pass(problem):
+        of_position, of_tap = GRAD_SLIDING_WINDOWS
+        time = positions * (of_position + taps * of_tap)
+    else:
+        of_share, of_tap = GRAD_SLIDING_APART
+        time = positions * taps * (of_share / min(taps, 8) + of_tap)
+    return time * (0.84 if problem.dtype.itemsize == 2 else 1.0)
+
+
+def has_one_pass(problem: Problem) -> bool:
+    """Whether grad_sliding has a way to all gradients of a problem: csrc's `GradBoth`."""
+    depthwise = problem.groups == problem.channels_in == problem.channels_out
+    neighbours = problem.dilation == 1 or problem.kernel_size == 1
+    few = problem.kernel_size <= (GRAD_MOST_TAPS if neighbours else GRAD_MOST_TAPS_APART)
+    counted = problem.batch * problem.channels_out < MOST_SLIDING
+    return depthwise and problem.stride == 1 and few and counted and not problem.transposed
+
+
+def one_pass(problem: Problem) -> float:
+    """The cost of all gradients in one pass."""
+    # What two kernels would multiply, but grad_output, which both read, comes from memory once.
+    time = _sliding_time(problem) + gpu_costs.sliding_time(problem.adjoint)
+    written = problem.input_elements * problem.dtype.itemsize
+    traffic = (problem.bytes + written) / GRAD_SLIDING_BANDWIDTH
+    return GRAD_SLIDING_START + larger(traffic, time) / gpu_scale(problem)
+
+
+def explicit_why_not(tile: ProductTile | None, problem: Problem) -> str | None:
+    """The product written out."""
+    return gpu_costs.explicit_why_not(tile, problem, gradient=True)
+
+
+def explicit(tile: ProductTile | None, problem: Problem) -> float:
+    """The product written out."""
+    return gpu_costs.explicit(tile, problem, gradient=True)
+
+
+def direct(problem: Problem) -> float:
+    """The plain kernel: one block for each element."""
+    return LAUNCH + problem.flops / (GRAD_DIRECT_RATE * gpu_scale(problem))
+
+
+def aten(problem: Problem) -> float:
+    """torch's own gradient."""
+    # cuDNN changes the layout of both tensors, and few channels leave its tiles empty; ATen's own
+    # depthwise kernel adds up products one by one.
+    elements = problem.input_elements + problem.output_elements
+    if problem.groups == problem.channels_in and problem.groups > 1:
+        time = problem.flops / GRAD_ATEN_DEPTHWISE_RATE
+        return GRAD_ATEN_START / 3 + time / gpu_scale(problem)
+    rows = problem.channels_out // problem.groups
+    columns = problem.channels_in // problem.groups * problem.kernel_size
+    filled = min(1.0, rows / GRAD_ATEN_FILLED) * min(1.0, columns / GRAD_ATEN_FILLED)
+    rate = GRAD_ATEN_RATE[problem.mode] * max(filled, 0.05)
+    rate *= GRAD_ATEN_GROUPED if problem.groups > 1 else 1.0
+    time = problem.flops / rate + elements / GRAD_ATEN_LAYOUT[problem.dtype.itemsize]
+    time += problem.bias * problem.output_elements / GRAD_ATEN_BIAS
+    return GRAD_ATEN_START + time / gpu_scale(problem)
