@@ -138,7 +138,8 @@ struct BoxMap {
   CUtensorMap map;
 };
 inline int make_box_map(BoxMap* box, int element_bytes, const void* first, int64_t columns,
-                        int64_t rows, int64_t pitch, int box_columns, int box_rows) {
+                        int64_t rows, int64_t pitch, int box_columns, int box_rows,
+                        bool for_operand = false) {
   static const auto encode = [] {
     void* function = nullptr;
     cudaDriverEntryPointQueryResult found{};
@@ -162,12 +163,14 @@ inline int make_box_map(BoxMap* box, int element_bytes, const void* first, int64
   const cuuint32_t box_size[2] = {static_cast<cuuint32_t>(box_columns),
                                   static_cast<cuuint32_t>(box_rows)},
                    steps[2] = {1, 1};
-  const CUresult error =
-      encode(&box->map,
-             element_bytes == 2 ? CU_TENSOR_MAP_DATA_TYPE_UINT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT32,
-             2, const_cast<void*>(first), size, pitches, box_size, steps,
-             CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_NONE,
-             CU_TENSOR_MAP_L2_PROMOTION_L2_128B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  const CUresult error = encode(
+      &box->map,
+      element_bytes == 2 ? CU_TENSOR_MAP_DATA_TYPE_UINT16
+      : for_operand      ? CU_TENSOR_MAP_DATA_TYPE_TFLOAT32
+                         : CU_TENSOR_MAP_DATA_TYPE_FLOAT32,
+      2, const_cast<void*>(first), size, pitches, box_size, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
+      for_operand ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_NONE,
+      CU_TENSOR_MAP_L2_PROMOTION_L2_128B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   return error == CUDA_SUCCESS ? 0 : cudaErrorInvalidValue;
 }
 __device__ __forceinline__ void copy_box(void* shared, const BoxMap* box, int column, int row,
@@ -189,9 +192,10 @@ __device__ __forceinline__ void barrier_arrive_expecting(uint64_t* barrier, uint
 __device__ __forceinline__ void fence_async_proxy() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
-__device__ __forceinline__ void warpgroup_sync(int id) {
-  asm volatile("bar.sync %0, 128;" ::"r"(id) : "memory");
+__device__ __forceinline__ void threads_sync(int id, int threads) {
+  asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
+__device__ __forceinline__ void warpgroup_sync(int id) { threads_sync(id, 128); }
 __device__ __forceinline__ void let_next_kernel_begin() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
@@ -239,6 +243,12 @@ __device__ __forceinline__ uint64_t wgmma_operand(const void* shared, uint32_t h
   const auto address = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
   return (address & 0x3ffff) >> 4 | static_cast<uint64_t>(half_bytes >> 4) << 16 |
          static_cast<uint64_t>(128 >> 4) << 32;
+}
+constexpr int kOperandAlignment = 1024;
+__device__ __forceinline__ uint64_t wgmma_swizzled_operand(const void* shared) {
+  const auto address = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
+  return (address & 0x3ffff) >> 4 | uint64_t{1} << 16 |
+         static_cast<uint64_t>(kOperandAlignment >> 4) << 32 | uint64_t{1} << 62;
 }
 __device__ __forceinline__ void wgmma_fence() {
   asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
@@ -915,6 +925,11 @@ struct Operand {
       : descriptor(wgmma_operand(shared, half_bytes)),
         step_bytes(2 * half_bytes),
         plane_bytes(plane_bytes) {}
+  static __device__ __forceinline__ Operand swizzled(const char* shared) {
+    Operand operand(shared, 16, 0);
+    operand.descriptor = wgmma_swizzled_operand(shared);
+    return operand;
+  }
   __device__ __forceinline__ Operand after(uint32_t bytes) const {
     Operand moved = *this;
     moved.descriptor += bytes / 16;
@@ -965,9 +980,16 @@ struct Tf32 : Fp32 {
 };
 struct Ieee : Fp32 {
   static constexpr int planes = 2, products = 3, values_per_word = 1, chain = 6;
+  static constexpr float most_rounded = 0x1.ffep127f;
   static constexpr bool keeps_places = false;
   static __device__ __forceinline__ void split(const Element (&v)[1], uint32_t (&word)[2]) {
     const float high = nearest_tf32(v[0]);
+    word[0] = bits_of(high);
+    word[1] = bits_of(v[0] - high);
+  }
+  static __device__ __forceinline__ void split(const Element (&v)[1], uint32_t (&word)[2], float) {
+    const uint32_t bits = bits_of(v[0]), half = fabsf(v[0]) < most_rounded ? 0x1000u : 0u;
+    const float high = float_of((bits + half) & 0xffffe000u);
     word[0] = bits_of(high);
     word[1] = bits_of(v[0] - high);
   }
@@ -979,6 +1001,13 @@ struct Ieee : Fp32 {
                                                   const uint32_t (&a)[2][4],
                                                   const uint32_t (&b)[2][2]) {
     mma_tf32(d, a[product == 0], b[product == 1][0], b[product == 1][1]);
+  }
+  template <int SUMS>
+  static __device__ __forceinline__ void multiply(float (&d)[1][SUMS], const uint32_t (&a)[2][4],
+                                                  const Operand& b) {
+    wgmma_tf32(d[0], a[1], b.plane(0));
+    wgmma_tf32(d[0], a[0], b.plane(1));
+    wgmma_tf32(d[0], a[0], b.plane(0));
   }
 };
 struct Halves : Fp32 {
@@ -1180,7 +1209,7 @@ struct RowBoxes {
 };
 template <class Element>
 bool make_row_boxes(RowBoxes& boxes, const TensorRows& r, int kinds_log2, int box_positions,
-                    int box_rows) {
+                    int box_rows, bool for_operand = false) {
   boxes = {};
   if (!r.in_boxes()) return false;
   const int64_t rows = r.all(),
@@ -1194,7 +1223,7 @@ bool make_row_boxes(RowBoxes& boxes, const TensorRows& r, int kinds_log2, int bo
     if (make_box_map(boxes.maps + kind, sizeof(Element),
                      reinterpret_cast<const void*>(of_map & ~uintptr_t{15}), columns,
                      larger(1, ceil_div(rows - kind, 1 << kinds_log2)), row_bytes << kinds_log2,
-                     box_positions, box_rows) != 0)
+                     box_positions, box_rows, for_operand) != 0)
       return false;
   }
   boxes.rows_per_batch = r.rows_per_batch();

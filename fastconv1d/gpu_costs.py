@@ -90,6 +90,8 @@ EXPLICIT_SLICE = {
     (128, 256): {2: 0.79, 4: 0.63},
     (128, 224): {2: 0.74, 4: 0.58},
     (192, 128): {2: 0.84, 4: 0.70},
+    (128, 192): {4: 1.42},
+    (128, 128): {4: 0.95},
 }
 EXPLICIT_COLUMNS, EXPLICIT_PARTS = 2.8e6, 3.5e6  # bytes per µs of both, written and read
 KN2ROW_CLOCK = 1755.0  # cycles per µs

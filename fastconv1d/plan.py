@@ -94,10 +94,10 @@ def _hopper(warpgroups: int, m_tiles: int, n: int, modes: Sequence[str] = ROUNDE
     return _tiled(name, "hopper", gpu_costs.hopper_why_not, gpu_costs.hopper, tiles)
 
 
-def _explicit(warpgroups: int, columns: int) -> Plan:
+def _explicit(warpgroups: int, columns: int, modes: Sequence[str] = ROUNDED) -> Plan:
     tile = ProductTile(warpgroups, columns)
     name = f"explicit_{tile.rows}x{tile.columns}"
-    tiles = dict.fromkeys(ROUNDED, tile)
+    tiles = dict.fromkeys(modes, tile)
     return _tiled(name, "explicit", gpu_costs.explicit_why_not, gpu_costs.explicit, tiles)
 
 
@@ -128,6 +128,8 @@ PLANS: tuple[Plan, ...] = (
     _explicit(2, 256),
     _explicit(2, 224),
     _explicit(3, 128),
+    _explicit(2, 192, ("ieee",)),
+    _explicit(2, 128, ("ieee",)),
     Plan("toeplitz", "toeplitz", gpu_costs.toeplitz_why_not, gpu_costs.toeplitz),
     Plan("kn2row", "kn2row", gpu_costs.kn2row_why_not, gpu_costs.kn2row),
     Plan("sliding", "sliding", gpu_costs.sliding_why_not, gpu_costs.sliding),

@@ -388,5 +388,6 @@ class Product:
             range(1, max(1, most) + 1),
             key=lambda n: waves(n) * (ceil_div(slices, n) + PRODUCT_START),
         )
-        packed = problem.groups * column_blocks * tile.columns * slices * 128
+        planes = 2 if problem.mode == "ieee" else 1
+        packed = problem.groups * column_blocks * tile.columns * slices * 128 * planes
         return waves(splits), ceil_div(slices, splits), splits, packed

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from fastconv1d import plan, tiles
 from fastconv1d.build import CSRC
+from fastconv1d.compare import draw
 from fastconv1d.config import MODES
 from fastconv1d.problem import Problem
 from kernel_runs import (
@@ -241,6 +243,41 @@ def test_fp32_values_of_all_sizes(build: Build, tmp_path: Path) -> None:
         Run(aligned_otherwise, 0, integers=False, scales=(2.0**100, 2.0**-120)),
     ]
     source, runs = with_tested_tiles("hopper_ieee", on_family("hopper", [*SPREAD, *few]))
+    assert_right(build(source), runs, tmp_path)
+
+
+@group("explicit_ieee")
+def test_fp32_values_of_all_sizes_written_out(build: Build, tmp_path: Path) -> None:
+    """From where low parts begin to be subnormal up to what TF32 would round to infinity."""
+    names = "groups", "transposed, groups of a slice"
+    problems = [replace(EXPLICIT[name], mode="ieee", bias=False) for name in names]
+    largest = [float(draw(p, torch.device("cpu"), 0)[0].abs().max()) for p in problems]
+    runs = [
+        run
+        for variant, _ in enumerate(plan.tile_rows("explicit", "ieee"))
+        for problem, most in zip(problems, largest, strict=True)
+        for run in (
+            Run(problem, variant, integers=False, spread=True),
+            Run(problem, variant, integers=False, scales=(2.0**-100, 2.0**60)),
+            Run(problem, variant, integers=False, scales=(2.0**100, 2.0**-100)),
+            Run(problem, variant, integers=False, scales=(2.0**-130, 2.0**4)),
+            Run(problem, variant, integers=False, scales=(3.4028e38 / most, 2.0**-10)),
+        )
+    ]
+    source, runs = with_tested_tiles("explicit_ieee", on_family("explicit", runs))
+    assert len(runs) == 20
+    assert_right(build(source), runs, tmp_path)
+
+
+@pytest.mark.parametrize("library", grouped("explicit_tf32", "explicit_ieee", "explicit_bf16"))
+def test_infinity_reaches_what_sees_it_written_out(
+    build: Build, tmp_path: Path, library: str
+) -> None:
+    family, mode = library.rsplit("_", 1)
+    runs = corner_runs([*EXPLICIT.values(), *SPLIT.values()], mode, 0)
+    runs = on_family(family, [replace(run, infinite=True) for run in runs])
+    assert len(runs) > 8
+    source, runs = with_tested_tiles(library, runs)
     assert_right(build(source), runs, tmp_path)
 
 
@@ -502,9 +539,9 @@ def test_each_wait_is_needed(
             "bf16": grad_bias_runs(corner_runs([CORNERS["groups"]], "bf16", MODES.index("bf16")))
         }
     if family == "explicit":
-        runs["bf16"] = on_family(
-            family, corner_runs([EXPLICIT["tiles and slices"], *SPLIT.values()], "bf16", 0)
-        )
+        few = [EXPLICIT["tiles and slices"], *SPLIT.values()]
+        # fp32-accurate products are added up in between.
+        runs = {mode: on_family(family, corner_runs(few, mode, 0)) for mode in ("bf16", "ieee")}
     if family == "hopper":
         few.append(CORNERS["travelling weights"])
         runs["bf16"] += corner_runs([CORNERS["aligned rows"]], "bf16", 1)

@@ -112,6 +112,9 @@ def test_names_are_distinct_and_no_family_takes_another_plans_name() -> None:
         ("explicit_128x224", on_cpu(SHORT_ROWS), "needs a CUDA device"),
         ("explicit_128x224", replace(SHORT_ROWS, gpu=A100), "needs compute capability 9.0"),
         ("explicit_128x224", replace(SHORT_ROWS, mode="ieee"), "has no ieee arithmetic"),
+        ("explicit_128x192", replace(SHORT_ROWS, mode="ieee"), None),
+        ("explicit_128x192", SHORT_ROWS, "has no tf32 arithmetic"),
+        ("explicit_128x128", replace(SHORT_ROWS, mode="ieee", length=1 << 20), "writes out up to"),
         ("explicit_128x224", replace(SHORT_ROWS, channels_in=511, kernel_size=15), "16 bytes"),
         ("explicit_128x224", replace(SHORT_ROWS.adjoint, stride=17), "strides up to 16"),
         ("explicit_128x224", replace(SHORT_ROWS.adjoint, groups=64), "groups of 32 channels"),
@@ -432,7 +435,7 @@ def test_explain_covers_the_table() -> None:
     assert [row.name for row, _, _ in plan.explain(LAYER_67, "direct")] == ["direct"]
 
 
-@pytest.mark.parametrize("mode", ["tf32", "bf16"])
+@pytest.mark.parametrize("mode", ["tf32", "ieee", "bf16"])
 def test_large_weights_over_few_positions_are_written_out(mode: str) -> None:
     problem = replace(SHORT_ROWS, mode=mode)
     for each in (problem, problem.adjoint):
@@ -440,6 +443,8 @@ def test_large_weights_over_few_positions_are_written_out(mode: str) -> None:
         # What counts is the number of positions, not how many rows these lie in.
         assert plan.select(replace(each, batch=1, length=12 * each.length)).family == "explicit"
         assert plan.select(replace(each, batch=500)).family != "explicit"
+    if mode == "ieee":
+        return
     assert plan.select(problem, gradient=True).family == "explicit"
     assert plan.select(replace(problem, batch=500), gradient=True).family != "explicit"
 
@@ -451,7 +456,7 @@ def test_every_plan_has_its_library_and_variant() -> None:
         "hopper_tf32", "hopper_ieee", "hopper_bf16", "hopper_fp16",
         "sliding_fp32", "sliding_bf16", "sliding_fp16",
         "toeplitz_tf32", "toeplitz_bf16", "toeplitz_fp16",
-        "explicit_tf32", "explicit_bf16", "explicit_fp16",
+        "explicit_tf32", "explicit_ieee", "explicit_bf16", "explicit_fp16",
         "grad_explicit_tf32", "grad_explicit_bf16", "grad_explicit_fp16",
         "kn2row_tf32", "kn2row_bf16", "kn2row_fp16",
         "grad_hopper_tf32", "grad_hopper_bf16", "grad_hopper_fp16",

@@ -2,8 +2,8 @@
 
 On a GPU 2,200 problems, each on one of the plans that can run it, with NaN in the memory that the
 allocator hands out, 2,080 more through the tiles of the Hopper kernel, and 1,600 with groups of few
-channels through the sliding one, 900 written out as products, and 600 each through that of Toeplitz
-blocks and that of few output channels. Without a GPU, a few through the CPU's own plan.
+channels through the sliding one, 1,200 written out as products, and 600 each through that of
+Toeplitz blocks and that of few output channels. Without a GPU, a few through the CPU's own plan.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def test_random_problems_through_the_hopper_kernel(fp32_precision: str) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("fp32_precision", ["tf32", "bf16", "fp16"], indirect=True)
+@pytest.mark.parametrize("fp32_precision", TENSOR_CORE_MODES, indirect=True)
 def test_random_problems_written_out_as_products(fp32_precision: str) -> None:
     mode, device = fp32_precision, torch.device("cuda")
     if Gpu.of(device).capability != (9, 0):

@@ -43,7 +43,7 @@ __global__ void __launch_bounds__(256) explicit_columns_kernel(const ColumnsPara
   const int64_t thread = blockIdx.x * int64_t{256} + threadIdx.x;
   if (thread >= p.count) return;
   Digits<uint32_t> digits{static_cast<uint32_t>(thread)};
-  const uint32_t of_tile = digits.take(T::columns), quad = digits.take(8),
+  const uint32_t of_tile = digits.take(T::columns), quad = digits.take(kProductPieces),
                  slice = digits.take(p.slices), block = digits.take(p.column_blocks),
                  group = digits.rest, column = block * T::columns + of_tile,
                  batch = column / p.positions, position = column - batch * p.positions;
@@ -68,10 +68,7 @@ __global__ void __launch_bounds__(256) explicit_columns_kernel(const ColumnsPara
       ++channel;
     }
   }
-  uint32_t word[4];
-#pragma unroll
-  for (int i = 0; i < 4; ++i) word[i] = M::pack(value[i]);
-  store_16(p.packed + 4 * thread, make_uint4(word[0], word[1], word[2], word[3]));
+  store_right<M, T>(p.packed, thread, value);
 }
 
 struct ExplicitSumParams {
@@ -222,7 +219,7 @@ struct Explicit {
                           c.columns,
                           c.column_blocks,
                           c.slices,
-                          c.right_bytes / 16,
+                          c.right_pieces,
                           number(a.kernel_size),
                           number(a.stride),
                           number(a.dilation),

@@ -55,7 +55,7 @@ __global__ void __launch_bounds__(256) grad_explicit_kernel(const GradExplicitPa
   const int64_t piece = thread - p.left_threads;
   if (piece >= p.right_threads) return;
   Digits<uint32_t> digits{static_cast<uint32_t>(piece)};
-  const uint32_t of_tile = digits.take(T::columns), quad = digits.take(8),
+  const uint32_t of_tile = digits.take(T::columns), quad = digits.take(kProductPieces),
                  slice = digits.take(p.slices), block = digits.take(p.column_blocks),
                  group = digits.rest, column = block * T::columns + of_tile,
                  channel = column / p.taps, tap = column - channel * p.taps,
@@ -74,10 +74,7 @@ __global__ void __launch_bounds__(256) grad_explicit_kernel(const GradExplicitPa
       ++batch;
     }
   }
-  uint32_t word[4];
-#pragma unroll
-  for (int i = 0; i < 4; ++i) word[i] = M::pack(value[i]);
-  store_16(p.right + 4 * piece, make_uint4(word[0], word[1], word[2], word[3]));
+  store_right<M, T>(p.right, piece, value);
 }
 
 template <class M, class T>
@@ -125,7 +122,7 @@ struct GradExplicit {
                                   pitch_of(c),
                                   c.depth,
                                   a.channels_out * pitch_of(c) / of_thread,
-                                  c.right_bytes / 16,
+                                  c.right_pieces,
                                   number(a.length_out),
                                   number(a.kernel_size),
                                   number(a.stride),

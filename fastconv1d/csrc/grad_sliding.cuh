@@ -606,7 +606,7 @@ struct GradSlidingKernels {
 
   static int launch(const ConvArgs& a, void* stream) {
     if (a.grad_input != nullptr && !has_one_pass(a))
-      return 1;  // cudaErrorInvalidValue: `plan.has_one_pass` should have said so
+      return 1;  // cudaErrorInvalidValue: `grad_costs.has_one_pass` should have said so
     if (is_long(a)) return grad_long_launch<M>(a, stream);
     return with_kernel(a, [&](auto s) { return run(s, a, stream); });
   }

@@ -79,10 +79,19 @@ struct Tf32 : Fp32 {
 // (48 products) and added up in ordinary fp32 registers.
 struct Ieee : Fp32 {
   static constexpr int planes = 2, products = 3, values_per_word = 1, chain = 6;
+  static constexpr float most_rounded = 0x1.ffep127f;  // what is less is finite when rounded
   static constexpr bool keeps_places = false;
   static __device__ __forceinline__ void split(const Element (&v)[1], uint32_t (&word)[2]) {
     // A NaN survives in the low part, which the tensor cores truncate.
     const float high = nearest_tf32(v[0]);
+    word[0] = bits_of(high);
+    word[1] = bits_of(v[0] - high);
+  }
+  // The same for wgmma; what would be infinite when rounded is cut off instead. Low parts are multiples of 2^-136,
+  // whose subnormal numbers end there: below 2^-113 a value has fewer bits.
+  static __device__ __forceinline__ void split(const Element (&v)[1], uint32_t (&word)[2], float) {
+    const uint32_t bits = bits_of(v[0]), half = fabsf(v[0]) < most_rounded ? 0x1000u : 0u;
+    const float high = float_of((bits + half) & 0xffffe000u);
     word[0] = bits_of(high);
     word[1] = bits_of(v[0] - high);
   }
@@ -96,6 +105,13 @@ struct Ieee : Fp32 {
                                                   const uint32_t (&a)[2][4],
                                                   const uint32_t (&b)[2][2]) {
     mma_tf32(d, a[product == 0], b[product == 1][0], b[product == 1][1]);
+  }
+  template <int SUMS>
+  static __device__ __forceinline__ void multiply(float (&d)[1][SUMS], const uint32_t (&a)[2][4],
+                                                  const Operand& b) {
+    wgmma_tf32(d[0], a[1], b.plane(0));
+    wgmma_tf32(d[0], a[0], b.plane(1));
+    wgmma_tf32(d[0], a[0], b.plane(0));
   }
 };
 

@@ -8,7 +8,10 @@
 // order in which wgmma reads it, so that a slice of a tile is one copy.
 //
 //   stage = [row][36 words of depth] of left, TURNED [depth][rows and 4 words more]: a pitch that keeps banks
-//           apart; then [4 words of depth][column][4 words] of right
+//           apart; then [plane][4 words of depth][column][4 words] of right
+//
+// fp32-accurate mode (Ieee) splits each value in a high and a low TF32 part, of which right has a plane each, and adds
+// three products. A slice's products are a chain, and chains are added up in registers apart.
 //
 // One warp has stages copied, WARPGROUPS multiply them, 64 rows by N columns each. Blocks take tiles in turn; stages of
 // the next one come while sums of one are written. Few tiles split the depth: each split leaves fp32 sums of its own,
@@ -30,7 +33,8 @@ struct ProductTile {
       (threads * registers - 128 * producer_registers) / (128 * WARPGROUPS) / 8 * 8;
 };
 
-constexpr int kProductSteps = 4, kProductWords = 8 * kProductSteps;  // of a slice
+constexpr int kProductSteps = 4, kProductWords = 8 * kProductSteps,
+              kProductPieces = kProductWords / 4;  // of a slice
 constexpr int kProductStages = 6, kProductBarrierBytes = 128;
 
 struct ProductParams {
@@ -45,6 +49,32 @@ struct ProductParams {
   int left_comes_first;  // it was there before the kernel before this one
 };
 
+// Writes 4 words of a column of the right matrix, of which there are kProductPieces in a slice: [group][column
+// block][slice][piece][column] is `number`.
+template <class M, class T>
+__device__ __forceinline__ void store_right(
+    uint32_t* right, int64_t number, const typename M::Element (&value)[4][M::values_per_word]) {
+  uint32_t word[M::planes][4];
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    if constexpr (M::planes == 1) {
+      word[0][i] = M::pack(value[i]);
+    } else {
+      uint32_t parts[M::planes];
+      M::split(value[i], parts, 1.f);
+#pragma unroll
+      for (int plane = 0; plane < M::planes; ++plane) word[plane][i] = parts[plane];
+    }
+  }
+  constexpr int of_plane = kProductPieces * T::columns;
+  if (M::planes > 1) number += number / of_plane * of_plane * (M::planes - 1);
+#pragma unroll
+  for (int plane = 0; plane < M::planes; ++plane) {
+    const auto& of = word[plane];
+    store_16(right + 4 * (number + plane * of_plane), make_uint4(of[0], of[1], of[2], of[3]));
+  }
+}
+
 template <class M, class T, bool TURNED>
 struct ProductBlock {
   using Element = typename M::Element;
@@ -52,8 +82,11 @@ struct ProductBlock {
   static constexpr int box_columns = TURNED ? T::rows + 4 * values : depth + 4 * values,
                        box_rows = TURNED ? depth : T::rows;
   static constexpr int pitch = box_columns * static_cast<int>(sizeof(Element));
-  static constexpr int left_bytes = box_rows * pitch, right_bytes = 4 * kProductWords * T::columns,
+  static constexpr int left_bytes = box_rows * pitch, plane_bytes = 4 * kProductWords * T::columns,
+                       right_bytes = M::planes * plane_bytes,
                        stage_bytes = left_bytes + right_bytes;
+  static constexpr bool cuts = M::chain > 0;  // chains of products, after each slice
+  static_assert(!cuts || kProductSteps <= M::chain);
   static_assert(left_bytes % 128 == 0 && box_columns <= 256 && box_rows <= 256);
 
   struct Part {
@@ -149,20 +182,22 @@ struct ProductBlock {
         lane / 8;  // of 8 x 8 values: two of 8 rows each, then those of greater depth
     return (matrix / 2 * 8 + lane % 8) * pitch + (row + matrix % 2 * 8) * 2;
   }
-  static __device__ __forceinline__ void read(uint32_t (&word)[4], const char* left, int step) {
+  static __device__ __forceinline__ void read(uint32_t (&word)[M::planes][4], const char* left,
+                                              int step) {
     if constexpr (TURNED && values == 2) {
-      load_matrices_turned(word, reinterpret_cast<const uint32_t*>(left + step * 16 * pitch));
+      load_matrices_turned(word[0], reinterpret_cast<const uint32_t*>(left + step * 16 * pitch));
     } else {
       constexpr int to_half = TURNED ? pitch : 16, to_rows = TURNED ? 32 : 8 * pitch,
                     to_step = TURNED ? 8 * pitch : 32;
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        word[i] = *reinterpret_cast<const uint32_t*>(left + step * to_step + i / 2 * to_half +
-                                                     i % 2 * to_rows);
+        word[0][i] = *reinterpret_cast<const uint32_t*>(left + step * to_step + i / 2 * to_half +
+                                                        i % 2 * to_rows);
         if constexpr (values == 1) {
-          uint32_t rounded[1];
-          M::split({float_of(word[i])}, rounded, 1.f);
-          word[i] = rounded[0];
+          uint32_t parts[M::planes];
+          M::split({float_of(word[0][i])}, parts, 1.f);
+#pragma unroll
+          for (int plane = 0; plane < M::planes; ++plane) word[plane][i] = parts[plane];
         }
       }
     }
@@ -171,8 +206,8 @@ struct ProductBlock {
   __device__ __forceinline__ void consume() const {
     // The same for all lanes, which the compiler should know.
     const int warpgroup = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x - 128) / 128, 0);
-    float sums[1][T::columns / 2];
-    uint32_t fragments[2][1][4];
+    float sums[1][T::columns / 2], total[cuts ? T::columns / 2 : 1];
+    uint32_t fragments[2][M::planes][4];
     const int place = place_of_lane(warpgroup);
     Turn turn;
 #pragma unroll 1
@@ -180,33 +215,53 @@ struct ProductBlock {
          number += static_cast<int>(gridDim.x)) {
       const Tile tile = tile_of(number);
 #pragma unroll
-      for (int i = 0; i < T::columns / 2; ++i) sums[0][i] = 0;
+      for (int i = 0; i < T::columns / 2; ++i) {
+        sums[0][i] = 0;
+        if constexpr (cuts) total[i] = 0;
+      }
       wgmma_hold(sums[0]);
       int before = -1;
 #pragma unroll 1
       for (int slice = 0; slice < tile.count; ++slice) {
         barrier_wait(part->barriers.full + turn.stage, turn.parity);
         const char* const stage = stages + turn.stage * stage_bytes;
-        const Operand right(stage + left_bytes, 16 * T::columns, 0);
+        const Operand right(stage + left_bytes, 16 * T::columns, plane_bytes);
 #pragma unroll
         for (int step = 0; step < kProductSteps; ++step) {
           // The products of what was here before are over.
           wgmma_wait<1>();
           auto& fragment = fragments[step % 2];
-          read(fragment[0], stage + place, step);
-          wgmma_hold(fragment[0]);
+          read(fragment, stage + place, step);
+#pragma unroll
+          for (int plane = 0; plane < M::planes; ++plane) wgmma_hold(fragment[plane]);
           wgmma_fence();
           M::multiply(sums, fragment, right.step(step));
           wgmma_commit();
           if (step == 1) give_back(part->barriers.empty, before);
         }
-        before = turn.stage;
+        if constexpr (cuts) {
+          wgmma_wait<0>();
+          wgmma_hold(sums[0]);
+          give_back(part->barriers.empty, turn.stage);
+#pragma unroll
+          for (int i = 0; i < T::columns / 2; ++i) {
+            total[i] += sums[0][i];
+            sums[0][i] = 0;
+          }
+          wgmma_hold(sums[0]);
+        } else {
+          before = turn.stage;
+        }
         turn.advance(p.stages);
       }
-      wgmma_wait<0>();
-      wgmma_hold(sums[0]);
-      give_back(part->barriers.empty, before);
-      store(sums[0], tile, warpgroup);
+      if constexpr (cuts) {
+        store(total, tile, warpgroup);
+      } else {
+        wgmma_wait<0>();
+        wgmma_hold(sums[0]);
+        give_back(part->barriers.empty, before);
+        store(sums[0], tile, warpgroup);
+      }
     }
   }
 
@@ -257,7 +312,7 @@ __global__ void __launch_bounds__(T::threads, 1)
 struct ProductCut {
   int64_t groups, rows, columns, depth;  // rows, columns and depth of a group
   int64_t row_blocks, column_blocks, slices, splits;
-  int64_t right_bytes;
+  int64_t right_pieces, right_bytes;  // of 4 words of a column, whose planes count once
 };
 
 template <class M, class T>
@@ -273,7 +328,8 @@ struct Product {
     c.slices = ceil_div(depth, slice_depth);
     c.splits =
         product_splits(groups * c.row_blocks * c.column_blocks, c.slices, multiprocessors, most);
-    c.right_bytes = groups * c.column_blocks * c.slices * 4 * kProductWords * T::columns;
+    c.right_pieces = groups * c.column_blocks * c.slices * kProductPieces * T::columns;
+    c.right_bytes = 16 * M::planes * c.right_pieces;
     return c;
   }
 
