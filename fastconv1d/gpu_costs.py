@@ -465,8 +465,6 @@ def explicit(tile: ProductTile | None, problem: Problem, *, gradient: bool = Fal
         # Neighbouring residues are read together, whether there are so many or not.
         idle = 4 / min(problem.stride, 4) if product.turned else 1.0
         time += (1 + idle) * sums / EXPLICIT_PARTS / scale
-    if gradient and problem.bias:
-        time += LAUNCH
     return EXPLICIT_START + time
 
 

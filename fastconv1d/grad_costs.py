@@ -15,7 +15,7 @@ from fastconv1d.gpu_costs import (
 from fastconv1d.problem import Problem
 from fastconv1d.tiles import GradHopperTile, GradTile, ProductTile, ceil_div
 
-# Measured on an H100 but for the Hopper kernel.
+# Measured on an H100 but for the Hopper kernel, the product written out and torch's.
 GRAD_DENSE_START = 32.0  # µs: both kernels, and what a block does before its first slice
 GRAD_SLICE = {  # ns that a slice of a tile takes, by rows, columns and mode
     (128, 192): {"tf32": 2022},
@@ -29,21 +29,26 @@ MOST_GRAD_STRIDE = {2: 3, 4: 8}
 # What it takes, measured on an H200: µs of a slice, by channels and pairs, in TF32 and in 16 bits,
 # which has twice as many positions in one.
 GRAD_HOPPER_SLICE = {
-    (128, 256): {4: 1.03, 2: 1.26},
-    (128, 192): {4: 0.85, 2: 1.08},
-    (128, 128): {4: 0.89, 2: 0.97},
-    (64, 256): {4: 0.71, 2: 0.88},
-    (64, 192): {4: 0.60, 2: 0.65},
+    (128, 256): {4: 0.92, 2: 1.1},
+    (128, 192): {4: 0.8, 2: 1.01},
+    (128, 128): {4: 0.8, 2: 0.84},
+    (64, 256): {4: 0.63, 2: 0.78},
+    (64, 192): {4: 0.57, 2: 0.64},
 }
-# Times as long where rows begin within 16 bytes, at odd 16-bit values, where taps are so far apart
-# that each has a row of its own, and with a stride of 8, whose reads meet the same banks.
-GRAD_HOPPER_WITHIN, GRAD_HOPPER_ODD = {4: 1.25, 2: 1.07}, 1.9
-GRAD_HOPPER_APART, GRAD_HOPPER_FAR = 2.3, 1.4
+# Times as long where there is a bias; where rows of grad_output begin within 16 bytes; where rows
+# of either tensor begin at odd 16-bit values; where taps are so far apart that each has a row.
+GRAD_HOPPER_BIAS, GRAD_HOPPER_WITHIN, GRAD_HOPPER_ODD = {4: 1.22, 2: 1.1}, 1.27, 1.4
+GRAD_HOPPER_APART = {4: 1.4, 2: 1.7}
+# Where there is no bias and rows of grad_output come as products read them, by channels and pairs.
+GRAD_HOPPER_DIRECT = {(128, 256): 0.95, (128, 192): 0.8, (128, 128): 0.75}
 GRAD_HOPPER_SHARED = 223 << 10  # bytes of shared memory for stages
-GRAD_HOPPER_START, GRAD_HOPPER_WAVE = 6.0, 7.7  # µs: both kernels; a block's start and its end
+GRAD_HOPPER_START, GRAD_HOPPER_WAVE = 13.0, 7.4  # µs: both kernels; a block's start and its end
 GRAD_HOPPER_BANDWIDTH = 3.9e6  # bytes per µs that it reads
+# What the bias's kernel takes beside the product written out: µs, and bytes per µs by size.
+GRAD_EXPLICIT_BIAS_START, GRAD_EXPLICIT_BIAS = 8.0, {2: 2.2e6, 4: 5e6}
 GRAD_BLOCK_SLICES = 12  # slices' time that a block's start takes: splits_of in csrc/grad_tile.cuh
-GRAD_STRIDED, GRAD_SHORT = 1.18, 1.5  # times as long with a stride, and where rows have few slices
+# Times as long with a stride, and where rows have few slices and taps share little of what is read.
+GRAD_STRIDED, GRAD_SHORT = 1.18, 1.5
 GRAD_FEW_SLICES = 8
 GRAD_PARTS_BANDWIDTH = 2.7e6  # bytes per µs in which parts are written and added up
 GRAD_WORKSPACE = 64 << 20  # bytes of parts: kGradWorkspace of csrc/grad_dense.cuh
@@ -59,11 +64,13 @@ GRAD_LONG_KERNEL = 32
 # kMostTaps and kMostTapsApart there.
 GRAD_MOST_TAPS, GRAD_MOST_TAPS_APART = 16, 8
 GRAD_DIRECT_RATE = 0.3e6  # FLOP per µs
-GRAD_ATEN_START = 40.0  # µs
-GRAD_ATEN_RATE = {"tf32": 125e6, "ieee": 36e6, "bf16": 560e6, "fp16": 560e6, "fp64": 10e6}
-GRAD_ATEN_GROUPED = 0.75
+GRAD_ATEN_START = 36.0  # µs
+GRAD_ATEN_RATE = {"tf32": 155e6, "ieee": 36e6, "bf16": 670e6, "fp16": 670e6, "fp64": 10e6}
+GRAD_ATEN_GROUPED = {2: 0.4, 4: 0.75, 8: 0.75}  # share of that rate with groups, by size
+GRAD_ATEN_DILATED = {2: 0.5, 4: 1.0, 8: 1.0}  # and with taps apart
 GRAD_ATEN_LAYOUT = {2: 0.62e6, 4: 0.46e6, 8: 0.4e6}  # elements per µs that change their layout
 GRAD_ATEN_BIAS = 0.54e6  # elements per µs
+GRAD_ATEN_WEIGHTS = {2: 0.3e6, 4: 0.5e6, 8: 0.5e6}  # likewise, of the gradient
 GRAD_ATEN_FILLED = 64  # rows and columns below which cuDNN's tiles are partly empty
 GRAD_ATEN_DEPTHWISE_RATE = 1e6  # FLOP per µs
 
@@ -102,15 +109,19 @@ def hopper(tile: GradHopperTile | None, problem: Problem) -> float:
     tiles *= blocks
     waves, slices, splits = _split(problem, tiles, problem.gpu.multiprocessors)
     itemsize = problem.dtype.itemsize
-    work = waves * slices * GRAD_HOPPER_SLICE[tile.channels, tile.pairs][itemsize]
-    if problem.length_out * itemsize % 4 or problem.aligned % 4:
+    size = tile.channels, tile.pairs
+    work = waves * slices * GRAD_HOPPER_SLICE[size][itemsize]
+    row_bytes = problem.length_out * itemsize
+    if problem.bias:
+        work *= GRAD_HOPPER_BIAS[itemsize]
+    elif row_bytes % 16 == 0:
+        work *= GRAD_HOPPER_DIRECT.get(size, 1)
+    if row_bytes % 4 or problem.aligned % 4:
         work *= GRAD_HOPPER_ODD
-    elif problem.length_out * itemsize % 16:
-        work *= GRAD_HOPPER_WITHIN[itemsize]
-    if problem.stride >= 8:
-        work *= GRAD_HOPPER_FAR
+    if row_bytes % 16:
+        work *= GRAD_HOPPER_WITHIN
     if apart:
-        work *= GRAD_HOPPER_APART
+        work *= GRAD_HOPPER_APART[itemsize]
     traffic = problem.bytes / (GRAD_HOPPER_BANDWIDTH * gpu_scale(problem))
     time = GRAD_HOPPER_START + waves * GRAD_HOPPER_WAVE + larger(work, traffic)
     return time + _parts_time(problem, splits)
@@ -194,7 +205,8 @@ def dense(tile: GradTile | None, problem: Problem) -> float:
     each = GRAD_SLICE[tile.rows, tile.columns][problem.mode] / 1e3
     if problem.stride > 1:
         each *= GRAD_STRIDED
-    if ceil_div(problem.length_out, 64 if problem.dtype.itemsize == 2 else 32) < GRAD_FEW_SLICES:
+    of_row = ceil_div(problem.length_out, 64 if problem.dtype.itemsize == 2 else 32)
+    if of_row < GRAD_FEW_SLICES and problem.kernel_size < 4 * problem.stride:
         each *= GRAD_SHORT
     traffic = problem.bytes / (GRAD_BANDWIDTH * gpu_scale(problem))
     time = GRAD_DENSE_START + larger(waves * slices * each, traffic)
@@ -271,7 +283,12 @@ def explicit_why_not(tile: ProductTile | None, problem: Problem) -> str | None:
 
 def explicit(tile: ProductTile | None, problem: Problem) -> float:
     """The product written out."""
-    return gpu_costs.explicit(tile, problem, gradient=True)
+    time = gpu_costs.explicit(tile, problem, gradient=True)
+    if problem.bias:
+        size = problem.dtype.itemsize
+        read = problem.output_elements * size / GRAD_EXPLICIT_BIAS[size] / gpu_scale(problem)
+        time += GRAD_EXPLICIT_BIAS_START + read
+    return time
 
 
 def direct(problem: Problem) -> float:
@@ -291,7 +308,11 @@ def aten(problem: Problem) -> float:
     columns = problem.channels_in // problem.groups * problem.kernel_size
     filled = min(1.0, rows / GRAD_ATEN_FILLED) * min(1.0, columns / GRAD_ATEN_FILLED)
     rate = GRAD_ATEN_RATE[problem.mode] * max(filled, 0.05)
-    rate *= GRAD_ATEN_GROUPED if problem.groups > 1 else 1.0
+    if problem.groups > 1:
+        rate *= GRAD_ATEN_GROUPED[problem.dtype.itemsize]
+    if problem.dilation > 1:
+        rate *= GRAD_ATEN_DILATED[problem.dtype.itemsize]
     time = problem.flops / rate + elements / GRAD_ATEN_LAYOUT[problem.dtype.itemsize]
     time += problem.bias * problem.output_elements / GRAD_ATEN_BIAS
+    time += _elements(problem) / GRAD_ATEN_WEIGHTS[problem.dtype.itemsize]
     return GRAD_ATEN_START + time / gpu_scale(problem)
