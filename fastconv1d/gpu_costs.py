@@ -487,7 +487,7 @@ def _kn2row_time(problem: Problem) -> float | None:
     kinds = max(1, 4 * size // problem.aligned)  # of rows, by how they begin modulo 4 values
     of_step = 32 // size
     steps = ceil_div(ceil_div(problem.channels_in // problem.groups, kinds), of_step)
-    shared = next(most for least, most in SLIDING_SHARED if problem.gpu.capability >= least)
+    shared = next((most for least, most in SLIDING_SHARED if problem.gpu.capability >= least), 0)
     channels_out = problem.channels_out // problem.groups
     seen = problem.kernel_size // (problem.stride if problem.transposed else 1)
     times: list[float] = []

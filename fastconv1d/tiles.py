@@ -323,7 +323,7 @@ def hopper_walk(tile: HopperTile, problem: Problem, many_tiles: bool = False) ->
 
 def hopper_slices_of_share(blocks: int, slices: int, steps: int, multiprocessors: int) -> int:
     """Slices that a block takes of a tile: `slices_of_share` of csrc/schedule.h."""
-    if 2 * blocks > multiprocessors or slices * steps < LEAST_STEPS:
+    if not blocks or 2 * blocks > multiprocessors or slices * steps < LEAST_STEPS:
         return max(1, slices)
     return ceil_div(slices, min(multiprocessors // blocks, slices, MOST_SHARES))
 

@@ -284,8 +284,16 @@ def test_transposed_strides_share_no_rows() -> None:
 @pytest.mark.parametrize("mode", ["tf32", "bf16", "fp64"])
 def test_an_empty_batch_costs_something(mode: str) -> None:
     for transposed in (False, True):
-        problem = replace(TINY, batch=0, mode=mode, transposed=transposed)
-        assert plan.select(problem).cost(problem) > 0
+        for base in (TINY, SHORT_ROWS, FEW_OUT):
+            problem = replace(base, batch=0, mode=mode, transposed=transposed)
+            assert plan.select(problem).cost(problem) > 0
+            assert plan.select(problem.ordinary, gradient=True).cost(problem.ordinary) > 0
+
+
+def test_costs_are_explained_on_gpus_that_no_kernel_of_tensor_cores_knows() -> None:
+    for problem in (LAYER_67, DEPTHWISE, FEW_OUT):
+        rows = plan.explain(replace(problem, gpu=V100))
+        assert any(reason is None for _, reason, *_ in rows)
 
 
 def test_aten_runs_what_would_be_slower_here() -> None:
