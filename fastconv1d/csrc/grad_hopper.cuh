@@ -103,8 +103,7 @@ struct GradHopperParams {
   int64_t dilation, padding;
   int stride;
   int grad_kinds_log2;
-  int raw_pitch;  // bytes of a raw row of grad_output: one piece of 16 more if some begin within one
-  int leads;      // whether boxes of the input show what is before a row
+  int leads;  // whether boxes of the input show what is before a row
   int raw_stages, ready_stages, input_stages, input_bytes;
 };
 
@@ -114,9 +113,9 @@ struct GradHopperBlock {
   static constexpr int element = sizeof(Element), values = M::values_per_word;
   static constexpr int positions = kGradWords * values, vector = 4 * values;
   static constexpr int quad_bytes = 16 * (T::channels + 1);
-  static constexpr int most_pitch =
-      16 * (kGradWords / 4 + !DIRECT);  // bytes of a raw row of grad_output
-  static constexpr int raw_bytes = T::channels * most_pitch,
+  // Bytes of a raw row of grad_output: one piece of 16 more if some begin within one.
+  static constexpr int raw_pitch = 16 * (kGradWords / 4 + !DIRECT);
+  static constexpr int raw_bytes = T::channels * raw_pitch,
                        ready_bytes =
                            DIRECT ? raw_bytes : (kGradWords / 4 * quad_bytes + 127) / 128 * 128;
   static constexpr int row_lanes = 8;  // that make a row of grad_output ready together
@@ -143,7 +142,7 @@ struct GradHopperBlock {
 
   const GradHopperParams& p;
   Part* part;
-  float* bias;                                     // [warp][row of grad_output][lane]: its sums
+  float* bias;  // its sums: [warp][row of grad_output][lane], or [row] of direct ones
   char *raw_stages, *ready_stages, *input_stages;  // the first of each
 
   __device__ __forceinline__ GradHopperBlock(const GradHopperParams& params, uint32_t* memory)
@@ -230,7 +229,7 @@ struct GradHopperBlock {
   __device__ __forceinline__ Box grad_box(int kind, int batch) const {
     const int row = first_grad_row(batch) + kind;
     return {&p.grad_boxes.maps[row & ((1 << p.grad_kinds_log2) - 1)],
-            kind * (T::channels >> p.grad_kinds_log2) * p.raw_pitch, 0, row >> p.grad_kinds_log2};
+            kind * (T::channels >> p.grad_kinds_log2) * raw_pitch, 0, row >> p.grad_kinds_log2};
   }
   __device__ __forceinline__ Box input_box(int unit, int batch) const {
     const GradPairs& c = p.pairs;
@@ -261,7 +260,7 @@ struct GradHopperBlock {
       barrier_wait((DIRECT ? part->ready : part->raw).empty + raw.stage, raw.parity ^ 1);
       barrier_wait(part->inputs.empty + inputs.stage, inputs.parity ^ 1);
       if (lane == 0) {
-        barrier_arrive_expecting(raw_full, T::channels * p.raw_pitch);
+        barrier_arrive_expecting(raw_full, T::channels * raw_pitch);
         barrier_arrive_expecting(inputs_full, input_bytes);
       }
       if (lane < grad_kinds)
@@ -340,29 +339,26 @@ struct GradHopperBlock {
       place = words;
   }
 
-  // Makes the rows of a kind, some at a time, with some lanes for each; the next ones are on their way while these
-  // are made. All positions exist if they are WHOLE. A lane adds what it has of a row to `sums`, if any.
+  // Makes the rows of a kind, some at a time, with some lanes for each. All positions exist if they are WHOLE. A lane adds
+  // what it has of a row to `sums`, if any.
   template <bool WHOLE>
   __device__ __forceinline__ void make_rows(const char* raw, char* ready, float* sums, int ahead,
                                             int first) const {
-    // At once as many as a kind has at least, where there are most kinds.
-    constexpr int rows_of_warp = 32 / row_lanes, at_once = element;
-    static_assert(rows_of_warp * at_once * (16 / element) <= T::channels);
+    // At once as many as a kind has at least, where there are most kinds, but 4.
+    constexpr int rows_of_warp = 32 / row_lanes,
+                  fewest = T::channels / (16 / element) / rows_of_warp,
+                  at_once = fewest < 4 ? fewest : 4;
     const int lane = threadIdx.x % 32, at = lane % row_lanes,
-              rows = T::channels >> p.grad_kinds_log2, step = rows_of_warp * p.raw_pitch;
-    const char* from = raw + at * 16 + lane / row_lanes * p.raw_pitch;
+              rows = T::channels >> p.grad_kinds_log2, bits = ahead * element * 8 & 31;
+    const char* from = raw + at * 16 + lane / row_lanes * raw_pitch;
     char* to = ready + at * quad_bytes + lane / row_lanes * 16;
-    const int bits = ahead * element * 8 & 31;
     with_words_of(ahead, [&](auto behind) {
-      uint4 words[at_once], next[at_once];
-      const auto read_rows = [&](uint4(&of)[at_once]) {
-#pragma unroll
-        for (int i = 0; i < at_once; ++i, from += step) of[i] = read<behind.value>(from, bits);
-      };
-      read_rows(words);
 #pragma unroll 1
       for (int row = 0; row < rows; row += rows_of_warp * at_once) {
-        if (row + rows_of_warp * at_once < rows) read_rows(next);
+        uint4 words[at_once];
+#pragma unroll
+        for (int i = 0; i < at_once; ++i)
+          words[i] = read<behind.value>(from + i * rows_of_warp * raw_pitch, bits);
         if (!WHOLE)
 #pragma unroll
           for (int i = 0; i < at_once; ++i)
@@ -372,9 +368,9 @@ struct GradHopperBlock {
           for (int i = 0; i < at_once; ++i)
             sums[(row + i * rows_of_warp) * row_lanes + lane] += sum_of(words[i]);
 #pragma unroll
-        for (int i = 0; i < at_once; ++i, to += rows_of_warp * 16) store(to, words[i]);
-#pragma unroll
-        for (int i = 0; i < at_once; ++i) words[i] = next[i];
+        for (int i = 0; i < at_once; ++i) store(to + i * rows_of_warp * 16, words[i]);
+        from += at_once * rows_of_warp * raw_pitch;
+        to += at_once * rows_of_warp * 16;
       }
     });
   }
@@ -409,36 +405,67 @@ struct GradHopperBlock {
     return !DIRECT || p.leads != 0 || part->adds_bias;
   }
 
-  // One of warps 1-3 where grad_output comes as products read it.
+  // One of warps 1-3 where grad_output comes as products read it. Rows are added up on tensor cores, as their product
+  // with ones, which takes an eighth of the instructions.
   __device__ __forceinline__ void add_up(int warp) const {
     if (!waits_for_makers()) return;
-    constexpr int rows_of_warp = 32 / row_lanes,
-                  most = (T::channels / rows_of_warp + kGradMakers - 1) / kGradMakers;
-    const int lane = threadIdx.x % 32;
-    // Of a lane's rows, every so many.
-    const auto row_of = [&](int i) { return (warp + i * kGradMakers) * rows_of_warp; };
-    float sums[most]{};
+    constexpr int of_group = 8, groups = T::channels / of_group,
+                  most = (groups + kGradMakers - 1) / kGradMakers;
+    const int lane = threadIdx.x % 32, row_of_group = lane / 4;
+    const auto group_of = [&](int i) { return warp + i * kGradMakers; };
+    float sums[most][4]{};
+    // Of the products all rows are the same.
+    const auto end_chain = [&](bool first) {
+#pragma unroll
+      for (int i = 0; i < most; ++i)
+#pragma unroll
+        for (int column = 0; column < 2; ++column) {
+          if (row_of_group == 0 && group_of(i) < groups) {
+            float& sum = bias[group_of(i) * of_group + lane * 2 + column];
+            sum = (first ? 0 : sum) + sums[i][column];
+          }
+          sums[i][column] = 0;
+        }
+    };
     Slice slice = first_slice();
     Turn raw, inputs;
+    int chained = 0;
+    bool first = true;
 #pragma unroll 1
     for (int number = 0; number < part->count; ++number) {
       barrier_wait(part->raw.full + raw.stage, raw.parity);
-      if (part->adds_bias) {
-        const char* const from = raw_stages + raw.stage * raw_bytes + lane * 16;
+      if constexpr (values == 2) {
+        if (part->adds_bias) {
+          const uint32_t one = M::pack({M::to(1.f), M::to(1.f)}),
+                         ones[1][4] = {{one, one, one, one}};
+          // Rows' halves are read in turns, which keeps banks apart.
+          const char* const from = raw_stages + raw.stage * raw_bytes + row_of_group * raw_pitch;
+          const int piece = lane % 4 + row_of_group % 2 * 4;
 #pragma unroll
-        for (int i = 0; i < most; ++i)
-          if (row_of(i) < T::channels)
-            sums[i] += sum_of(*reinterpret_cast<const uint4*>(from + row_of(i) * most_pitch));
+          for (int i = 0; i < most; ++i) {
+            if (group_of(i) >= groups) continue;
+#pragma unroll
+            for (int half = 0; half < 2; ++half) {
+              const auto words = *reinterpret_cast<const uint4*>(
+                  from + group_of(i) * of_group * raw_pitch + (piece ^ half * 4) * 16);
+              M::multiply(0, sums[i], ones, {{words.x, words.y}});
+              M::multiply(0, sums[i], ones, {{words.z, words.w}});
+            }
+          }
+        }
       }
       if (slice_leads(slice)) clear_leads(slice, inputs, warp, kGradMakers);
       give_back(part->ready.full, raw.stage);
       raw.advance(p.raw_stages);
       inputs.advance(p.input_stages);
       slice.advance(p.slices);
+      if (++chained == kGradChain / positions) {
+        end_chain(first);
+        first = false;
+        chained = 0;
+      }
     }
-#pragma unroll
-    for (int i = 0; i < most; ++i)
-      if (row_of(i) < T::channels) bias[row_of(i) * row_lanes + lane] = sums[i];
+    end_chain(first);
   }
 
   // One of warps 1-3.
@@ -471,9 +498,9 @@ struct GradHopperBlock {
                   ahead = p.grad_boxes.leads[(first_row + kind) & (grad_kinds - 1)];
         float* const of_kind = sums == nullptr ? nullptr : sums + row * row_lanes;
         if (whole)
-          make_rows<true>(from + row * p.raw_pitch, to + row * 16, of_kind, ahead, position);
+          make_rows<true>(from + row * raw_pitch, to + row * 16, of_kind, ahead, position);
         else
-          make_rows<false>(from + row * p.raw_pitch, to + row * 16, of_kind, ahead, position);
+          make_rows<false>(from + row * raw_pitch, to + row * 16, of_kind, ahead, position);
       }
       if (slice_leads(slice)) clear_leads(slice, inputs, 0, 1);
       fence_async_proxy();
@@ -505,8 +532,8 @@ struct GradHopperBlock {
     warpgroup_sync(1);
     for (int row = threadIdx.x; row < T::channels; row += 128) {
       const int out = out_of(row);
-      float sum = 0;
-      for (int warp = 0; warp < (DIRECT ? 1 : kGradMakers); ++warp)
+      float sum = DIRECT ? bias[row] : 0;
+      for (int warp = 0; !DIRECT && warp < kGradMakers; ++warp)
 #pragma unroll
         for (int lane = 0; lane < row_lanes; ++lane)
           sum += bias[(warp * T::channels + row) * row_lanes + lane];
@@ -996,14 +1023,14 @@ struct GradHopper {
     const bool aligned =
                    p.grad_kinds_log2 == 0 && reinterpret_cast<uintptr_t>(a.grad_output) % 16 == 0,
                direct = aligned && (Block::values == 2 || a.grad_bias == nullptr);
+    const int raw_pitch = direct ? DirectBlock::raw_pitch : Block::raw_pitch;
     const Rings rings = direct ? direct_rings_of(c.pairs, shared_budget(1)) : c.rings;
-    p.raw_pitch = Block::most_pitch - (aligned ? 16 : 0);
     if (!make_row_boxes<Element>(p.input_boxes, input_of(a, c, copy), c.pairs.kinds_log2,
                                  c.pairs.vectors * Block::vector, c.pairs.rows_of_kind()) ||
         !make_row_boxes<Element>(p.grad_boxes,
                                  {a.grad_output, a.batch, a.channels_out, a.length_out,
                                   a.channels_out * a.length_out, a.length_out},
-                                 p.grad_kinds_log2, p.raw_pitch / Block::element,
+                                 p.grad_kinds_log2, raw_pitch / Block::element,
                                  T::channels >> p.grad_kinds_log2, direct))
       return 1;
     p.output =
