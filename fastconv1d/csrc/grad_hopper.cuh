@@ -142,7 +142,7 @@ struct GradHopperBlock {
 
   const GradHopperParams& p;
   Part* part;
-  float* bias;  // its sums: [warp][row of grad_output][lane], or [row] of direct ones
+  float* bias;                                     // [warp][row of grad_output][lane]: its sums
   char *raw_stages, *ready_stages, *input_stages;  // the first of each
 
   __device__ __forceinline__ GradHopperBlock(const GradHopperParams& params, uint32_t* memory)
@@ -405,67 +405,36 @@ struct GradHopperBlock {
     return !DIRECT || p.leads != 0 || part->adds_bias;
   }
 
-  // One of warps 1-3 where grad_output comes as products read it. Rows are added up on tensor cores, as their product
-  // with ones, which takes an eighth of the instructions.
+  // One of warps 1-3 where grad_output comes as products read it.
   __device__ __forceinline__ void add_up(int warp) const {
     if (!waits_for_makers()) return;
-    constexpr int of_group = 8, groups = T::channels / of_group,
-                  most = (groups + kGradMakers - 1) / kGradMakers;
-    const int lane = threadIdx.x % 32, row_of_group = lane / 4;
-    const auto group_of = [&](int i) { return warp + i * kGradMakers; };
-    float sums[most][4]{};
-    // Of the products all rows are the same.
-    const auto end_chain = [&](bool first) {
-#pragma unroll
-      for (int i = 0; i < most; ++i)
-#pragma unroll
-        for (int column = 0; column < 2; ++column) {
-          if (row_of_group == 0 && group_of(i) < groups) {
-            float& sum = bias[group_of(i) * of_group + lane * 2 + column];
-            sum = (first ? 0 : sum) + sums[i][column];
-          }
-          sums[i][column] = 0;
-        }
-    };
+    constexpr int rows_of_warp = 32 / row_lanes,
+                  most = (T::channels / rows_of_warp + kGradMakers - 1) / kGradMakers;
+    const int lane = threadIdx.x % 32;
+    // Of a lane's rows, every so many.
+    const auto row_of = [&](int i) { return (warp + i * kGradMakers) * rows_of_warp; };
+    float sums[most]{};
     Slice slice = first_slice();
     Turn raw, inputs;
-    int chained = 0;
-    bool first = true;
 #pragma unroll 1
     for (int number = 0; number < part->count; ++number) {
       barrier_wait(part->raw.full + raw.stage, raw.parity);
-      if constexpr (values == 2) {
-        if (part->adds_bias) {
-          const uint32_t one = M::pack({M::to(1.f), M::to(1.f)}),
-                         ones[1][4] = {{one, one, one, one}};
-          // Rows' halves are read in turns, which keeps banks apart.
-          const char* const from = raw_stages + raw.stage * raw_bytes + row_of_group * raw_pitch;
-          const int piece = lane % 4 + row_of_group % 2 * 4;
+      if (part->adds_bias) {
+        const char* const from = raw_stages + raw.stage * raw_bytes + lane * 16;
 #pragma unroll
-          for (int i = 0; i < most; ++i) {
-            if (group_of(i) >= groups) continue;
-#pragma unroll
-            for (int half = 0; half < 2; ++half) {
-              const auto words = *reinterpret_cast<const uint4*>(
-                  from + group_of(i) * of_group * raw_pitch + (piece ^ half * 4) * 16);
-              M::multiply(0, sums[i], ones, {{words.x, words.y}});
-              M::multiply(0, sums[i], ones, {{words.z, words.w}});
-            }
-          }
-        }
+        for (int i = 0; i < most; ++i)
+          if (row_of(i) < T::channels)
+            sums[i] += sum_of(*reinterpret_cast<const uint4*>(from + row_of(i) * raw_pitch));
       }
       if (slice_leads(slice)) clear_leads(slice, inputs, warp, kGradMakers);
       give_back(part->ready.full, raw.stage);
       raw.advance(p.raw_stages);
       inputs.advance(p.input_stages);
       slice.advance(p.slices);
-      if (++chained == kGradChain / positions) {
-        end_chain(first);
-        first = false;
-        chained = 0;
-      }
     }
-    end_chain(first);
+#pragma unroll
+    for (int i = 0; i < most; ++i)
+      if (row_of(i) < T::channels) bias[row_of(i) * row_lanes + lane] = sums[i];
   }
 
   // One of warps 1-3.
@@ -532,8 +501,8 @@ struct GradHopperBlock {
     warpgroup_sync(1);
     for (int row = threadIdx.x; row < T::channels; row += 128) {
       const int out = out_of(row);
-      float sum = DIRECT ? bias[row] : 0;
-      for (int warp = 0; !DIRECT && warp < kGradMakers; ++warp)
+      float sum = 0;
+      for (int warp = 0; warp < (DIRECT ? 1 : kGradMakers); ++warp)
 #pragma unroll
         for (int lane = 0; lane < row_lanes; ++lane)
           sum += bias[(warp * T::channels + row) * row_lanes + lane];
