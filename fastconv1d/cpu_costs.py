@@ -21,6 +21,7 @@ BANDWIDTH = 16e3  # bytes per µs of one thread
 ROWS = {1: 0.33, 2: 0.6, 4: 0.9, 8: 1.0}  # share of the rate that blocks of so many rows reach
 SMALL_RATE = 0.75  # share that blocks of 16 registers reach where they read much of L2:
 SMALL_WIDE, SMALL_WIDE_STRIDED = 512, 128  # channels of the input from which on they do
+WIDE, WIDE_STRIDED = 512, 0.95  # those from which on a stride leaves so much of the others' rate
 ROW_START = 0.05  # µs: one row of a group of few channels
 PACKED = 1e-3, 2e-3  # µs for each value of the weight, ordinary and transposed
 PACKED_PAIRS = 0.5e-3, 1.4e-3
@@ -119,6 +120,8 @@ def simd(problem: Problem) -> float:
     strided = problem.stride > 1 and not problem.transposed
     if _width() < 1 and channels_in >= (SMALL_WIDE_STRIDED if strided else SMALL_WIDE):
         rate *= SMALL_RATE
+    elif strided and channels_in >= WIDE:
+        rate *= WIDE_STRIDED
     # Vectors are whole.
     positions = -(-problem.length_out // (problem.stride if problem.transposed else 1))
     lanes = int(VECTOR_BYTES * _width()) // sum_bytes
