@@ -119,10 +119,10 @@ SHORT_COLUMNS: dict[str, Callable[[Row], str]] = {
 """The columns of the README's table; ratios below 1 are bold."""
 
 LEGEND = (
-    "Times are medians (10th–90th percentile) of interleaved runs; torch runs cuDNN in benchmark "
-    "mode; roofline is floor ÷ ours, the floor being max(bytes ÷ copy rate, FLOPs ÷ matrix product "
-    "rate) measured in the same run (mode ieee: 3 × FLOPs at the TF32 rate); error is the relative "
-    "L2 distance from fp64. Every element was checked before anything was timed."
+    "Times are medians (10th–90th percentile) of interleaved runs, a GPU's own; torch runs cuDNN "
+    "in benchmark mode; roofline is floor ÷ ours, the floor being max(bytes ÷ copy rate, FLOPs ÷ "
+    "matrix product rate) measured in the same run (mode ieee: 3 × FLOPs at the TF32 rate); error "
+    "is the relative L2 distance from fp64. Every element was checked before anything was timed."
 )
 
 TRAINING_LEGEND = (
@@ -401,7 +401,7 @@ def markdown(rows: Sequence[Row], sources_hash: Collection[str]) -> str:
     parts += tables
     parts.append(
         "Means are geometric, over layers, with the least and the greatest in brackets. Times are "
-        "medians of interleaved runs; roofline is floor ÷ ours. "
+        "medians of interleaved runs, a GPU's own; roofline is floor ÷ ours. "
         f"[{DETAILS.as_posix()}]({DETAILS.as_posix()}) has every row in full: spread, im2col's "
         "times, errors, host time, memory."
     )
