@@ -39,7 +39,8 @@ GRAD_HOPPER_SLICE = {
 # of either tensor begin at odd 16-bit values; where taps are so far apart that each has a row.
 GRAD_HOPPER_BIAS, GRAD_HOPPER_WITHIN, GRAD_HOPPER_ODD = {4: 1.22, 2: 1.1}, 1.27, 1.4
 GRAD_HOPPER_APART = {4: 1.4, 2: 1.7}
-# Where there is no bias and rows of grad_output come as products read them, by channels and pairs.
+# Without a bias, where rows of grad_output come as products read them, as far as a bucket's length
+# can tell, by channels and pairs; what 16-bit rows with a bias take so is in the above.
 GRAD_HOPPER_DIRECT = {(128, 256): 0.95, (128, 192): 0.8, (128, 128): 0.75}
 GRAD_HOPPER_SHARED = 223 << 10  # bytes of shared memory for stages
 GRAD_HOPPER_START, GRAD_HOPPER_WAVE = 13.0, 7.4  # µs: both kernels; a block's start and its end

@@ -131,7 +131,8 @@ TRAINING_LEGEND = (
     "sides. The floor of all gradients has the bytes of the output's gradient, input and weight "
     "read once and of all gradients written, and the FLOPs of two convolutions; for forward and "
     "backward, the layer's own floor is added. Plans are those of the input's gradient + the "
-    "weight's, the layer's own before them; the error is the largest of all results'."
+    "weight's, the layer's own before them; the error is the largest of all results'. Older "
+    "rows of forward and backward have the host's time in them where that was longer."
 )
 
 

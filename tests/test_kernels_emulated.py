@@ -193,6 +193,32 @@ def test_infinity_reaches_dense_gradients_that_see_it_alone(
     assert_right(build(source), runs, tmp_path)
 
 
+# Rows of grad_output that begin at 16 bytes, where those of the input do not: more channels than a
+# tile has, groups, batches, the last slice a part.
+ALIGNED_GRADIENTS = (
+    Problem(3, 18, 140, 135, 2, padding=1, groups=2),
+    Problem(2, 20, 150, 273, 5, stride=2, padding=1),
+)
+
+
+@pytest.mark.parametrize("library", grouped("grad_hopper_tf32", "grad_hopper_bf16"))
+def test_rows_that_come_as_products_read_them(build: Build, tmp_path: Path, library: str) -> None:
+    mode = library.rsplit("_", 1)[1]
+    variant = min(TESTED[library])
+    # What padding is multiplied by must be finite.
+    seen_alone = [
+        replace(problem, length=problem.length + 2, padding=0) for problem in ALIGNED_GRADIENTS
+    ]
+    runs = corner_runs(seen_alone, mode, variant)
+    runs = [replace(run, infinite=True) for run in runs]
+    runs += corner_runs(ALIGNED_GRADIENTS, mode, variant)
+    biased = [replace(run, problem=replace(run.problem, bias=True)) for run in runs]
+    runs = on_family("grad_hopper", gradient_runs([*runs, *biased]))
+    assert len(runs) >= 6
+    source, runs = with_tested_tiles(library, runs)
+    assert_right(build(source), runs, tmp_path)
+
+
 # More positions than sums of products may have, of one part, twice.
 A_CHAIN = Run(
     Problem(1, 1, 3, 70_001, 2, bias=True, mode="bf16"), 4, gradient=True, multiprocessors=1
