@@ -79,11 +79,6 @@ def _threads(problem: Problem) -> int:
     return min(torch.get_num_threads(), 1 + problem.flops // (2 * WORK_PER_THREAD))
 
 
-def _weights(problem: Problem) -> int:
-    rows, columns, taps = problem.weight_shape
-    return rows * columns * taps
-
-
 def _channels(problem: Problem) -> tuple[int, int]:
     return problem.channels_in // problem.groups, problem.channels_out // problem.groups
 
@@ -132,7 +127,7 @@ def simd(problem: Problem) -> float:
     # Weights that one tile alone reads are packed in cache.
     in_cache = problem.batch == 1 and positions <= ONE_TILE
     packed = (PACKED_PAIRS if pairs else PACKED)[problem.transposed and not in_cache]
-    return START + (time + _weights(problem) * packed) / _threads(problem)
+    return START + (time + problem.weight_elements * packed) / _threads(problem)
 
 
 def im2col(problem: Problem) -> float:
@@ -148,8 +143,8 @@ def aten(problem: Problem) -> float:
     """The time of torch's own convolution."""
     threads, itemsize = _threads(problem), problem.dtype.itemsize
     start = ATEN_START + _fresh(problem.output_elements * itemsize)
-    if _weights(problem) * itemsize >= ATEN_FRESH[0][0]:
-        start += _fresh(_weights(problem) * itemsize)
+    if problem.weight_elements * itemsize >= ATEN_FRESH[0][0]:
+        start += _fresh(problem.weight_elements * itemsize)
     if _is_depthwise(problem):
         elements = problem.input_elements + problem.output_elements
         time = elements / ATEN_DEPTHWISE
@@ -176,7 +171,7 @@ def aten(problem: Problem) -> float:
         rate *= 0.7
     time = max(problem.flops / rate, problem.bytes / BANDWIDTH)
     packed = ATEN_PACKED_PAIRS if problem.mode == "bf16" else ATEN_PACKED
-    return start + (time + _weights(problem) * packed) / threads
+    return start + (time + problem.weight_elements * packed) / threads
 
 
 def grad_simd(problem: Problem) -> float:
@@ -187,7 +182,7 @@ def grad_simd(problem: Problem) -> float:
     if _channels(problem)[1] == 1:
         rate *= 0.4
     time = max(problem.flops / rate * (1 + GRAD_LANES / positions), problem.bytes / BANDWIDTH)
-    sums = _weights(problem) * problem.batch * tiles * GRAD_SUM
+    sums = problem.weight_elements * problem.batch * tiles * GRAD_SUM
     return START + (time + sums) / _threads(problem)
 
 
@@ -209,4 +204,4 @@ def grad_aten(problem: Problem) -> float:
     if problem.stride > 1 and problem.dilation > 1:
         rate *= GRAD_ATEN_APART
     time = max(problem.flops / rate, problem.bytes / BANDWIDTH)
-    return ATEN_START + (time + _weights(problem) * 2 * ATEN_PACKED) / threads
+    return ATEN_START + (time + problem.weight_elements * 2 * ATEN_PACKED) / threads

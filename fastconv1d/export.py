@@ -178,9 +178,9 @@ def _tiles(convolution: Problem, gpu: Gpu) -> tuple[set[str], str]:
     families, lines = set(), []
     for mode, name in plan.TENSOR_CORE_MODES.items():
         wanted = replace(convolution, mode=mode, gpu=gpu)
+        legal = [row for row in plan.explain(wanted) if row[1] is None]
         # A file runs any batch and length, which an explicit product's memory grows with.
-        rows = [row for row in plan.explain(wanted) if row[0].family in INSTRUCTIONS]
-        rows = [row for row in rows if row[1] is None]
+        rows = [row for row in legal if row[0].family in INSTRUCTIONS]
         chosen, _, _ = min(rows, key=lambda row: row[2])
         families.add(chosen.family)
         kernel, tile = chosen.family.capitalize(), chosen.tiles[mode]

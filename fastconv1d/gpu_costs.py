@@ -7,7 +7,7 @@ its cost. Kernels on tensor cores have tiles; theirs get the one of the problem'
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import gcd, prod
+from math import gcd
 
 from fastconv1d.problem import Problem
 from fastconv1d.tiles import (
@@ -174,6 +174,13 @@ def tensor_core_why_not(tile: AnyTile | None, problem: Problem) -> str | None:
     return None
 
 
+def wgmma_why_not(tile: AnyTile | None, problem: Problem) -> str | None:
+    """The same of kernels on the tensor cores of Hopper."""
+    if problem.gpu and problem.gpu.capability != (9, 0):
+        return f"needs compute capability 9.0 (wgmma), this GPU has {problem.gpu.capability}"
+    return tensor_core_why_not(tile, problem)
+
+
 def dense_why_not(tile: Tile | GradTile | None, problem: Problem) -> str | None:
     """The portable kernel on tensor cores; that of gradients walks no more."""
     if problem.gpu and problem.gpu.capability < (8, 0):
@@ -222,9 +229,7 @@ def _rows_are_split(problem: Problem) -> bool:
 
 def hopper_why_not(tile: HopperTile | None, problem: Problem) -> str | None:
     """The Hopper kernel: wgmma, and room in shared memory for a walk."""
-    if problem.gpu and problem.gpu.capability != (9, 0):
-        return f"needs compute capability 9.0 (wgmma), this GPU has {problem.gpu.capability}"
-    if reason := tensor_core_why_not(tile, problem):
+    if reason := wgmma_why_not(tile, problem):
         return reason
     padded = (problem.length_out if problem.transposed else problem.length) + 2 * problem.padding
     if padded >= MOST_LENGTH:
@@ -245,9 +250,8 @@ def hopper(tile: HopperTile | None, problem: Problem) -> float:
         return float("inf")
     phases = hopper_phases(problem)
     traffic = problem.bytes / (HOPPER_BANDWIDTH * gpu_scale(problem))
-    weights = problem.channels_in * problem.channels_out // problem.groups * problem.kernel_size
     woven = is_woven(problem) and problem.stride > 1
-    split = _rows_are_split(problem)
+    split, weights = _rows_are_split(problem), problem.weight_elements
     problem = hopper_phase(problem)
     assert problem.gpu is not None
     waves, costs = wave_count(tile, problem, problem.gpu), HOPPER[problem.mode]
@@ -418,9 +422,7 @@ def explicit_why_not(
     tile: ProductTile | None, problem: Problem, *, gradient: bool = False
 ) -> str | None:
     """The product written out, or that of the gradient of the weight."""
-    if problem.gpu and problem.gpu.capability != (9, 0):
-        return f"needs compute capability 9.0 (wgmma), this GPU has {problem.gpu.capability}"
-    if reason := tensor_core_why_not(tile, problem):
+    if reason := wgmma_why_not(tile, problem):
         return reason
     product, size = Product.of(problem, gradient=gradient), problem.dtype.itemsize
     if product.line * size % 16:
@@ -456,7 +458,7 @@ def explicit(tile: ProductTile | None, problem: Problem, *, gradient: bool = Fal
     product = Product.of(problem, gradient=gradient)
     waves, slices, splits, packed = product.split(tile, problem)
     slice_time = EXPLICIT_SLICE[tile.rows, tile.columns][size]
-    weights = prod(problem.weight_shape) * size / HOPPER_BANDWIDTH / scale
+    weights = problem.weight_elements * size / HOPPER_BANDWIDTH / scale
     time = larger(waves * (slices * slice_time + EXPLICIT_WAVE), weights)
     elements = problem.input_elements + (1 + gradient) * problem.output_elements
     time += (2 * packed + elements * size) / EXPLICIT_COLUMNS / scale
@@ -603,7 +605,7 @@ def aten(problem: Problem) -> float:
     tiles *= ceil_div(problem.channels_out, ATEN_TILE)
     rate *= min(1.0, max(1, tiles) / problem.gpu.multiprocessors)
     if problem.dtype.itemsize > 2:
-        elements += prod(problem.weight_shape)  # which changes its own, too
+        elements += problem.weight_elements  # which changes its own, too
     layout = elements / ATEN_LAYOUT[problem.dtype.itemsize]
     if problem.channels_in // problem.groups < ATEN_FEW_CHANNELS and problem.dtype.itemsize == 4:
         layout /= 2

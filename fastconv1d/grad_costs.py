@@ -87,9 +87,7 @@ def dense_why_not(tile: GradTile | None, problem: Problem) -> str | None:
 
 def hopper_why_not(tile: GradHopperTile | None, problem: Problem) -> str | None:
     """The Hopper kernel of gradients."""
-    if problem.gpu and problem.gpu.capability != (9, 0):
-        return f"needs compute capability 9.0, this GPU has {problem.gpu.capability}"
-    if reason := gpu_costs.tensor_core_why_not(tile, problem):
+    if reason := gpu_costs.wgmma_why_not(tile, problem):
         return reason
     most = MOST_GRAD_STRIDE[problem.dtype.itemsize]
     if problem.stride > most:
@@ -156,10 +154,14 @@ def _pair_blocks(tile: GradHopperTile, problem: Problem) -> tuple[int, bool]:
     return fewest, apart_at_best
 
 
+def _slices_of_row(problem: Problem) -> int:
+    """Of grad_output, 32 words of positions each: `kGradWords` of csrc/grad_tile.cuh."""
+    return ceil_div(problem.length_out, 64 if problem.dtype.itemsize == 2 else 32)
+
+
 def _split(problem: Problem, tiles: int, at_once: int) -> tuple[int, int, int]:
     """Waves of blocks, slices of each block and splits: `splits_of` of csrc/grad_tile.cuh."""
-    of_row = ceil_div(problem.length_out, 64 if problem.dtype.itemsize == 2 else 32)
-    slices = problem.batch * of_row
+    slices = problem.batch * _slices_of_row(problem)
     most = max(1, min(slices // 4, GRAD_WORKSPACE // (4 * _elements(problem))))
     best = (0, 0, 0)
     least = float("inf")
@@ -174,7 +176,7 @@ def _split(problem: Problem, tiles: int, at_once: int) -> tuple[int, int, int]:
 
 def _elements(problem: Problem) -> int:
     """Of the gradients of weight and bias."""
-    return _pairs(problem) * problem.kernel_size + problem.channels_out
+    return problem.weight_elements + problem.channels_out
 
 
 def _parts_time(problem: Problem, splits: int) -> float:
@@ -206,8 +208,7 @@ def dense(tile: GradTile | None, problem: Problem) -> float:
     each = GRAD_SLICE[tile.rows, tile.columns][problem.mode] / 1e3
     if problem.stride > 1:
         each *= GRAD_STRIDED
-    of_row = ceil_div(problem.length_out, 64 if problem.dtype.itemsize == 2 else 32)
-    if of_row < GRAD_FEW_SLICES and problem.kernel_size < 4 * problem.stride:
+    if _slices_of_row(problem) < GRAD_FEW_SLICES and problem.kernel_size < 4 * problem.stride:
         each *= GRAD_SHORT
     traffic = problem.bytes / (GRAD_BANDWIDTH * gpu_scale(problem))
     time = GRAD_DENSE_START + larger(waves * slices * each, traffic)
@@ -221,7 +222,7 @@ def sliding_why_not(problem: Problem) -> str | None:
     sizes = (problem.length + 2 * problem.padding, problem.length_out, problem.reach)
     if max(*sizes, problem.batch, 128 * problem.stride) >= MOST_SLIDING:
         return f"counts batches, steps and positions of padded rows below {MOST_SLIDING}"
-    if _pairs(problem) * problem.kernel_size >= MOST_BATCH:
+    if problem.weight_elements >= MOST_BATCH:
         return f"has fewer than {MOST_BATCH} blocks"
     return None
 

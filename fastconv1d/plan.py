@@ -79,10 +79,16 @@ def _always(problem: Problem) -> None:
     """What keeps a problem from ATen: nothing."""
 
 
-def _dense(tile: Tile, modes: Sequence[str], ieee_tile: Tile | None = None) -> Plan:
+def _by_mode(
+    tile: SomeTile, modes: Sequence[str], ieee_tile: SomeTile | None
+) -> Mapping[str, SomeTile]:
+    """The tile of some modes, and that of ieee where there is one."""
     tiles = dict.fromkeys(modes, tile)
-    if ieee_tile:
-        tiles["ieee"] = ieee_tile
+    return {**tiles, "ieee": ieee_tile} if ieee_tile else tiles
+
+
+def _dense(tile: Tile, modes: Sequence[str], ieee_tile: Tile | None = None) -> Plan:
+    tiles = _by_mode(tile, modes, ieee_tile)
     name = f"dense_{tile.channels}x{tile.positions}"
     return _tiled(name, "dense", gpu_costs.dense_why_not, gpu_costs.dense, tiles)
 
@@ -94,10 +100,15 @@ def _hopper(warpgroups: int, m_tiles: int, n: int, modes: Sequence[str] = ROUNDE
     return _tiled(name, "hopper", gpu_costs.hopper_why_not, gpu_costs.hopper, tiles)
 
 
-def _explicit(warpgroups: int, columns: int, modes: Sequence[str] = ROUNDED) -> Plan:
+def _explicit(
+    warpgroups: int, columns: int, modes: Sequence[str] = ROUNDED, *, gradient: bool = False
+) -> Plan:
     tile = ProductTile(warpgroups, columns)
-    name = f"explicit_{tile.rows}x{tile.columns}"
+    name = f"{'grad_' * gradient}explicit_{tile.rows}x{tile.columns}"
     tiles = dict.fromkeys(modes, tile)
+    if gradient:
+        legal, cost = grad_costs.explicit_why_not, grad_costs.explicit
+        return _tiled(name, "explicit", legal, cost, tiles, gradient=True)
     return _tiled(name, "explicit", gpu_costs.explicit_why_not, gpu_costs.explicit, tiles)
 
 
@@ -147,9 +158,7 @@ PLANS: tuple[Plan, ...] = (
 
 
 def _grad_dense(tile: GradTile, modes: Sequence[str], ieee_tile: GradTile | None = None) -> Plan:
-    tiles = dict.fromkeys(modes, tile)
-    if ieee_tile:
-        tiles["ieee"] = ieee_tile
+    tiles = _by_mode(tile, modes, ieee_tile)
     name = f"grad_dense_{tile.rows}x{tile.columns}"
     return _tiled(name, "dense", grad_costs.dense_why_not, grad_costs.dense, tiles, gradient=True)
 
@@ -163,15 +172,6 @@ def _grad_hopper(warpgroups: int, m_tiles: int, n: int) -> Plan:
     )
 
 
-def _grad_explicit(warpgroups: int, columns: int) -> Plan:
-    tile = ProductTile(warpgroups, columns)
-    name = f"grad_explicit_{tile.rows}x{tile.columns}"
-    tiles = dict.fromkeys(ROUNDED, tile)
-    return _tiled(
-        name, "explicit", grad_costs.explicit_why_not, grad_costs.explicit, tiles, gradient=True
-    )
-
-
 # The tile of these modes, then that of ieee, whose sums take twice the room. 16-bit types, which
 # keep two planes, gain nothing from the largest one.
 GRADIENT_PLANS: tuple[Plan, ...] = (
@@ -180,9 +180,9 @@ GRADIENT_PLANS: tuple[Plan, ...] = (
     _grad_hopper(2, 1, 128),
     _grad_hopper(2, 2, 64),
     _grad_hopper(3, 1, 64),
-    _grad_explicit(2, 256),
-    _grad_explicit(2, 224),
-    _grad_explicit(3, 128),
+    _explicit(2, 256, gradient=True),
+    _explicit(2, 224, gradient=True),
+    _explicit(3, 128, gradient=True),
     _grad_dense(GradTile(2, 6, 4, 4, 1), ("tf32",)),
     _grad_dense(GradTile(2, 3, 4, 4, 2), ROUNDED, GradTile(2, 4, 4, 3, 1)),
     _grad_dense(GradTile(2, 3, 2, 4, 2), ROUNDED, GradTile(2, 3, 2, 4, 1)),

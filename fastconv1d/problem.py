@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from math import gcd
+from math import gcd, prod
 
 import torch
 
@@ -282,6 +282,11 @@ class Problem:
         return self.batch * self.channels_in * self.length
 
     @property
+    def weight_elements(self) -> int:
+        """channels_in channels_out kernel_size / groups"""
+        return prod(self.weight_shape)
+
+    @property
     def output_elements(self) -> int:
         """batch channels_out length_out"""
         return self.batch * self.channels_out * self.length_out
@@ -289,8 +294,7 @@ class Problem:
     @property
     def bytes(self) -> int:
         """Bytes of input, weight and bias read once and output written once."""
-        rows, columns, taps = self.weight_shape
-        parameters = rows * columns * taps + self.channels_out * self.bias
+        parameters = self.weight_elements + self.channels_out * self.bias
         return (self.input_elements + parameters + self.output_elements) * self.dtype.itemsize
 
     @property
@@ -301,8 +305,7 @@ class Problem:
     @property
     def gradient_bytes(self) -> int:
         """Bytes of the output's gradient, input and weight read once and all gradients written."""
-        rows, columns, taps = self.weight_shape
-        parameters = 2 * rows * columns * taps + self.channels_out * self.bias
+        parameters = 2 * self.weight_elements + self.channels_out * self.bias
         elements = self.output_elements + 2 * self.input_elements + parameters
         return elements * self.dtype.itemsize
 

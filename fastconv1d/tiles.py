@@ -195,9 +195,7 @@ def is_woven(problem: Problem) -> bool:
 
 def hopper_phases(problem: Problem) -> int:
     """How many ordinary convolutions the Hopper kernel makes of one."""
-    if not problem.transposed or is_woven(problem):
-        return 1
-    return min(problem.stride, problem.length_out)
+    return 1 if is_woven(problem) else phase_count(problem)
 
 
 def hopper_phase(problem: Problem) -> Problem:

@@ -87,21 +87,13 @@ def race(calls: Mapping[str, Call], device: torch.device, seconds: float) -> dic
 def _writes_ahead(calls: Mapping[str, Call], device: torch.device, flush: torch.Tensor) -> int:
     """How often `flush` is written while the host enqueues a call, were it twice as slow as now."""
     several, most = 4, 64
-
-    def seconds(*run: Call, wait: bool) -> float:
-        synchronize(device)
-        start = time.perf_counter()
-        for call in run:
-            call()
-        if wait:
-            synchronize(device)
-        return time.perf_counter() - start
-
-    write = seconds(*[flush.zero_] * several, wait=True) / several
-    enqueueing = max(
-        statistics.median(seconds(call, wait=False) for _ in range(several))
-        for call in calls.values()
-    )
+    enqueueing = max(host_microseconds(calls, device, 0, burst=several).values()) / 1e6
+    synchronize(device)
+    start = time.perf_counter()
+    for _ in range(several):
+        flush.zero_()
+    synchronize(device)
+    write = (time.perf_counter() - start) / several
     # Of calls that take longer, or wait for the device themselves, the host's share is small.
     return 1 + min(most, math.ceil(2 * enqueueing / write))
 
@@ -134,11 +126,10 @@ def _rounds(
 
 
 def host_microseconds(
-    calls: Mapping[str, Call], device: torch.device, seconds: float = 0.3
+    calls: Mapping[str, Call], device: torch.device, seconds: float = 0.3, burst: int = 20
 ) -> dict[str, float]:
     """Median host time of one call in µs, enqueueing only: the device is waited for between
-    bursts of 20 calls, never inside one (on the CPU the call's own work is in it)."""
-    burst = 20
+    bursts of calls, never inside one (on the CPU the call's own work is in it)."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     for call in calls.values():
         call()

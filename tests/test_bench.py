@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -318,6 +319,16 @@ def test_calls_take_turns() -> None:
     timings = timing.race({"a": call("a"), "b": call("b")}, torch.device("cpu"), 1e-6)
     assert order == ["a", "b"] * (len(order) // 2) and len(order) >= 2 * (1 + 1 + 5)
     assert all(t.p10 <= t.median <= t.p90 for t in timings.values())
+
+
+def test_the_device_is_kept_busy_for_as_long_as_a_call_is_enqueued() -> None:
+    cpu, flush = torch.device("cpu"), torch.empty(4 << 20, dtype=torch.int8)
+
+    def writes(seconds: float) -> int:
+        calls = {"quick": lambda: None, "slow": lambda: time.sleep(seconds)}
+        return timing._writes_ahead(calls, cpu, flush)
+
+    assert 2 <= writes(0) < writes(0.1) == 1 + 64
 
 
 def test_precision_is_set_inside_and_restored() -> None:
