@@ -9,11 +9,16 @@ from fastconv1d.gpu_costs import (
     MOST_LENGTH,
     MOST_SLIDING,
     MOST_STRIDE,
+    MULTIPROCESSORS,
+    STRETCH,
+    STRETCHES,
+    TOEPLITZ_BANDWIDTH,
+    TOEPLITZ_LINE,
     gpu_scale,
     larger,
 )
 from fastconv1d.problem import Problem
-from fastconv1d.tiles import GradHopperTile, GradTile, ProductTile, ceil_div
+from fastconv1d.tiles import ROUNDED, GradHopperTile, GradTile, ProductTile, ceil_div
 
 # Measured on an H100 but for the Hopper kernel, the product written out and torch's.
 GRAD_DENSE_START = 26.0  # µs: both kernels, and what a block does before its first slice
@@ -59,6 +64,8 @@ GRAD_SLIDING = (0.6e-6, 0.18e-6)  # µs for each position of a pair of channels,
 GRAD_SLIDING_LONG = 0.092e-6  # for each tap, where there are many
 GRAD_SLIDING_APART = (3.9e-6, 0.86e-6)  # for each tap that is read by itself: a share of it, and it
 GRAD_SLIDING_WINDOWS = (0.5e-6, 0.4e-6)  # a depthwise layer's position; each of its taps apart
+GRAD_TOEPLITZ_START = 14.0  # µs
+GRAD_TOEPLITZ_COPY = 4  # lines' time in which a row's are copied
 # Taps of which the long kernel has more: kLongKernel of csrc/grad_sliding.cuh.
 GRAD_LONG_KERNEL = 32
 # Taps with which it computes the input's gradient as well, of neighbours and where they are apart:
@@ -213,6 +220,25 @@ def dense(tile: GradTile | None, problem: Problem) -> float:
     traffic = problem.bytes / (GRAD_BANDWIDTH * gpu_scale(problem))
     time = GRAD_DENSE_START + larger(waves * slices * each, traffic)
     return time + _parts_time(problem, splits)
+
+
+def toeplitz_why_not(problem: Problem) -> str | None:
+    """Long kernels of groups with one input channel, as products of Toeplitz matrices."""
+    return gpu_costs.toeplitz_why_not(problem)
+
+
+def toeplitz(problem: Problem) -> float:
+    """Long kernels of groups with one input channel, as products of Toeplitz matrices."""
+    # A warp multiplies lines of the shorter row of a batch by 16 stretches of taps.
+    if problem.gpu is None or problem.mode not in ROUNDED:
+        return float("inf")
+    size = problem.dtype.itemsize
+    lines = ceil_div(STRETCH - 1 + min(problem.length, problem.length_out), STRETCH)
+    tiles = ceil_div(problem.kernel_size, STRETCHES * STRETCH)
+    items = problem.channels_out * tiles * problem.batch
+    time = items * (lines + GRAD_TOEPLITZ_COPY) * TOEPLITZ_LINE[size] / MULTIPROCESSORS
+    traffic = tiles * problem.bytes / TOEPLITZ_BANDWIDTH[size]
+    return GRAD_TOEPLITZ_START + larger(traffic, time) / gpu_scale(problem)
 
 
 def sliding_why_not(problem: Problem) -> str | None:

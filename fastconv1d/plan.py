@@ -188,6 +188,13 @@ GRADIENT_PLANS: tuple[Plan, ...] = (
     _grad_dense(GradTile(2, 3, 2, 4, 2), ROUNDED, GradTile(2, 3, 2, 4, 1)),
     _grad_dense(GradTile(4, 1, 2, 4, 2), ROUNDED, GradTile(4, 1, 2, 4, 2)),
     _grad_dense(GradTile(1, 8, 1, 4, 1), ROUNDED, GradTile(1, 8, 1, 4, 1)),
+    Plan(
+        "grad_toeplitz",
+        "toeplitz",
+        grad_costs.toeplitz_why_not,
+        grad_costs.toeplitz,
+        gradient=True,
+    ),
     Plan("grad_sliding", "sliding", grad_costs.sliding_why_not, grad_costs.sliding, gradient=True),
     Plan("grad_direct", "direct", gpu_costs.direct_why_not, grad_costs.direct, gradient=True),
     Plan("grad_simd", "simd", cpu_costs.simd_why_not, cpu_costs.grad_simd, gradient=True),
@@ -361,6 +368,10 @@ def libraries() -> dict[str, str]:
             '#include "toeplitz.cuh"\n'
             f"FASTCONV1D_TOEPLITZ_LIBRARY(fastconv1d::{TENSOR_CORE_MODES[mode]})\n"
         )
+        glue[f"grad_toeplitz_{mode}"] = (
+            '#include "grad_toeplitz.cuh"\n'
+            f"FASTCONV1D_GRAD_TOEPLITZ_LIBRARY(fastconv1d::{TENSOR_CORE_MODES[mode]})\n"
+        )
         glue[f"kn2row_{mode}"] = (
             '#include "kn2row.cuh"\n'
             f"FASTCONV1D_KN2ROW_LIBRARY(fastconv1d::{TENSOR_CORE_MODES[mode]})\n"
@@ -419,7 +430,7 @@ def tile_rows(family: str, mode: str) -> list[Plan]:
 def library_of(plan: Plan, problem: Problem) -> str:
     """The kernel library that a plan runs from, or '' if it needs none."""
     family = family_of(plan)
-    if family in (*TENSOR_CORE_FAMILIES, "toeplitz", "kn2row"):
+    if family in (*TENSOR_CORE_FAMILIES, "toeplitz", "grad_toeplitz", "kn2row"):
         return f"{family}_{problem.mode}"
     if plan.family == "sliding":
         return f"{family}_{'fp32' if problem.dtype.itemsize == 4 else problem.mode}"

@@ -139,7 +139,7 @@ def shared_runs(mode: str, variant: int) -> list[Run]:
 
 def on_plan(name: str, runs: Iterable[Run]) -> list[Run]:
     """Those that a plan has a way for."""
-    row = next(row for row in plan.PLANS if row.name == name)
+    row = next(row for row in plan.EVERY_PLAN if row.name == name)
     return [r for r in runs if row.why_not(replace(r.problem, gpu=HOPPER)) is None]
 
 
@@ -469,6 +469,15 @@ TOEPLITZ = {
     "transposed, several rows": Problem(2, 2, 4, 90, 37, groups=2, transposed=True, bias=True),
     "transposed, tiles in turns": Problem(17, 1, 1, 600, 65, padding=7, transposed=True),
 }
+TAPS_OF_LONG_ROWS = {
+    "rows in pieces, blocks share them": Problem(
+        3, 2, 2, 2100, 80, padding=40, groups=2, bias=True
+    ),
+    "the input's row is shorter": Problem(2, 2, 4, 700, 900, padding=899, groups=2, bias=True),
+    "both in pieces, tiles of taps": Problem(1, 1, 1, 1200, 1100, padding=1000, bias=True),
+    "more warps than batches": Problem(1, 3, 3, 300, 290, padding=20, groups=3),
+}
+"""For the gradients of long kernels: see csrc/grad_toeplitz.cuh."""
 IN_PIECES = Run(Problem(2, 1, 1, 1300, 7100, padding=3200, bias=True), 0, shared_bytes=36 << 10)
 """More taps than fit in shared memory at a time."""
 KN2ROW = {
@@ -719,6 +728,12 @@ def grad_depthwise_runs(problems: Iterable[Problem], mode: str) -> list[Run]:
     return [replace(run, with_input=True) for run in runs if grad_costs.has_one_pass(run.problem)]
 
 
+def grad_toeplitz_runs(problems: Iterable[Problem], mode: str) -> list[Run]:
+    """Each problem on `gradient_runs`, with few multiprocessors and with many in turn."""
+    runs = on_plan("grad_toeplitz", gradient_runs(corner_runs(problems, mode, 0)))
+    return [replace(r, multiprocessors=(1, 132)[n // 2 % 2]) for n, r in enumerate(runs)]
+
+
 def columns_runs(mode: str, problems: Iterable[Problem]) -> list[Run]:
     """The columns of each problem: one channel of them for each channel and tap.
 
@@ -767,6 +782,9 @@ def library_runs(library: str, problems: Iterable[Problem], *, shared: bool = Tr
         runs += grad_depthwise_runs(list(DEPTHWISE.values())[::3], mode)
     elif library.startswith("toeplitz"):
         runs = toeplitz_runs(list(TOEPLITZ.values())[1::3], library.rsplit("_", 1)[1])
+    elif library.startswith("grad_toeplitz"):
+        few = [*list(TOEPLITZ.values())[::4], *TAPS_OF_LONG_ROWS.values()]
+        runs = grad_toeplitz_runs(few, library.rsplit("_", 1)[1])
     elif library.startswith("kn2row"):
         runs = kn2row_runs(list(KN2ROW.values())[::4], library.rsplit("_", 1)[1])
     elif library.startswith("sliding"):

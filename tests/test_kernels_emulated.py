@@ -33,6 +33,7 @@ from kernel_runs import (
     NARROW,
     SHARED_BYTES,
     SPLIT,
+    TAPS_OF_LONG_ROWS,
     TOEPLITZ,
     TRANSPOSED,
     UNFOLDED,
@@ -44,6 +45,7 @@ from kernel_runs import (
     grad_bias_runs,
     grad_depthwise_runs,
     grad_sliding_runs,
+    grad_toeplitz_runs,
     gradient_runs,
     harness,
     has_turn,
@@ -338,6 +340,18 @@ def test_toeplitz(build: Build, tmp_path: Path, mode: str) -> None:
 
 
 @pytest.mark.parametrize("mode", ["tf32", "bf16", "fp16"])
+def test_gradients_of_long_kernels(build: Build, tmp_path: Path, mode: str) -> None:
+    problems = [*TOEPLITZ.values(), *TAPS_OF_LONG_ROWS.values()]
+    runs = grad_toeplitz_runs(problems, mode)
+    runs += on_plan("grad_toeplitz", gradient_runs(random_runs(300, mode, 0, narrow=True)))
+    runs = [replace(run, rounded=mode == "tf32") for run in runs]
+    assert len(runs) > 30
+    # What sees an infinity must not be one that a zero of T meets.
+    runs += [replace(run, infinite=True) for run in grad_toeplitz_runs(problems, mode)]
+    assert_right(build(harness(f"grad_toeplitz_{mode}")), runs, tmp_path)
+
+
+@pytest.mark.parametrize("mode", ["tf32", "bf16", "fp16"])
 def test_kn2row(build: Build, tmp_path: Path, mode: str) -> None:
     runs = kn2row_runs(KN2ROW.values(), mode)
     few = [  # however rows begin
@@ -515,6 +529,7 @@ WAITS = [
         ("grad_dense", "grad_dense"),
         ("grad_dense", "grad_sum"),
         ("grad_hopper", "grad_hopper"),
+        ("grad_toeplitz", "grad_toeplitz"),
         ("grad_sliding", "grad_sliding"),
         ("grad_sliding", "grad_long"),
         ("grad_direct", "grad_direct"),
@@ -543,6 +558,9 @@ def test_each_wait_is_needed(
         runs["bf16"] = corner_runs(few, "bf16", 0)
     if family == "toeplitz":
         runs["bf16"] = toeplitz_runs([TOEPLITZ["few batches"]], "bf16")
+    if family == "grad_toeplitz":
+        few = [TAPS_OF_LONG_ROWS["rows in pieces, blocks share them"]]
+        runs["bf16"] = grad_toeplitz_runs(few, "bf16")
     if family == "kn2row":
         names = ("to one channel, even rows", "to four channels")
         runs["bf16"] = kn2row_runs([KN2ROW[name] for name in names], "bf16")

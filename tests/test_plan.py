@@ -221,6 +221,8 @@ def test_long_kernels_run_on_tensor_cores(mode: str) -> None:
         problem = replace(LONG_KERNEL, mode=mode, gpu=gpu)
         for each in (problem, problem.adjoint, replace(problem, channels_out=1536)):
             assert plan.select(each).name == "toeplitz"
+        assert plan.select(problem, gradient=True).name == "grad_toeplitz"
+    assert plan.select(replace(LONG_KERNEL, mode="ieee"), gradient=True).name == "grad_sliding"
     assert plan.select(replace(LONG_KERNEL, mode="ieee")).name == "sliding"
     assert plan.select(replace(LONG_KERNEL, mode=mode, kernel_size=7, padding=6)).name == "sliding"
 
@@ -464,6 +466,7 @@ def test_every_plan_has_its_library_and_variant() -> None:
         "hopper_tf32", "hopper_ieee", "hopper_bf16", "hopper_fp16",
         "sliding_fp32", "sliding_bf16", "sliding_fp16",
         "toeplitz_tf32", "toeplitz_bf16", "toeplitz_fp16",
+        "grad_toeplitz_tf32", "grad_toeplitz_bf16", "grad_toeplitz_fp16",
         "explicit_tf32", "explicit_ieee", "explicit_bf16", "explicit_fp16",
         "grad_explicit_tf32", "grad_explicit_bf16", "grad_explicit_fp16",
         "kn2row_tf32", "kn2row_bf16", "kn2row_fp16",

@@ -41,6 +41,7 @@ FAMILIES = {
     "explicit": ("explicit", ("tf32", "bf16", "fp16")),
     "dense": ("dense", tuple(TENSOR_CORE_MODES)),
     "sliding": ("sliding", tuple(TENSOR_CORE_MODES)),
+    "toeplitz": ("toeplitz", ("tf32", "bf16", "fp16")),
     "direct": ("direct", MODES),
 }
 """By a name for `-k`: the algorithm asked for, and the modes that it has."""
@@ -74,7 +75,7 @@ def problems(random: Random, mode: str, algorithm: str) -> Iterator[Problem]:
     while misses < 10_000:
         problem = random_problem(
             random, mode, FLOPS, transposed=random.random() < 0.25,
-            narrow=algorithm == "sliding" or random.random() < 0.2, gpu=gpu,
+            narrow=algorithm in ("sliding", "toeplitz") or random.random() < 0.2, gpu=gpu,
         )  # fmt: skip
         if rows_that_run(problem, algorithm):
             misses = 0
@@ -179,6 +180,7 @@ def test_a_step_is_bit_identical_every_time(algorithm: str, fp32_precision: str)
         Problem(16, 32, 48, 4096, 3, padding=1, bias=True),
         Problem(16, 24, 24, 4096, 7, padding=3, groups=24, bias=True),
         Problem(8, 64, 32, 1024, 4, stride=2, padding=1, transposed=True, bias=True),
+        Problem(70, 8, 8, 300, 200, padding=199, groups=8, bias=True),
     ]
     gpu = Gpu.of(device)
     chosen = [replace(problem, mode=mode, gpu=gpu) for problem in long]

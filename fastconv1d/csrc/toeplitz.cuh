@@ -42,8 +42,9 @@ struct ToeplitzParams {
   int channels_out, channels_per_input;  // of the output, all and for one channel of the input
   int batch, length, length_out;
   int taps, first_tap, tap_step;
-  int origin, skew;           // see above
-  int stretches_log2;         // of a batch, that a warp has
+  int origin, skew;    // see above
+  int row_lead;        // outputs by which a row lies further behind a sector than the one before
+  int stretches_log2;  // of a batch, that a warp has
   int first_line, last_line;  // that have values of the input
   int row_step;               // lines in shared memory from one batch to the next
   int tiles, tiles_of_block;  // of a row; of a row in a block
@@ -84,16 +85,17 @@ struct ToeplitzBlock : ToeplitzShape<M> {
   using Element = typename M::Element;
   using Sums = float[S::tiles][4];
   const ToeplitzParams<M>& p;
-  int lane, warp, warps;
+  int warp, warps, lane;
   int stretches, batches;  // of a warp
   int channel, first_batch;
   uint32_t *weights, *lines, *flags;
   float4* kept;
 
-  __device__ __forceinline__ ToeplitzBlock(const ToeplitzParams<M>& p, uint32_t* memory) : p(p) {
+  // Of so many warps, one of which this is, that share `memory`.
+  __device__ __forceinline__ ToeplitzBlock(const ToeplitzParams<M>& p, uint32_t* memory, int warp,
+                                           int warps)
+      : p(p), warp(warp), warps(warps) {
     lane = static_cast<int>(threadIdx.x) % 32;
-    warp = static_cast<int>(threadIdx.x) / 32;
-    warps = static_cast<int>(blockDim.x) / 32;
     stretches = 1 << p.stretches_log2;
     batches = kStretches >> p.stretches_log2;
     weights = memory;
@@ -107,16 +109,17 @@ struct ToeplitzBlock : ToeplitzShape<M> {
   }
   // Elements by which a row's stretches begin before it.
   __device__ __forceinline__ int lead_of(int batch) const {
-    return static_cast<int>(static_cast<uint32_t>(row_of_output(batch)) *
-                            static_cast<uint32_t>(p.length_out) % S::sector);
+    return row_of_output(batch) % S::sector * p.row_lead % S::sector;
   }
   static __device__ __forceinline__ int place(int row, int piece) {
     return row * S::line_words + 4 * (piece ^ (row & 7));
   }
 
-  // Copies the weights of a piece, whose first line of taps this is, and those that reach into it.
-  __device__ __forceinline__ void keep_weights(int first) const {
-    const Element* const of_channel = p.weight + int64_t{channel} * p.taps;
+  // Copies the weights of a piece, whose first line of taps this is, and those that reach into it. Calls
+  // visit(weight) for each.
+  template <class Visit>
+  __device__ __forceinline__ void keep_weights(const Element* of_channel, int first,
+                                               const Visit& visit) const {
     const auto weight = [&](int at) {
       const int tap = at + (first - 1) * kStretch - p.skew;
       return tap >= 0 && tap < p.taps ? __ldg(of_channel + p.first_tap + tap * p.tap_step)
@@ -126,9 +129,13 @@ struct ToeplitzBlock : ToeplitzShape<M> {
 #pragma unroll 4
     for (int i = warp * 32 + lane; i < words; i += warps * 32) {
       if constexpr (S::of_word == 1) {
-        weights[i] = M::pack({weight(i)});
+        const Element value = weight(i);
+        weights[i] = M::pack({value});
+        visit(value);
       } else {
         const Element before = weight(2 * i - 1), even = weight(2 * i), odd = weight(2 * i + 1);
+        visit(even);
+        visit(odd);
         weights[i] = M::pack({even, odd});
         weights[words + 16 + i] = M::pack({before, even});
       }
@@ -323,8 +330,9 @@ template <class M>
 __global__ void __launch_bounds__(32 * kToeplitzWarps, toeplitz_blocks())
     toeplitz_kernel(const ToeplitzParams<M> p) {
   using Block = ToeplitzBlock<M>;
+  using Element = typename M::Element;
   FASTCONV1D_SHARED(memory);
-  Block block(p, memory);
+  Block block(p, memory, static_cast<int>(threadIdx.x) / 32, static_cast<int>(blockDim.x) / 32);
   const auto part = static_cast<int>(blockIdx.x % p.parts),
              rest = static_cast<int>(blockIdx.x / p.parts);
   block.channel = rest / p.batch_groups;
@@ -341,7 +349,7 @@ __global__ void __launch_bounds__(32 * kToeplitzWarps, toeplitz_blocks())
         low = static_cast<int>(larger(first_stretch + first, p.first_line - stretches + 1)),
               high = static_cast<int>(smaller(end_stretch - 1 + end, p.last_line + stretches));
     if (first > 0) __syncthreads();
-    block.keep_weights(first);
+    block.keep_weights(p.weight + int64_t{block.channel} * p.taps, first, [](Element) {});
     block.keep_lines(low, high);
     __syncthreads();
     const bool finite = block.is_finite();
@@ -386,6 +394,11 @@ __global__ void __launch_bounds__(32 * kToeplitzWarps, toeplitz_blocks())
   }
 }
 
+// The line that has a position, counted from where lines begin; they do before it, too.
+inline int64_t toeplitz_line_of(int64_t position) {
+  return position >= 0 ? position / kStretch : -ceil_div(-position, kStretch);
+}
+
 // Who does what, as the shape, the multiprocessors and shared memory say.
 template <class M>
 struct ToeplitzWork {
@@ -400,8 +413,8 @@ struct ToeplitzWork {
                   stretches = ceil_div(a.length_out + most_lead, kStretch);
     skew = (phase.first_shift % T::sector + T::sector) % T::sector;
     origin = phase.first_shift - skew;
-    first_line = floor_of(-origin);
-    last_line = floor_of(a.length - 1 + most_lead - origin);
+    first_line = toeplitz_line_of(-origin);
+    last_line = toeplitz_line_of(a.length - 1 + most_lead - origin);
     lines = ceil_div(kStretch + a.kernel_size - 1 + skew, kStretch);
     // A warp's stretches are as many of as few batches, and a block has as many tiles of a row, as take least time.
     const int64_t budgets[] = {shared_budget(1), shared_budget(2)};
@@ -462,10 +475,6 @@ struct ToeplitzWork {
   // others beside it do as well: at its start, for its warps' reads, for their tiles.
   static constexpr int64_t kLine = 128 / T::of_word, kCopy = 10 / T::of_word;
   static constexpr int64_t kStart = 3000, kRead = 1200, kTile = 5000;
-  // The line that has a position, counted from where lines begin; they do before it, too.
-  static int64_t floor_of(int64_t position) {
-    return position >= 0 ? position / kStretch : -ceil_div(-position, kStretch);
-  }
   // Rows of a batch, as many modulo what a warp has of it that all lie in different banks.
   static int64_t rows_of(int64_t least, int64_t log2) {
     const int64_t of_warp = 1 << log2;
@@ -499,6 +508,7 @@ int toeplitz_launch(const ConvArgs& a, void* stream) {
                             static_cast<int>(phase.tap_step),
                             static_cast<int>(work.origin),
                             static_cast<int>(work.skew),
+                            static_cast<int>(a.length_out % ToeplitzShape<M>::sector),
                             static_cast<int>(work.stretches_log2),
                             static_cast<int>(work.first_line),
                             static_cast<int>(work.last_line),
