@@ -221,6 +221,27 @@ def test_rows_that_come_as_products_read_them(build: Build, tmp_path: Path, libr
     assert_right(build(source), runs, tmp_path)
 
 
+# Several taps and channels of a block, of which the last blocks have a part on the tiles named above,
+# and several kinds of rows; grad_output made ready, and as products read it.
+NEIGHBOURING_TAPS = (
+    Problem(2, 26, 20, 171, 71, padding=3, groups=2),
+    Problem(1, 13, 20, 170, 71, padding=2),
+)
+
+
+@pytest.mark.parametrize("library", grouped("grad_hopper_tf32", "grad_hopper_bf16"))
+def test_taps_that_are_neighbours(build: Build, tmp_path: Path, library: str) -> None:
+    mode = library.rsplit("_", 1)[1]
+    runs = [
+        run
+        for variant in {*TESTED[library], 3}
+        for run in corner_runs(NEIGHBOURING_TAPS, mode, variant)
+    ]
+    runs = on_family("grad_hopper", gradient_runs(runs))
+    source, runs = with_tested_tiles(library, runs)
+    assert_right(build(source), runs, tmp_path)
+
+
 # More positions than sums of products may have, of one part, twice.
 A_CHAIN = Run(
     Problem(1, 1, 3, 70_001, 2, bias=True, mode="bf16"), 4, gradient=True, multiprocessors=1

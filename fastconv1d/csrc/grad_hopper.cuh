@@ -26,9 +26,12 @@
 // if they are so far apart that a row for each is shorter, a channel has as many rows, its classes.
 //
 // Pairs are numbered tap by tap, and those of a tap kind by kind: the 8 rows of a product that a warp reads at once lie
-// an odd number of vectors apart then, in banks of their own, and begin alike within a word. Sums leave by way of
-// shared memory as neighbours: a part for each split, in the gradient's order, that `grad_sum_kernel` adds up, or the
-// gradient itself.
+// an odd number of vectors apart then, in banks of their own, and begin alike within a word. Where a block has four or
+// more taps that are neighbours in memory, these are innermost instead: the 8 rows then are neighbouring words of two
+// or three channels, where few channels, tap by tap, would be rows of different kinds, which meet in the same banks.
+//
+// Sums leave by way of shared memory as neighbours: a part for each split, in the gradient's order, that
+// `grad_sum_kernel` adds up, or the gradient itself.
 //
 // Roofline: as that of grad_dense.cuh. Of shared memory's bandwidth a warpgroup's product takes N x 32 bytes
 // in the time of 64 x N x 8 words, and grad_output's way through it three times its size: the widest tiles keep
@@ -62,6 +65,7 @@ struct GradPairs {
   int classes;         // rows of a channel: one, or one for each tap
   int vectors;         // of a raw row: an odd number, which keeps banks apart
   int kinds_log2;
+  bool taps_innermost;
   int64_t channel_blocks, tap_blocks;
   FASTCONV1D_HD constexpr int row_bytes() const { return 16 * vectors; }
   FASTCONV1D_HD constexpr int kinds() const { return 1 << kinds_log2; }
@@ -81,6 +85,20 @@ struct GradPairs {
     if (number < of_full) return number % rows << kinds_log2 | number / rows;
     const int beyond = number - of_full;
     return beyond % (rows - 1) << kinds_log2 | (full_kinds() + beyond / (rows - 1));
+  }
+  // The row of the block's product that a pair is, and the pair that a row is: none of the block's behind the last.
+  FASTCONV1D_HD constexpr int row_of(int channel, int tap) const {
+    const int number = number_of(channel);
+    return taps_innermost ? number * taps + tap : tap * channels + number;
+  }
+  struct Pair {
+    int channel, tap;
+  };
+  FASTCONV1D_HD constexpr Pair pair_of(int row) const {
+    if (row >= channels * taps) return {channels, taps};
+    const int inner = taps_innermost ? taps : channels, outer = row / inner,
+              rest = row - outer * inner;
+    return taps_innermost ? Pair{channel_of(outer), rest} : Pair{channel_of(rest), outer};
   }
   // There is a box for each kind of each class.
   FASTCONV1D_HD constexpr int boxes() const { return classes << kinds_log2; }
@@ -535,15 +553,9 @@ struct GradHopperBlock {
     return warpgroup * T::pairs_of_warpgroup + m * 64 + warp * 16 + lane / 4 + h * 8;
   }
 
-  // What a row of the tile is.
-  struct Pair {
-    int channel, tap;  // of the block
-    bool exists;
-  };
-  __device__ __forceinline__ Pair pair_of(int row) const {
-    const GradPairs& c = p.pairs;
-    const int tap = row / c.channels, channel = c.channel_of(row - tap * c.channels);
-    return {channel, tap, tap < part->taps && channel < part->channels};
+  using Pair = GradPairs::Pair;
+  __device__ __forceinline__ bool exists(const Pair& pair) const {
+    return pair.channel < part->channels && pair.tap < part->taps;
   }
 
   // Where a lane's first value of each of its rows lies in a stage of inputs, in bytes.
@@ -562,8 +574,8 @@ struct GradHopperBlock {
     for (int m = 0; m < T::m_tiles; ++m)
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
-        Pair pair = pair_of(row_of(warpgroup, m, h));
-        if (!pair.exists) pair = {};  // any word will do
+        Pair pair = c.pair_of(row_of(warpgroup, m, h));
+        if (!exists(pair)) pair = {};  // any word will do
         const int channel = pair.channel, tap = pair.tap, tap_class = c.classes > 1 ? tap : 0,
                   kind = channel & (c.kinds() - 1), unit = (tap_class << c.kinds_log2) + kind,
                   ahead = ahead_of(first_row + kind, first_of(tap_class, 0)),
@@ -737,8 +749,8 @@ struct GradHopperBlock {
     const int thread = static_cast<int>(threadIdx.x) - 128, number = thread % T::pairs,
               share = thread / T::pairs, channel = number / part->taps,
               tap = number - channel * part->taps;
-    const bool exists = channel < part->channels;
-    const float* const from = chunk_sums + tap * p.pairs.channels + p.pairs.number_of(channel);
+    const bool has_pair = channel < part->channels;
+    const float* const from = chunk_sums + p.pairs.row_of(channel, tap);
     const int64_t element = element_of(channel, tap);
 #pragma unroll 1
     for (int chunk = 0; chunk < chunks; ++chunk) {
@@ -753,7 +765,7 @@ struct GradHopperBlock {
               to[(i / 4 * 8 + i % 2) * pitch + m * 64 + i / 2 % 2 * 8] =
                   sums[m][0][which * columns / 2 + i];
       threads_sync(2, 128 * T::warpgroups);
-      if (!exists) continue;
+      if (!has_pair) continue;
       const int column = chunk * columns;
       if (p.output != nullptr)
         copy_columns(from, column, share, static_cast<Element*>(p.output) + element,
@@ -794,8 +806,8 @@ struct GradHopperBlock {
     for (int m = 0; m < T::m_tiles; ++m)
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
-        const Pair pair = pair_of(row_of(warpgroup, m, h));
-        if (!pair.exists) continue;
+        const Pair pair = p.pairs.pair_of(row_of(warpgroup, m, h));
+        if (!exists(pair)) continue;
         float* const to = p.parts + part->split * p.elements + element_of(pair.channel, pair.tap);
         int first_column = static_cast<int>(threadIdx.x % 4) * 2;
         keep_in_register(first_column);  // or all columns' channels would be, from row to row
@@ -916,6 +928,7 @@ struct GradHopper {
     c.classes = shares ? 1 : static_cast<int>(taps);
     c.vectors = static_cast<int>(vectors);
     c.kinds_log2 = kinds_log2;
+    c.taps_innermost = taps >= 4 && c.classes == 1 && a.dilation == 1;
     for (int64_t channels = smaller(channels_in, T::pairs / taps); channels > 0; --channels) {
       c.channels = static_cast<int>(channels);
       if (rings_of(c, shared_bytes).inputs > 0) break;
