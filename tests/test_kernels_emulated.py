@@ -221,8 +221,8 @@ def test_rows_that_come_as_products_read_them(build: Build, tmp_path: Path, libr
     assert_right(build(source), runs, tmp_path)
 
 
-# Several taps and channels of a block, of which the last blocks have a part on the tiles named above,
-# and several kinds of rows; grad_output made ready, and as products read it.
+# Several taps and channels of a block, of which the last blocks have a part on NAMED tiles, and
+# several kinds of rows; grad_output made ready, and as products read it.
 NEIGHBOURING_TAPS = (
     Problem(2, 26, 20, 171, 71, padding=3, groups=2),
     Problem(1, 13, 20, 170, 71, padding=2),

@@ -19,8 +19,8 @@
 //   inputs = [class of taps][kind][row of a kind][vectors] of the input
 //
 // Where rows of grad_output begin at 16 bytes, DIRECT, boxes come as products read them, in pieces of 16 bytes that are
-// interchanged (a "swizzle"), and as TF32. Warps 1-3 then have only the bias to see to, of 16-bit values: those of fp32
-// have been rounded, and so layers with a bias are not direct.
+// interchanged (a "swizzle"), and as TF32. Warps 1-3 then only make zeros of what boxes show before rows of the input,
+// and add up the bias of 16-bit values: those of fp32 have been rounded, and so fp32 layers with a bias are not direct.
 //
 // A word is one fp32 value or two positions of a 16-bit type. Taps near each other share a row of the input;
 // if they are so far apart that a row for each is shorter, a channel has as many rows, its classes.
@@ -34,8 +34,8 @@
 // `grad_sum_kernel` adds up, or the gradient itself.
 //
 // Roofline: as that of grad_dense.cuh. Of shared memory's bandwidth a warpgroup's product takes N x 32 bytes
-// in the time of 64 x N x 8 words, and grad_output's way through it three times its size: the widest tiles keep
-// the tensor cores at two thirds to three quarters.
+// in the time of 64 x N x 8 words, and grad_output's way through it three times its size where it is not direct: the
+// widest tiles keep the tensor cores at two thirds to three quarters.
 #pragma once
 #include <type_traits>
 
@@ -136,7 +136,8 @@ struct GradHopperBlock {
   static constexpr int raw_bytes = T::channels * raw_pitch,
                        ready_bytes =
                            DIRECT ? raw_bytes : (kGradWords / 4 * quad_bytes + 127) / 128 * 128;
-  static constexpr int row_lanes = 8;  // that make a row of grad_output ready together
+  // Lanes that make a row of grad_output ready, or add it up, together; rows that a warp has at once.
+  static constexpr int row_lanes = 8, rows_of_warp = 32 / row_lanes;
   static constexpr int bias_bytes = 4 * T::channels * row_lanes * kGradMakers;
   static constexpr int64_t fixed_bytes =
       round_up(kGradPartBytes + bias_bytes, DIRECT ? kOperandAlignment : 128);
@@ -357,14 +358,13 @@ struct GradHopperBlock {
       place = words;
   }
 
-  // Makes the rows of a kind, some at a time, with some lanes for each. All positions exist if they are WHOLE. A lane adds
-  // what it has of a row to `sums`, if any.
+  // Makes the rows of a kind, some at a time, with some lanes for each. All positions exist if they are WHOLE. A lane
+  // adds what it has of a row to `sums`, if any.
   template <bool WHOLE>
   __device__ __forceinline__ void make_rows(const char* raw, char* ready, float* sums, int ahead,
                                             int first) const {
     // At once as many as a kind has at least, where there are most kinds, but 4.
-    constexpr int rows_of_warp = 32 / row_lanes,
-                  fewest = T::channels / (16 / element) / rows_of_warp,
+    constexpr int fewest = T::channels / (16 / element) / rows_of_warp,
                   at_once = fewest < 4 ? fewest : 4;
     const int lane = threadIdx.x % 32, at = lane % row_lanes,
               rows = T::channels >> p.grad_kinds_log2, bits = ahead * element * 8 & 31;
@@ -426,8 +426,7 @@ struct GradHopperBlock {
   // One of warps 1-3 where grad_output comes as products read it.
   __device__ __forceinline__ void add_up(int warp) const {
     if (!waits_for_makers()) return;
-    constexpr int rows_of_warp = 32 / row_lanes,
-                  most = (T::channels / rows_of_warp + kGradMakers - 1) / kGradMakers;
+    constexpr int most = (T::channels / rows_of_warp + kGradMakers - 1) / kGradMakers;
     const int lane = threadIdx.x % 32;
     // Of a lane's rows, every so many.
     const auto row_of = [&](int i) { return (warp + i * kGradMakers) * rows_of_warp; };
@@ -444,7 +443,10 @@ struct GradHopperBlock {
           if (row_of(i) < T::channels)
             sums[i] += sum_of(*reinterpret_cast<const uint4*>(from + row_of(i) * raw_pitch));
       }
-      if (slice_leads(slice)) clear_leads(slice, inputs, warp, kGradMakers);
+      if (slice_leads(slice)) {
+        clear_leads(slice, inputs, warp, kGradMakers);
+        fence_async_proxy();
+      }
       give_back(part->ready.full, raw.stage);
       raw.advance(p.raw_stages);
       inputs.advance(p.input_stages);
@@ -872,7 +874,8 @@ struct GradHopper {
     GradPairs pairs;
     Rings rings;
     int64_t out_blocks, tiles, splits, slices, elements;
-    bool copied;  // whether the input is copied first
+    int64_t shared_bytes;  // that a block may take
+    bool copied;           // whether the input is copied first
   };
 
   static int kinds_log2_of(int64_t row) {
@@ -962,11 +965,11 @@ struct GradHopper {
 
   static Cut cut(const ConvArgs& a, int64_t) {
     Cut c{};
-    const int64_t shared_bytes = shared_budget(1);  // asks the driver
+    c.shared_bytes = shared_budget(1);  // asks the driver
     c.copied = !rows_of_input(a).in_boxes();
     c.pairs =
-        best_pairs(a, kinds_log2_of(c.copied ? a.length : a.input_channel_stride), shared_bytes);
-    if (c.pairs.channels > 0) c.rings = rings_of(c.pairs, shared_bytes);
+        best_pairs(a, kinds_log2_of(c.copied ? a.length : a.input_channel_stride), c.shared_bytes);
+    if (c.pairs.channels > 0) c.rings = rings_of(c.pairs, c.shared_bytes);
     c.out_blocks = ceil_div(a.channels_out / a.groups, T::channels);
     c.tiles = a.groups * c.out_blocks * c.pairs.channel_blocks * c.pairs.tap_blocks;
     c.slices = ceil_div(a.length_out, Block::positions);
@@ -1006,7 +1009,7 @@ struct GradHopper {
                    p.grad_kinds_log2 == 0 && reinterpret_cast<uintptr_t>(a.grad_output) % 16 == 0,
                direct = aligned && (Block::values == 2 || a.grad_bias == nullptr);
     const int raw_pitch = direct ? DirectBlock::raw_pitch : Block::raw_pitch;
-    const Rings rings = direct ? direct_rings_of(c.pairs, shared_budget(1)) : c.rings;
+    const Rings rings = direct ? direct_rings_of(c.pairs, c.shared_bytes) : c.rings;
     if (!make_row_boxes<Element>(p.input_boxes, input_of(a, c, copy), c.pairs.kinds_log2,
                                  c.pairs.vectors * Block::vector, c.pairs.rows_of_kind()) ||
         !make_row_boxes<Element>(p.grad_boxes,
