@@ -277,7 +277,8 @@ struct GradHopperBlock {
       uint64_t *const raw_full = part->raw.full + raw.stage, *const inputs_full =
                                                                  part->inputs.full + inputs.stage;
       barrier_wait((DIRECT ? part->ready : part->raw).empty + raw.stage, raw.parity ^ 1);
-      barrier_wait(part->inputs.empty + inputs.stage, inputs.parity ^ 1);
+      // DIRECT, rings are equally long, and who gives a stage of grad_output back has read that of the input.
+      if (!DIRECT) barrier_wait(part->inputs.empty + inputs.stage, inputs.parity ^ 1);
       if (lane == 0) {
         barrier_arrive_expecting(raw_full, T::channels * raw_pitch);
         barrier_arrive_expecting(inputs_full, input_bytes);
@@ -677,7 +678,7 @@ struct GradHopperBlock {
       // All products of the slice before are over.
       if (step == 1) {
         give_back(part->ready.empty, before.ready);
-        give_back(part->inputs.empty, before.input);
+        if (!DIRECT) give_back(part->inputs.empty, before.input);
       }
     }
   }
