@@ -44,6 +44,7 @@ GRAD_HOPPER_SLICE = {
 # of either tensor begin at odd 16-bit values; where taps are so far apart that each has a row.
 GRAD_HOPPER_BIAS, GRAD_HOPPER_WITHIN, GRAD_HOPPER_ODD = {4: 1.22, 2: 1.1}, 1.27, 1.4
 GRAD_HOPPER_APART = {4: 1.4, 2: 1.7}
+GRAD_HOPPER_INNERMOST = 4  # taps: `taps_innermost` of csrc/grad_hopper.cuh
 # Without a bias, where rows of grad_output come as products read them, as far as a bucket's length
 # can tell, by channels and pairs; what 16-bit rows with a bias take so is in the above.
 GRAD_HOPPER_DIRECT = {(128, 256): 0.95, (128, 192): 0.8, (128, 128): 0.75}
@@ -74,7 +75,7 @@ GRAD_MOST_TAPS, GRAD_MOST_TAPS_APART = 16, 8
 GRAD_DIRECT_RATE = 0.3e6  # FLOP per µs
 GRAD_ATEN_START = 36.0  # µs
 GRAD_ATEN_RATE = {"tf32": 155e6, "ieee": 36e6, "bf16": 670e6, "fp16": 670e6, "fp64": 10e6}
-GRAD_ATEN_GROUPED = {2: 0.4, 4: 0.75, 8: 0.75}  # share of that rate with groups, by size
+GRAD_ATEN_GROUPED = {2: 0.22, 4: 0.75, 8: 0.75}  # share of that rate with groups, by size
 GRAD_ATEN_DILATED = {2: 0.5, 4: 1.0, 8: 1.0}  # and with taps apart
 GRAD_ATEN_LAYOUT = {2: 0.62e6, 4: 0.46e6, 8: 0.4e6}  # elements per µs that change their layout
 GRAD_ATEN_BIAS = 0.54e6  # elements per µs
@@ -122,7 +123,9 @@ def hopper(tile: GradHopperTile | None, problem: Problem) -> float:
         work *= GRAD_HOPPER_BIAS[itemsize]
     elif row_bytes % 16 == 0:
         work *= GRAD_HOPPER_DIRECT.get(size, 1)
-    if row_bytes % 4 or problem.aligned % 4:
+    # Not where neighbouring taps are rows that products read together: half of these are even.
+    taps_innermost = problem.dilation == 1 and problem.kernel_size >= GRAD_HOPPER_INNERMOST
+    if (row_bytes % 4 or problem.aligned % 4) and not taps_innermost:
         work *= GRAD_HOPPER_ODD
     if row_bytes % 16:
         work *= GRAD_HOPPER_WITHIN

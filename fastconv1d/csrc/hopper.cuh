@@ -989,14 +989,15 @@ struct Hopper {
     return a.length_out % kSector == 0 && c.weave.skipped % kSector == 0;
   }
   // Tiles overlap where rows begin within a sector, whose parts take memory longer than whole ones, and products take
-  // less time than writing their sums.
+  // less time than writing their sums. In 16 bits a sector is an eighth of a tile, and more warpgroups than two issue as
+  // much as they can.
   static int64_t overlap_of(const ConvArgs& a, const Cut& c) {
-    const int64_t stride = c.weave.stride, overlap = kSector / stride;
-    if (!Layout::may_overlap || is_aligned(a, c) || c.phase.out_step != 1 ||
-        kSector % stride != 0 || c.channels_in * c.phase.taps > kFewProducts)
-      return 0;
-    // Pairs of 16-bit values want tiles an even number of positions apart.
-    return overlap % 2 == 0 ? overlap : 0;
+    constexpr bool may = Layout::may_overlap && (sizeof(Element) == 4 || T::warpgroups == 2);
+    const bool writes_neighbours = c.weave.stride == 1 && c.phase.out_step == 1;
+    return may && writes_neighbours && !is_aligned(a, c) &&
+                   c.channels_in * c.phase.taps <= kFewProducts
+               ? kSector
+               : 0;
   }
 
   static Cut cut(const ConvArgs& a, int64_t r) {

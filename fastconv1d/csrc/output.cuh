@@ -91,20 +91,12 @@ struct OutputWriter {
   }
 
   __device__ __forceinline__ bool overlaps() const { return L::may_overlap && p.overlap > 0; }
-  // Whether a tile writes what it has of its first sector: of those that overlap a row's first alone.
-  __device__ __forceinline__ bool has_first(const OutputRows& rows) const {
-    return !overlaps() || rows.first == 0;
-  }
-  // Whether a tile whose outputs all exist is written as most are.
-  __device__ __forceinline__ bool is_inside(const OutputRows& rows) const {
-    return !overlaps() || rows.first > 0;
-  }
 
   // WORDS: what a lane has of a row of an mma tile is one word.
   template <bool WORDS>
   __device__ __forceinline__ void write_neighbours(const Sums& sums, const float* biases,
                                                    const OutputRows& rows) const {
-    if (rows.count == N && is_inside(rows) && rows.first + positions <= p.positions)
+    if (rows.count == N && rows.first + positions <= p.positions && (!overlaps() || rows.first > 0))
       write_neighbours<WORDS, true>(sums, biases, rows);
     else
       write_neighbours<WORDS, false>(sums, biases, rows);
@@ -163,7 +155,8 @@ struct OutputWriter {
       end_out[i] =
           row_of_output(rows.row + end_row + i * end_step) + rows.first + at - behind_end[i];
     }
-    const bool from_second = !WHOLE && !has_first(rows);
+    // Of tiles that overlap a row's first alone writes what it has of its first sector.
+    const bool has_first = !overlaps() || rows.first == 0;
     const int exist =
         WHOLE ? positions : static_cast<int>(smaller(positions, p.positions - rows.first));
 
@@ -211,7 +204,7 @@ struct OutputWriter {
         } else if (chunk + end_row + i * end_step < rows.count) {
           int end = behind_end[i] + exist;  // in the stage
           if (overlaps() && end > positions) end = positions;
-          if (!from_second && in_sector >= behind_end[i] && in_sector < end) copy(0);
+          if (has_first && in_sector >= behind_end[i] && in_sector < end) copy(0);
           const int whole =
               static_cast<int>(larger(of_sector, smaller(positions, end / of_piece * of_piece)));
           if (whole + in_sector < end) copy(whole);
@@ -225,7 +218,7 @@ struct OutputWriter {
                                               const OutputRows& rows) const {
     const int64_t first = rows.first * p.weave.stride - p.weave.skipped;
     const bool whole = rows.count == N / L::staged_channels * p.weave.channels && first >= 0 &&
-                       is_inside(rows) && first + positions * p.weave.stride <= p.length_out;
+                       first + positions * p.weave.stride <= p.length_out;
     if (whole && !p.odd)
       write_woven<true, true>(sums, biases, rows, first);
     else if (whole)
@@ -251,16 +244,6 @@ struct OutputWriter {
               before = first < 0 ? static_cast<int>(-first) * size : 0,
               exist = WHOLE ? outputs
                             : static_cast<int>(smaller(outputs, (p.length_out - first) * size));
-    // Of a tile that overlaps others, in a stage: from the second sector of what it has, unless it is a row's first, to
-    // the last whole one.
-    const bool from_second = !WHOLE && !has_first(rows);
-    const auto begin_of = [&](int begins) {
-      return WHOLE ? begins : from_second ? sector : begins + before;
-    };
-    const auto end_of = [&](int begins) {
-      const int end = begins + exist;
-      return !WHOLE && overlaps() && end > outputs ? outputs : end;
-    };
     char* const first_row = reinterpret_cast<char*>(row_of_output(rows.row) + first);
     const int64_t to_row = p.length_out * size, to_chunk = channels * to_row;
     const auto behind = [](const char* out) {
@@ -347,7 +330,7 @@ struct OutputWriter {
       const int count = WHOLE ? channels : static_cast<int>(smaller(left, channels));
 #pragma unroll
       for (int i = 0; i < pieces; ++i) {
-        const int begins = behind(out[i]), from = begin_of(begins), end = end_of(begins);
+        const int begins = behind(out[i]), from = begins + before, end = begins + exist;
         if (row_of_piece[i] < count && (WHOLE ? piece[i] >= 16 * p.first_piece
                                               : piece[i] >= (from + sector - 1) / sector * sector &&
                                                     piece[i] + 16 <= end / sector * sector))
@@ -360,7 +343,7 @@ struct OutputWriter {
         if (WHOLE && !p.has_ends) continue;
         const int row = end_row + i * end_rows;
         char* const row_out = end_out + i * end_rows * to_row;
-        const int begins = behind(row_out), from = begin_of(begins), end = end_of(begins);
+        const int begins = behind(row_out), from = begins + before, end = begins + exist;
         int at = in_sector;
         bool mine = row < count;
         if constexpr (WHOLE) {
