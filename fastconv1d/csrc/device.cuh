@@ -13,8 +13,7 @@
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
-// The block's dynamic shared memory, aligned for swizzled boxes: kOperandAlignment.
-#define FASTCONV1D_SHARED(name) extern __shared__ __align__(1024) uint32_t name[]
+#define FASTCONV1D_SHARED(name) extern __shared__ __align__(128) uint32_t name[]
 
 namespace fastconv1d {
 
@@ -146,8 +145,8 @@ __device__ __forceinline__ void copy_bulk(void* shared, const void* global, uint
 struct BoxMap {
   CUtensorMap map;
 };
-// `first` and `pitch`, in bytes, are multiples of 16; so are a box's rows. `for_operand`: as `wgmma_swizzled_operand`
-// has it, rows of 128 bytes, and of fp32 the nearest TF32. Returns a cudaError_t.
+// `first` and `pitch`, in bytes, are multiples of 16; so are a box's rows. `for_operand`: as `wgmma_swizzled_operand` has it, rows
+// of 128 bytes, and of fp32 the nearest TF32. Returns a cudaError_t.
 inline int make_box_map(BoxMap* box, int element_bytes, const void* first, int64_t columns,
                         int64_t rows, int64_t pitch, int box_columns, int box_rows,
                         bool for_operand = false) {
