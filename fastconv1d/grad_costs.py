@@ -225,11 +225,6 @@ def dense(tile: GradTile | None, problem: Problem) -> float:
     return time + _parts_time(problem, splits)
 
 
-def toeplitz_why_not(problem: Problem) -> str | None:
-    """Long kernels of groups with one input channel, as products of Toeplitz matrices."""
-    return gpu_costs.toeplitz_why_not(problem)
-
-
 def toeplitz(problem: Problem) -> float:
     """Long kernels of groups with one input channel, as products of Toeplitz matrices."""
     # A warp multiplies lines of the shorter row of a batch by 16 stretches of taps.

@@ -191,7 +191,7 @@ GRADIENT_PLANS: tuple[Plan, ...] = (
     Plan(
         "grad_toeplitz",
         "toeplitz",
-        grad_costs.toeplitz_why_not,
+        gpu_costs.toeplitz_why_not,
         grad_costs.toeplitz,
         gradient=True,
     ),

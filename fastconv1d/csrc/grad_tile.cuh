@@ -31,12 +31,10 @@ auto best_of_taps(int64_t kernel_size, int64_t most, const OfTaps& of_taps, cons
   return best;
 }
 
-// The number of parts into which `all` slices of each of the `tiles` are split, at most a fourth of them: that
-// with which the last wave of blocks, `at_once` at a time, is the fullest.
-inline int64_t splits_of(const ConvArgs& a, int64_t tiles, int64_t all, int64_t at_once) {
-  constexpr int64_t start = 12;  // slices' time that a block takes for its start and its end
-  const int64_t elements = a.channels_out * ((a.channels_in / a.groups) * a.kernel_size + 1),
-                most = larger(1, smaller(all / 4, kGradWorkspace / (4 * elements)));
+// The number of parts into which `all` steps of each of the `tiles` are split, at most so many: that with which the
+// last wave of blocks, `at_once` at a time, is the fullest. A block takes the time of `start` steps for its start and end.
+inline int64_t fullest_splits(int64_t tiles, int64_t all, int64_t at_once, int64_t most,
+                              int64_t start) {
   int64_t best = 1, least = INT64_MAX;
   for (int waves = 1; waves <= 4 && tiles > 0; ++waves) {
     const int64_t splits = smaller(most, larger(1, waves * at_once / tiles));
@@ -46,6 +44,13 @@ inline int64_t splits_of(const ConvArgs& a, int64_t tiles, int64_t all, int64_t 
     least = time;
   }
   return best;
+}
+
+// The same of slices of positions, at most a fourth of them.
+inline int64_t splits_of(const ConvArgs& a, int64_t tiles, int64_t all, int64_t at_once) {
+  const int64_t elements = a.channels_out * ((a.channels_in / a.groups) * a.kernel_size + 1),
+                most = larger(1, smaller(all / 4, kGradWorkspace / (4 * elements)));
+  return fullest_splits(tiles, all, at_once, most, 12);
 }
 
 }  // namespace fastconv1d

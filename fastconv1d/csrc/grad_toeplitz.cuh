@@ -16,7 +16,7 @@
 // Roofline: 1024 products for each value of the shorter row and 1024 taps, on mma.sync; of fewer taps some of the 16
 // stretches are empty.
 #pragma once
-#include "grad_sum.cuh"
+#include "grad_tile.cuh"
 #include "toeplitz.cuh"
 
 namespace fastconv1d {
@@ -174,8 +174,8 @@ template <class M>
 struct GradToeplitzWork {
   using T = ToeplitzShape<M>;
   bool turned;
-  int64_t lines, pieces, lines_of_piece, tiles, units, splits = 1, items_of_split, warp_words,
-                                                       shared_bytes;
+  int64_t lines, pieces, lines_of_piece, tiles, units, splits, items_of_split, warp_words,
+      shared_bytes;
 
   explicit GradToeplitzWork(const ConvArgs& a)
       : turned(a.length < a.length_out),
@@ -184,17 +184,9 @@ struct GradToeplitzWork {
         lines_of_piece(ceil_div(lines, pieces)),
         tiles(ceil_div(a.kernel_size, kTapsOfTile)),
         units(a.channels_out * tiles) {
-    const int64_t items = a.batch * pieces, at_a_time = kBlocks * a.multiprocessors;
-    // As many blocks to each unit of work as take least time, of which a block's start and end take some.
-    int64_t least = 0;
-    const int64_t most = larger(1, smaller(most_splits(a), ceil_div(items, kGradToeplitzWarps)));
-    for (int64_t s = 1; s <= most; ++s) {
-      const int64_t time = ceil_div(units * s, at_a_time) *
-                           (ceil_div(ceil_div(items, s), kGradToeplitzWarps) + kStart);
-      if (s > 1 && time >= least) continue;
-      least = time;
-      splits = s;
-    }
+    const int64_t items = a.batch * pieces, turns = ceil_div(items, kGradToeplitzWarps);
+    splits = fullest_splits(units, turns, kBlocks * a.multiprocessors,
+                            larger(1, smaller(most_splits(a), turns)), kStart);
     items_of_split = larger(1, ceil_div(items, splits));
     splits = larger(1, ceil_div(items, items_of_split));
     warp_words = round_up(T::weight_words(static_cast<int>(lines_of_piece)) +
@@ -205,7 +197,7 @@ struct GradToeplitzWork {
 
  private:
   static constexpr int64_t kBlocks = 2;  // of a multiprocessor
-  static constexpr int64_t kStart = 1;   // a piece's time
+  static constexpr int64_t kStart = 1;   // turns' time of a block's start and end
 };
 
 template <class M>
