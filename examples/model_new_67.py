@@ -1435,6 +1435,7 @@ template <class M, int M_TILES>
 struct OutputLayout {
   using Element = typename M::Element;
   static constexpr int aligned_outputs = 32 / sizeof(Element);
+  static constexpr bool may_overlap = M_TILES > 1;
   static constexpr int staged_channels = kWeave;
   static constexpr int row_bytes = 64 * M_TILES * sizeof(Element);
   static constexpr int row_pitch = row_bytes + 32 + 16;
@@ -1449,6 +1450,9 @@ struct OutputParams {
   void* output;
   int64_t length_out, positions, out_offset, out_step;
   Weave weave;
+  int overlap;
+  int first_piece;
+  int has_ends;
   int odd;
   int apart;
 };
@@ -1487,10 +1491,11 @@ struct OutputWriter {
   __device__ __forceinline__ Element* row_of_output(int64_t row) const {
     return static_cast<Element*>(p.output) + row * p.length_out + p.out_offset;
   }
+  __device__ __forceinline__ bool overlaps() const { return L::may_overlap && p.overlap > 0; }
   template <bool WORDS>
   __device__ __forceinline__ void write_neighbours(const Sums& sums, const float* biases,
                                                    const OutputRows& rows) const {
-    if (rows.count == N && rows.first + positions <= p.positions)
+    if (rows.count == N && rows.first + positions <= p.positions && (!overlaps() || rows.first > 0))
       write_neighbours<WORDS, true>(sums, biases, rows);
     else
       write_neighbours<WORDS, false>(sums, biases, rows);
@@ -1540,6 +1545,7 @@ struct OutputWriter {
       end_out[i] =
           row_of_output(rows.row + end_row + i * end_step) + rows.first + at - behind_end[i];
     }
+    const bool has_first = !overlaps() || rows.first == 0;
     const int exist =
         WHOLE ? positions : static_cast<int>(smaller(positions, p.positions - rows.first));
 #pragma unroll
@@ -1567,12 +1573,14 @@ struct OutputWriter {
       warpgroup_sync(barrier);
 #pragma unroll
       for (int i = 0; i < pieces; ++i) {
-        if (piece * 16 >= 32 && (WHOLE || (chunk + row + i * step < rows.count &&
-                                           (piece + 1) * of_piece <= behind_row[i] + exist)))
+        if (piece >= (WHOLE ? p.first_piece : 2) &&
+            (WHOLE || (chunk + row + i * step < rows.count &&
+                       (piece + 1) * of_piece <= behind_row[i] + exist)))
           *reinterpret_cast<uint4*>(out[i]) =
               *reinterpret_cast<const uint4*>(from + stage + i * step * L::row_pitch);
         out[i] += channels * p.length_out;
       }
+      if (WHOLE && !p.has_ends) continue;
 #pragma unroll
       for (int i = 0; i < ends; ++i) {
         const auto copy = [&](int further) {
@@ -1581,8 +1589,9 @@ struct OutputWriter {
         if constexpr (WHOLE) {
           copy(0);
         } else if (chunk + end_row + i * end_step < rows.count) {
-          const int end = behind_end[i] + exist;
-          if (in_sector >= behind_end[i] && in_sector < end) copy(0);
+          int end = behind_end[i] + exist;
+          if (overlaps() && end > positions) end = positions;
+          if (has_first && in_sector >= behind_end[i] && in_sector < end) copy(0);
           const int whole =
               static_cast<int>(larger(of_sector, smaller(positions, end / of_piece * of_piece)));
           if (whole + in_sector < end) copy(whole);
@@ -1697,7 +1706,7 @@ struct OutputWriter {
 #pragma unroll
       for (int i = 0; i < pieces; ++i) {
         const int begins = behind(out[i]), from = begins + before, end = begins + exist;
-        if (row_of_piece[i] < count && (WHOLE ? piece[i] >= sector
+        if (row_of_piece[i] < count && (WHOLE ? piece[i] >= 16 * p.first_piece
                                               : piece[i] >= (from + sector - 1) / sector * sector &&
                                                     piece[i] + 16 <= end / sector * sector))
           *reinterpret_cast<uint4*>(out[i] - begins + piece[i] % sector) =
@@ -1706,6 +1715,7 @@ struct OutputWriter {
       }
 #pragma unroll
       for (int i = 0; i < ends; ++i) {
+        if (WHOLE && !p.has_ends) continue;
         const int row = end_row + i * end_rows;
         char* const row_out = end_out + i * end_rows * to_row;
         const int begins = behind(row_out), from = begins + before, end = begins + exist;
@@ -2473,7 +2483,7 @@ struct HopperBlock {
     writer.write(sums, biases + warpgroup * T::channels,
                  {(place.batch * p.groups + shared->group) * p.channels_out + first_channel,
                   static_cast<int>(smaller(p.block_channels, p.channels_out - first_channel)),
-                  static_cast<int64_t>(place.tile) * T::positions});
+                  static_cast<int64_t>(place.tile) * (T::positions - p.output.overlap)});
   }
 };
 template <class M, class T>
@@ -2550,8 +2560,7 @@ __global__ void __launch_bounds__(128, 2) hopper_add_kernel(const SharesParams p
 #pragma unroll
   for (int m = 0; m < T::m_tiles; ++m)
 #pragma unroll
-    for (int i = 0; i < T::channels / 2; ++i)
-      sums[m][0][i] = __ldg(from + (m * T::channels / 2 + i) * 128);
+    for (int i = 0; i < T::channels / 2; ++i) sums[m][0][i] = from[(m * T::channels / 2 + i) * 128];
 #pragma unroll 1
   for (int share = 1; share < p.count; ++share) {
     from += p.groups * p.channel_blocks * rows * sums_of_tile;
@@ -2559,28 +2568,43 @@ __global__ void __launch_bounds__(128, 2) hopper_add_kernel(const SharesParams p
     for (int m = 0; m < T::m_tiles; ++m)
 #pragma unroll
       for (int i = 0; i < T::channels / 2; ++i)
-        sums[m][0][i] += __ldg(from + (m * T::channels / 2 + i) * 128);
+        sums[m][0][i] += from[(m * T::channels / 2 + i) * 128];
   }
   warpgroup_sync(1);
   const Writer writer{p.output, reinterpret_cast<char*>(biases + T::channels), 1};
   writer.write(sums, biases,
                {(place.batch * p.groups + group) * p.channels_out + channel,
                 static_cast<int>(smaller(p.block_channels, p.channels_out - channel)),
-                static_cast<int64_t>(place.tile) * T::positions});
+                static_cast<int64_t>(place.tile) * (T::positions - p.output.overlap)});
 }
 template <class M, class T>
 struct Hopper {
   using Element = typename M::Element;
+  using Layout = OutputLayout<M, T::m_tiles>;
+  static constexpr int64_t kSector = Layout::aligned_outputs;
+  static constexpr int64_t kFewProducts = 256;
   struct Cut {
     Phase phase;
     Weave weave;
     Pipeline pipeline;
     int64_t groups, channels_in, channels_out;
     int64_t block_channels, channel_blocks;
+    int64_t overlap;
     int64_t tiles, runs, slices_of_share;
     int64_t packed_quads;
   };
   static int64_t phases(const ConvArgs& a) { return is_woven(a) ? 1 : phase_count(a); }
+  static bool is_aligned(const ConvArgs& a, const Cut& c) {
+    return a.length_out % kSector == 0 && c.weave.skipped % kSector == 0;
+  }
+  static int64_t overlap_of(const ConvArgs& a, const Cut& c) {
+    constexpr bool may = Layout::may_overlap && (sizeof(Element) == 4 || T::warpgroups == 2);
+    const bool writes_neighbours = c.weave.stride == 1 && c.phase.out_step == 1;
+    return may && writes_neighbours && !is_aligned(a, c) &&
+                   c.channels_in * c.phase.taps <= kFewProducts
+               ? kSector
+               : 0;
+  }
   static Cut cut(const ConvArgs& a, int64_t r) {
     Cut c{};
     c.phase = is_woven(a) ? woven_phase(a) : phase_of(a, r);
@@ -2590,7 +2614,8 @@ struct Hopper {
     c.channels_out = a.channels_out / a.groups;
     c.block_channels = T::channels / kWeave * c.weave.channels;
     c.channel_blocks = ceil_div(c.channels_out, c.block_channels);
-    c.tiles = ceil_div(c.phase.positions, T::positions);
+    c.overlap = overlap_of(a, c);
+    c.tiles = ceil_div(c.phase.positions, T::positions - c.overlap);
     const int64_t tiles = ceil_div(a.batch * c.tiles, T::warpgroups);
     c.runs = runs_of(tiles, a.groups * c.channel_blocks, a.multiprocessors);
     c.pipeline = pipeline_of(
@@ -2657,9 +2682,17 @@ struct Hopper {
     p.bias = a.bias;
     const bool odd = (a.length_out | c.weave.skipped) % 2 != 0 ||
                      (c.weave.stride > 1 && c.weave.stride % 2 != 0);
-    p.output = {
-        a.output, a.length_out, c.phase.positions,       c.phase.out_offset, c.phase.out_step,
-        c.weave,  odd,          c.phase.in_step % 2 == 0};
+    p.output = {a.output,
+                a.length_out,
+                c.phase.positions,
+                c.phase.out_offset,
+                c.phase.out_step,
+                c.weave,
+                static_cast<int>(c.overlap),
+                is_aligned(a, c) ? 0 : 2,
+                !is_aligned(a, c) && c.overlap == 0,
+                odd,
+                c.phase.in_step % 2 == 0};
     p.phase = c.phase;
     p.pipeline = l;
     p.batch = a.batch;
@@ -2679,7 +2712,7 @@ struct Hopper {
     for (int i = 0; i < T::warpgroups; ++i) p.of_warpgroup[i] = place(i);
     p.first_position = c.phase.first_shift;
     p.row_bytes = a.input_channel_stride * static_cast<int64_t>(sizeof(Element));
-    p.tile_step = T::positions * c.phase.in_step;
+    p.tile_step = (T::positions - c.overlap) * c.phase.in_step;
     p.in_boxes = make_row_boxes<Element>(p.boxes, rows_of_input(a), l.alike_log2, l.block_positions,
                                          1 << l.box_rows_log2);
     p.leads = !p.in_boxes || p.boxes.lead();

@@ -651,6 +651,7 @@ WRONG = {  # what each sanitizer must say of it
     "missing_wait": {"plain": "", "address": "", "thread": ""},
     "shared_overrun": {"address": "heap-buffer-overflow"},
     "divergence": {"plain": "deadlock", "address": "deadlock", "thread": "deadlock"},
+    "constant_workspace": {"plain": "another kernel", "address": "another kernel"},
 }
 
 

@@ -216,7 +216,8 @@ __device__ __forceinline__ void threads_sync(int id, int threads) {
 __device__ __forceinline__ void warpgroup_sync(int id) { threads_sync(id, 128); }
 
 // Lets the next kernel of the stream begin, if it was launched as one that may, and has this one wait
-// until the kernel before it is over.
+// until the kernel before it is over. What that one wrote is read by plain loads: the compiler takes what
+// __ldg reads for constant, and moves such loads to before the wait.
 __device__ __forceinline__ void let_next_kernel_begin() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");

@@ -863,7 +863,7 @@ struct HopperBlock {
     writer.write(sums, biases + warpgroup * T::channels,
                  {(place.batch * p.groups + shared->group) * p.channels_out + first_channel,
                   static_cast<int>(smaller(p.block_channels, p.channels_out - first_channel)),
-                  static_cast<int64_t>(place.tile) * T::positions});
+                  static_cast<int64_t>(place.tile) * (T::positions - p.output.overlap)});
   }
 };
 
@@ -945,8 +945,7 @@ __global__ void __launch_bounds__(128, 2) hopper_add_kernel(const SharesParams p
 #pragma unroll
   for (int m = 0; m < T::m_tiles; ++m)
 #pragma unroll
-    for (int i = 0; i < T::channels / 2; ++i)
-      sums[m][0][i] = __ldg(from + (m * T::channels / 2 + i) * 128);
+    for (int i = 0; i < T::channels / 2; ++i) sums[m][0][i] = from[(m * T::channels / 2 + i) * 128];
 #pragma unroll 1
   for (int share = 1; share < p.count; ++share) {
     from += p.groups * p.channel_blocks * rows * sums_of_tile;
@@ -954,19 +953,22 @@ __global__ void __launch_bounds__(128, 2) hopper_add_kernel(const SharesParams p
     for (int m = 0; m < T::m_tiles; ++m)
 #pragma unroll
       for (int i = 0; i < T::channels / 2; ++i)
-        sums[m][0][i] += __ldg(from + (m * T::channels / 2 + i) * 128);
+        sums[m][0][i] += from[(m * T::channels / 2 + i) * 128];
   }
   warpgroup_sync(1);
   const Writer writer{p.output, reinterpret_cast<char*>(biases + T::channels), 1};
   writer.write(sums, biases,
                {(place.batch * p.groups + group) * p.channels_out + channel,
                 static_cast<int>(smaller(p.block_channels, p.channels_out - channel)),
-                static_cast<int64_t>(place.tile) * T::positions});
+                static_cast<int64_t>(place.tile) * (T::positions - p.output.overlap)});
 }
 
 template <class M, class T>
 struct Hopper {
   using Element = typename M::Element;
+  using Layout = OutputLayout<M, T::m_tiles>;
+  static constexpr int64_t kSector = Layout::aligned_outputs;
+  static constexpr int64_t kFewProducts = 256;  // of an output
 
   // A phase of a convolution, cut for this tile.
   struct Cut {
@@ -975,11 +977,27 @@ struct Hopper {
     Pipeline pipeline;
     int64_t groups, channels_in, channels_out;  // channels of one group
     int64_t block_channels, channel_blocks;
+    int64_t overlap;  // positions that neighbouring tiles share
     int64_t tiles, runs, slices_of_share;
     int64_t packed_quads;  // of all columns: 4 words of each plane
   };
 
   static int64_t phases(const ConvArgs& a) { return is_woven(a) ? 1 : phase_count(a); }
+
+  static bool is_aligned(const ConvArgs& a, const Cut& c) {
+    return a.length_out % kSector == 0 && c.weave.skipped % kSector == 0;
+  }
+  // Tiles overlap where rows begin within a sector, whose parts take memory longer than whole ones, and products take
+  // less time than writing their sums. In 16 bits a sector is an eighth of a tile, and more warpgroups than two issue as
+  // much as they can.
+  static int64_t overlap_of(const ConvArgs& a, const Cut& c) {
+    constexpr bool may = Layout::may_overlap && (sizeof(Element) == 4 || T::warpgroups == 2);
+    const bool writes_neighbours = c.weave.stride == 1 && c.phase.out_step == 1;
+    return may && writes_neighbours && !is_aligned(a, c) &&
+                   c.channels_in * c.phase.taps <= kFewProducts
+               ? kSector
+               : 0;
+  }
 
   static Cut cut(const ConvArgs& a, int64_t r) {
     Cut c{};
@@ -990,7 +1008,8 @@ struct Hopper {
     c.channels_out = a.channels_out / a.groups;
     c.block_channels = T::channels / kWeave * c.weave.channels;
     c.channel_blocks = ceil_div(c.channels_out, c.block_channels);
-    c.tiles = ceil_div(c.phase.positions, T::positions);
+    c.overlap = overlap_of(a, c);
+    c.tiles = ceil_div(c.phase.positions, T::positions - c.overlap);
     const int64_t tiles = ceil_div(a.batch * c.tiles, T::warpgroups);  // of blocks
     c.runs = runs_of(tiles, a.groups * c.channel_blocks, a.multiprocessors);
     c.pipeline = pipeline_of(
@@ -1062,9 +1081,17 @@ struct Hopper {
     const bool odd = (a.length_out | c.weave.skipped) % 2 != 0 ||
                      (c.weave.stride > 1 && c.weave.stride % 2 != 0);
     // Lanes that read strided neighbours meet fewer banks than those that read every second one.
-    p.output = {
-        a.output, a.length_out, c.phase.positions,       c.phase.out_offset, c.phase.out_step,
-        c.weave,  odd,          c.phase.in_step % 2 == 0};
+    p.output = {a.output,
+                a.length_out,
+                c.phase.positions,
+                c.phase.out_offset,
+                c.phase.out_step,
+                c.weave,
+                static_cast<int>(c.overlap),
+                is_aligned(a, c) ? 0 : 2,
+                !is_aligned(a, c) && c.overlap == 0,
+                odd,
+                c.phase.in_step % 2 == 0};
     p.phase = c.phase;
     p.pipeline = l;
     p.batch = a.batch;
@@ -1084,7 +1111,7 @@ struct Hopper {
     for (int i = 0; i < T::warpgroups; ++i) p.of_warpgroup[i] = place(i);
     p.first_position = c.phase.first_shift;
     p.row_bytes = a.input_channel_stride * static_cast<int64_t>(sizeof(Element));
-    p.tile_step = T::positions * c.phase.in_step;
+    p.tile_step = (T::positions - c.overlap) * c.phase.in_step;
     p.in_boxes = make_row_boxes<Element>(p.boxes, rows_of_input(a), l.alike_log2, l.block_positions,
                                          1 << l.box_rows_log2);
     p.leads = !p.in_boxes || p.boxes.lead();

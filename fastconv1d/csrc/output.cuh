@@ -3,7 +3,8 @@
 // Rows of the output begin at any element, and stores that fill part of a 32-byte sector cost up to
 // three times as much as whole ones. So sums go through shared memory, where each row lies as far
 // behind a sector's boundary as in memory, and leave 16 bytes a lane, neighbours in a row, and what is in
-// a row's first and last sector one by one. Woven outputs, those of a transposed convolution, become
+// a row's first and last sector one by one. Where writing is what takes longest, neighbouring tiles overlap by a
+// sector instead, and each leaves whole sectors alone. Woven outputs, those of a transposed convolution, become
 // neighbours there: a stage has fewer rows then, and longer ones.
 #pragma once
 #include "modes.cuh"
@@ -18,6 +19,8 @@ template <class M, int M_TILES>
 struct OutputLayout {
   using Element = typename M::Element;
   static constexpr int aligned_outputs = 32 / sizeof(Element);  // in a sector
+  // Whether tiles may overlap: of short ones that would be too large a share.
+  static constexpr bool may_overlap = M_TILES > 1;
   static constexpr int staged_channels = kWeave;
   static constexpr int row_bytes = 64 * M_TILES * sizeof(Element);
   static constexpr int row_pitch = row_bytes + 32 + 16;
@@ -35,8 +38,11 @@ struct OutputParams {
   void* output;
   int64_t length_out, positions, out_offset, out_step;  // positions of the phase
   Weave weave;
-  int odd;    // whether outputs that a lane has side by side may begin at odd ones of a row
-  int apart;  // whether a lane's positions are not neighbours, though two of them make a word
+  int overlap;  // positions that a tile shares with the next one, those of a sector, or none
+  int first_piece;  // of 16 bytes of a row in a stage that a whole tile writes: 0 where rows begin where sectors do
+  int has_ends;  // whether a whole tile writes parts of sectors
+  int odd;       // whether outputs that a lane has side by side may begin at odd ones of a row
+  int apart;     // whether a lane's positions are not neighbours, though two of them make a word
 };
 
 // A tile's rows of the output, of which `count` exist, and its first position.
@@ -84,11 +90,13 @@ struct OutputWriter {
     return static_cast<Element*>(p.output) + row * p.length_out + p.out_offset;
   }
 
+  __device__ __forceinline__ bool overlaps() const { return L::may_overlap && p.overlap > 0; }
+
   // WORDS: what a lane has of a row of an mma tile is one word.
   template <bool WORDS>
   __device__ __forceinline__ void write_neighbours(const Sums& sums, const float* biases,
                                                    const OutputRows& rows) const {
-    if (rows.count == N && rows.first + positions <= p.positions)
+    if (rows.count == N && rows.first + positions <= p.positions && (!overlaps() || rows.first > 0))
       write_neighbours<WORDS, true>(sums, biases, rows);
     else
       write_neighbours<WORDS, false>(sums, biases, rows);
@@ -147,6 +155,8 @@ struct OutputWriter {
       end_out[i] =
           row_of_output(rows.row + end_row + i * end_step) + rows.first + at - behind_end[i];
     }
+    // Of tiles that overlap a row's first alone writes what it has of its first sector.
+    const bool has_first = !overlaps() || rows.first == 0;
     const int exist =
         WHOLE ? positions : static_cast<int>(smaller(positions, p.positions - rows.first));
 
@@ -176,12 +186,14 @@ struct OutputWriter {
       warpgroup_sync(barrier);
 #pragma unroll
       for (int i = 0; i < pieces; ++i) {
-        if (piece * 16 >= 32 && (WHOLE || (chunk + row + i * step < rows.count &&
-                                           (piece + 1) * of_piece <= behind_row[i] + exist)))
+        if (piece >= (WHOLE ? p.first_piece : 2) &&
+            (WHOLE || (chunk + row + i * step < rows.count &&
+                       (piece + 1) * of_piece <= behind_row[i] + exist)))
           *reinterpret_cast<uint4*>(out[i]) =
               *reinterpret_cast<const uint4*>(from + stage + i * step * L::row_pitch);
         out[i] += channels * p.length_out;
       }
+      if (WHOLE && !p.has_ends) continue;
 #pragma unroll
       for (int i = 0; i < ends; ++i) {
         const auto copy = [&](int further) {
@@ -190,8 +202,9 @@ struct OutputWriter {
         if constexpr (WHOLE) {
           copy(0);
         } else if (chunk + end_row + i * end_step < rows.count) {
-          const int end = behind_end[i] + exist;  // in the stage
-          if (in_sector >= behind_end[i] && in_sector < end) copy(0);
+          int end = behind_end[i] + exist;  // in the stage
+          if (overlaps() && end > positions) end = positions;
+          if (has_first && in_sector >= behind_end[i] && in_sector < end) copy(0);
           const int whole =
               static_cast<int>(larger(of_sector, smaller(positions, end / of_piece * of_piece)));
           if (whole + in_sector < end) copy(whole);
@@ -318,7 +331,7 @@ struct OutputWriter {
 #pragma unroll
       for (int i = 0; i < pieces; ++i) {
         const int begins = behind(out[i]), from = begins + before, end = begins + exist;
-        if (row_of_piece[i] < count && (WHOLE ? piece[i] >= sector
+        if (row_of_piece[i] < count && (WHOLE ? piece[i] >= 16 * p.first_piece
                                               : piece[i] >= (from + sector - 1) / sector * sector &&
                                                     piece[i] + 16 <= end / sector * sector))
           *reinterpret_cast<uint4*>(out[i] - begins + piece[i] % sector) =
@@ -327,6 +340,7 @@ struct OutputWriter {
       }
 #pragma unroll
       for (int i = 0; i < ends; ++i) {
+        if (WHOLE && !p.has_ends) continue;
         const int row = end_row + i * end_rows;
         char* const row_out = end_out + i * end_rows * to_row;
         const int begins = behind(row_out), from = begins + before, end = begins + exist;

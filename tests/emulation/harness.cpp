@@ -181,8 +181,13 @@ void run(const char* problem_name, const char* result_name) {
     args.weight = weight.get();
     args.bias = with_bias ? bias.get() : nullptr;
   }
-  const Buffer workspace = allocate(fastconv1d_workspace(header.variant, &args));
+  const int64_t workspace_bytes = fastconv1d_workspace(header.variant, &args);
+  const Buffer workspace = allocate(workspace_bytes);
   args.workspace = workspace.get();
+#if defined(FASTCONV1D_EMULATE)
+  fastconv1d::emulation::written = workspace.get();
+  fastconv1d::emulation::written_end = workspace.get() + workspace_bytes;
+#endif
 
   int64_t error = fastconv1d_launch(header.variant, &args, stream);
   if (error == 0) error = finish();

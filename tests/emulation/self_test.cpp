@@ -234,6 +234,16 @@ bool conversions() {
   return true;
 }
 
+__global__ void copy_constant(const int* from, int* to) { *to = __ldg(from); }
+
+// A kernel reads what another wrote by way of the constant cache.
+bool constant_workspace() {
+  int values[2] = {1, 0};
+  emulation::written = reinterpret_cast<const char*>(values);
+  emulation::written_end = emulation::written + sizeof values;
+  return launch(copy_constant, dim3(1), dim3(1), 0, nullptr, values, values + 1) == 0;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -271,6 +281,8 @@ int main(int argc, char** argv) {
       right &= shared_overrun();
     else if (name == "divergence")
       right &= divergence();
+    else if (name == "constant_workspace")
+      right &= constant_workspace();
     else
       return std::fprintf(stderr, "no case '%s'\n", name.c_str()), 2;
   }
