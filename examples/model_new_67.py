@@ -1468,6 +1468,7 @@ struct OutputWriter {
   using Sums = float[M_TILES][M::sets][N / 2];
   static constexpr int positions = 64 * M_TILES, of_piece = 16 / sizeof(Element);
   static constexpr bool pairs = sizeof(Element) == 2;
+  static constexpr bool is_long = M_TILES * N >= 256;
   const OutputParams& p;
   char* stages;
   int barrier;
@@ -1477,37 +1478,44 @@ struct OutputWriter {
     return (threadIdx.x / 32 % 4 * M_TILES + m) * 16 + first + h * between();
   }
   __device__ __forceinline__ void write(const Sums& sums, const float* biases,
-                                        const OutputRows& rows) const {
+                                        const OutputRows& rows, bool rehearses = false) const {
     if (p.out_step != 1)
-      write_apart(sums, biases, rows);
+      write_apart(sums, biases, rehearses ? none(rows) : rows);
     else if (p.weave.stride > 1)
-      write_woven(sums, biases, rows);
+      write_woven(sums, biases, rows, rehearses);
     else if (pairs && !p.odd && !p.apart)
-      write_neighbours<pairs>(sums, biases, rows);
+      write_neighbours<pairs>(sums, biases, rows, rehearses);
     else
-      write_neighbours<false>(sums, biases, rows);
+      write_neighbours<false>(sums, biases, rows, rehearses);
   }
  private:
   __device__ __forceinline__ Element* row_of_output(int64_t row) const {
     return static_cast<Element*>(p.output) + row * p.length_out + p.out_offset;
   }
   __device__ __forceinline__ bool overlaps() const { return L::may_overlap && p.overlap > 0; }
+  static __device__ __forceinline__ OutputRows none(const OutputRows& rows) {
+    return {rows.row, 0, rows.first};
+  }
   template <bool WORDS>
   __device__ __forceinline__ void write_neighbours(const Sums& sums, const float* biases,
-                                                   const OutputRows& rows) const {
+                                                   const OutputRows& rows, bool rehearses) const {
     if (rows.count == N && rows.first + positions <= p.positions && (!overlaps() || rows.first > 0))
-      write_neighbours<WORDS, true>(sums, biases, rows);
+      write_neighbours<WORDS, true>(sums, biases, rows, rehearses);
     else
-      write_neighbours<WORDS, false>(sums, biases, rows);
+      write_neighbours<WORDS, false>(sums, biases, rehearses ? none(rows) : rows, rehearses);
   }
   template <bool WORDS, bool WHOLE>
   __device__ __forceinline__ void write_neighbours(const Sums& sums, const float* biases,
-                                                   const OutputRows& rows) const {
+                                                   const OutputRows& rows, bool rehearses) const {
     constexpr int channels = L::staged_channels, of_sector = L::aligned_outputs;
     static_assert(channels % of_sector == 0);
     constexpr int lanes = L::row_bytes / 16, rows_at_once = 32 / lanes,
                   ends_at_once = 32 / of_sector;
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
+    int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
+    if constexpr (is_long) {
+      keep_in_register(lane);
+      keep_in_register(warp);
+    }
     const auto length = static_cast<uint32_t>(p.length_out),
                of_first = static_cast<uint32_t>(rows.row) * length;
     const auto behind = [&](int row) {
@@ -1545,6 +1553,8 @@ struct OutputWriter {
       end_out[i] =
           row_of_output(rows.row + end_row + i * end_step) + rows.first + at - behind_end[i];
     }
+    const int first_piece = rehearses ? lanes : WHOLE ? p.first_piece : 2;
+    const bool has_ends = !rehearses && p.has_ends;
     const bool has_first = !overlaps() || rows.first == 0;
     const int exist =
         WHOLE ? positions : static_cast<int>(smaller(positions, p.positions - rows.first));
@@ -1573,14 +1583,13 @@ struct OutputWriter {
       warpgroup_sync(barrier);
 #pragma unroll
       for (int i = 0; i < pieces; ++i) {
-        if (piece >= (WHOLE ? p.first_piece : 2) &&
-            (WHOLE || (chunk + row + i * step < rows.count &&
-                       (piece + 1) * of_piece <= behind_row[i] + exist)))
+        if (piece >= first_piece && (WHOLE || (chunk + row + i * step < rows.count &&
+                                               (piece + 1) * of_piece <= behind_row[i] + exist)))
           *reinterpret_cast<uint4*>(out[i]) =
               *reinterpret_cast<const uint4*>(from + stage + i * step * L::row_pitch);
         out[i] += channels * p.length_out;
       }
-      if (WHOLE && !p.has_ends) continue;
+      if (WHOLE && !has_ends) continue;
 #pragma unroll
       for (int i = 0; i < ends; ++i) {
         const auto copy = [&](int further) {
@@ -1601,20 +1610,21 @@ struct OutputWriter {
     }
   }
   __device__ __forceinline__ void write_woven(const Sums& sums, const float* biases,
-                                              const OutputRows& rows) const {
+                                              const OutputRows& rows, bool rehearses) const {
     const int64_t first = rows.first * p.weave.stride - p.weave.skipped;
     const bool whole = rows.count == N / L::staged_channels * p.weave.channels && first >= 0 &&
                        first + positions * p.weave.stride <= p.length_out;
     if (whole && !p.odd)
-      write_woven<true, true>(sums, biases, rows, first);
+      write_woven<true, true>(sums, biases, rows, first, rehearses);
     else if (whole)
-      write_woven<false, true>(sums, biases, rows, first);
+      write_woven<false, true>(sums, biases, rows, first, rehearses);
     else
-      write_woven<false, false>(sums, biases, rows, first);
+      write_woven<false, false>(sums, biases, rows, first, rehearses);
   }
   template <bool WORDS, bool WHOLE>
   __device__ __forceinline__ void write_woven(const Sums& sums, const float* biases,
-                                              const OutputRows& rows, int64_t first) const {
+                                              const OutputRows& rows, int64_t first,
+                                              bool rehearses) const {
     constexpr int size = sizeof(Element), sector = 32;
     int thread = static_cast<int>(threadIdx.x % 128), stride = p.weave.stride;
     keep_in_register(thread);
@@ -1702,7 +1712,8 @@ struct OutputWriter {
         for (int e = 0; e < (WORDS ? 1 : 2); ++e) begin[c][e] = (begin[c][e] + further) % sector;
       }
       warpgroup_sync(barrier);
-      const int count = WHOLE ? channels : static_cast<int>(smaller(left, channels));
+      const int count =
+          rehearses ? 0 : (WHOLE ? channels : static_cast<int>(smaller(left, channels)));
 #pragma unroll
       for (int i = 0; i < pieces; ++i) {
         const int begins = behind(out[i]), from = begins + before, end = begins + exist;
@@ -2291,7 +2302,11 @@ struct HopperBlock {
     bool paired = false;
     bool ready = false;
     if (l.resident && l.slices > 0) barrier_wait(shared->weights.full, 0);
-    for_each_tile([&](const Place& of_block) {
+    bool rehearses = M::sets == 1 && Writer::is_long && p.shares == nullptr &&
+                     warpgroup == T::warpgroups - 1 &&
+                     tile_of(shared->first, warpgroup).batch < p.batch;
+    for (Place of_block = shared->first; of_block.batch < p.batch;
+         rehearses ? void(rehearses = false) : of_block.advance(p.step, p.tiles)) {
       const Place place = tile_of(of_block, warpgroup);
       for_each_sum([&](int m, int i) {
 #pragma unroll
@@ -2305,7 +2320,7 @@ struct HopperBlock {
       int used_weight = -1;
       if (l.resident) weight.stage = 0;
 #pragma unroll 1
-      for (int slice = 0; slice < slices(); ++slice)
+      for (int slice = 0; slice < slices() && !rehearses; ++slice)
 #pragma unroll 1
         for (int part = 0; part < l.parts; ++part) {
           const int taps = taps_of_part(l, p.phase, part);
@@ -2412,12 +2427,12 @@ struct HopperBlock {
           sums[m][0][i] = Scale::without(sum, scale + of_channels[i / 4 * 8 + i % 2]);
         });
       }
-      if (place.batch >= p.batch) return;
+      if (place.batch >= p.batch) continue;
       if (p.shares == nullptr)
-        write(writer, sums, place, warpgroup);
+        write(writer, sums, place, warpgroup, rehearses);
       else
         keep(sums, place);
-    });
+    }
   }
   static __device__ __forceinline__ void scale_sums(Sums& sums, int log2) {
     wgmma_wait<0>();
@@ -2478,12 +2493,13 @@ struct HopperBlock {
     for_each_sum([&](int m, int i) { to[(m * T::channels / 2 + i) * 128] = sums[m][0][i]; });
   }
   __device__ __forceinline__ void write(const Writer& writer, Sums& sums, const Place& place,
-                                        int warpgroup) const {
+                                        int warpgroup, bool rehearses) const {
     const int64_t first_channel = static_cast<int64_t>(shared->channel_block) * p.block_channels;
     writer.write(sums, biases + warpgroup * T::channels,
                  {(place.batch * p.groups + shared->group) * p.channels_out + first_channel,
                   static_cast<int>(smaller(p.block_channels, p.channels_out - first_channel)),
-                  static_cast<int64_t>(place.tile) * (T::positions - p.output.overlap)});
+                  static_cast<int64_t>(place.tile) * (T::positions - p.output.overlap)},
+                 rehearses);
   }
 };
 template <class M, class T>
@@ -2500,11 +2516,13 @@ __global__ void __launch_bounds__(T::threads, 1)
     barrier_init(shared.weights.empty + stage, 4 * T::warpgroups);
     fence_async_proxy();
   } else if (threadIdx.x == 32) {
-    const int64_t rest = blockIdx.x / p.channel_blocks, run = rest % p.runs;
-    shared.channel_block = static_cast<int>(blockIdx.x % p.channel_blocks);
-    shared.group = static_cast<int>(rest / p.runs);
-    const int64_t first = T::warpgroups * run;
-    shared.first = {static_cast<int>(first / p.tiles), static_cast<int>(first % p.tiles)};
+    Digits<uint32_t> digits{blockIdx.x};
+    shared.channel_block = static_cast<int>(digits.take(p.channel_blocks));
+    const uint32_t run = digits.take(p.runs);
+    shared.group = static_cast<int>(digits.rest);
+    Digits<uint32_t> first{T::warpgroups * run};
+    shared.first.tile = static_cast<int>(first.take(p.tiles));
+    shared.first.batch = static_cast<int>(first.rest);
   }
   if constexpr (HopperBlock<M, T>::folds)
     if (p.pipeline.folded > 0) HopperBlock<M, T>(p, memory).begin_folded();

@@ -61,6 +61,8 @@ struct OutputWriter {
   static constexpr int positions = 64 * M_TILES, of_piece = 16 / sizeof(Element);
   // Whether a lane's two positions of an mma tile may be neighbours: one word of a 16-bit type.
   static constexpr bool pairs = sizeof(Element) == 2;
+  // Whether its instructions, for so many sums of a thread, take longer to come than to run.
+  static constexpr bool is_long = M_TILES * N >= 256;
   const OutputParams& p;
   char* stages;
   int barrier;  // of the warpgroup
@@ -73,16 +75,17 @@ struct OutputWriter {
     return (threadIdx.x / 32 % 4 * M_TILES + m) * 16 + first + h * between();
   }
 
+  // A rehearsal runs the same code, and leaves memory alone.
   __device__ __forceinline__ void write(const Sums& sums, const float* biases,
-                                        const OutputRows& rows) const {
+                                        const OutputRows& rows, bool rehearses = false) const {
     if (p.out_step != 1)
-      write_apart(sums, biases, rows);
+      write_apart(sums, biases, rehearses ? none(rows) : rows);
     else if (p.weave.stride > 1)
-      write_woven(sums, biases, rows);
+      write_woven(sums, biases, rows, rehearses);
     else if (pairs && !p.odd && !p.apart)
-      write_neighbours<pairs>(sums, biases, rows);
+      write_neighbours<pairs>(sums, biases, rows, rehearses);
     else
-      write_neighbours<false>(sums, biases, rows);
+      write_neighbours<false>(sums, biases, rows, rehearses);
   }
 
  private:
@@ -92,25 +95,34 @@ struct OutputWriter {
 
   __device__ __forceinline__ bool overlaps() const { return L::may_overlap && p.overlap > 0; }
 
+  static __device__ __forceinline__ OutputRows none(const OutputRows& rows) {
+    return {rows.row, 0, rows.first};
+  }
+
   // WORDS: what a lane has of a row of an mma tile is one word.
   template <bool WORDS>
   __device__ __forceinline__ void write_neighbours(const Sums& sums, const float* biases,
-                                                   const OutputRows& rows) const {
+                                                   const OutputRows& rows, bool rehearses) const {
     if (rows.count == N && rows.first + positions <= p.positions && (!overlaps() || rows.first > 0))
-      write_neighbours<WORDS, true>(sums, biases, rows);
+      write_neighbours<WORDS, true>(sums, biases, rows, rehearses);
     else
-      write_neighbours<WORDS, false>(sums, biases, rows);
+      write_neighbours<WORDS, false>(sums, biases, rehearses ? none(rows) : rows, rehearses);
   }
 
   // WHOLE: all rows and positions exist.
   template <bool WORDS, bool WHOLE>
   __device__ __forceinline__ void write_neighbours(const Sums& sums, const float* biases,
-                                                   const OutputRows& rows) const {
+                                                   const OutputRows& rows, bool rehearses) const {
     constexpr int channels = L::staged_channels, of_sector = L::aligned_outputs;
     static_assert(channels % of_sector == 0);
     constexpr int lanes = L::row_bytes / 16, rows_at_once = 32 / lanes,
                   ends_at_once = 32 / of_sector;
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
+    int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
+    if constexpr (is_long) {
+      // What follows from these is found tile by tile, else it takes registers and comes before the first products.
+      keep_in_register(lane);
+      keep_in_register(warp);
+    }
     // How many outputs the first position of a row lies behind a sector's boundary: a tile begins at one
     // in the first row of all.
     const auto length = static_cast<uint32_t>(p.length_out),
@@ -155,6 +167,8 @@ struct OutputWriter {
       end_out[i] =
           row_of_output(rows.row + end_row + i * end_step) + rows.first + at - behind_end[i];
     }
+    const int first_piece = rehearses ? lanes : WHOLE ? p.first_piece : 2;
+    const bool has_ends = !rehearses && p.has_ends;
     // Of tiles that overlap a row's first alone writes what it has of its first sector.
     const bool has_first = !overlaps() || rows.first == 0;
     const int exist =
@@ -186,14 +200,13 @@ struct OutputWriter {
       warpgroup_sync(barrier);
 #pragma unroll
       for (int i = 0; i < pieces; ++i) {
-        if (piece >= (WHOLE ? p.first_piece : 2) &&
-            (WHOLE || (chunk + row + i * step < rows.count &&
-                       (piece + 1) * of_piece <= behind_row[i] + exist)))
+        if (piece >= first_piece && (WHOLE || (chunk + row + i * step < rows.count &&
+                                               (piece + 1) * of_piece <= behind_row[i] + exist)))
           *reinterpret_cast<uint4*>(out[i]) =
               *reinterpret_cast<const uint4*>(from + stage + i * step * L::row_pitch);
         out[i] += channels * p.length_out;
       }
-      if (WHOLE && !p.has_ends) continue;
+      if (WHOLE && !has_ends) continue;
 #pragma unroll
       for (int i = 0; i < ends; ++i) {
         const auto copy = [&](int further) {
@@ -215,23 +228,24 @@ struct OutputWriter {
   }
 
   __device__ __forceinline__ void write_woven(const Sums& sums, const float* biases,
-                                              const OutputRows& rows) const {
+                                              const OutputRows& rows, bool rehearses) const {
     const int64_t first = rows.first * p.weave.stride - p.weave.skipped;
     const bool whole = rows.count == N / L::staged_channels * p.weave.channels && first >= 0 &&
                        first + positions * p.weave.stride <= p.length_out;
     if (whole && !p.odd)
-      write_woven<true, true>(sums, biases, rows, first);
+      write_woven<true, true>(sums, biases, rows, first, rehearses);
     else if (whole)
-      write_woven<false, true>(sums, biases, rows, first);
+      write_woven<false, true>(sums, biases, rows, first, rehearses);
     else
-      write_woven<false, false>(sums, biases, rows, first);
+      write_woven<false, false>(sums, biases, rows, first, rehearses);
   }
 
   // Outputs that are woven; the tile's begin at output `first` of each row. WORDS: two columns side by side are
   // neighbours in a row, and begin at an even output. WHOLE: all rows and outputs exist.
   template <bool WORDS, bool WHOLE>
   __device__ __forceinline__ void write_woven(const Sums& sums, const float* biases,
-                                              const OutputRows& rows, int64_t first) const {
+                                              const OutputRows& rows, int64_t first,
+                                              bool rehearses) const {
     constexpr int size = sizeof(Element), sector = 32;
     // What follows from these is found tile by tile: products leave no registers to keep it in.
     int thread = static_cast<int>(threadIdx.x % 128), stride = p.weave.stride;
@@ -327,7 +341,8 @@ struct OutputWriter {
       }
       // Two stages, as above.
       warpgroup_sync(barrier);
-      const int count = WHOLE ? channels : static_cast<int>(smaller(left, channels));
+      const int count =
+          rehearses ? 0 : (WHOLE ? channels : static_cast<int>(smaller(left, channels)));
 #pragma unroll
       for (int i = 0; i < pieces; ++i) {
         const int begins = behind(out[i]), from = begins + before, end = begins + exist;
