@@ -79,6 +79,12 @@ with the two tensors' parts swapped when transposed.
 
 _Ints = Sequence[int]
 
+python_convolution: Callable[..., Tensor] | None = None
+"""`convolution` without torch.ops, which takes longer than a small layer to read arguments.
+
+None until a binding is loaded. Its answer to what it leaves to `convolution` is NotImplemented.
+"""
+
 ATEN, LIBRARY, IM2COL = range(3)  # the kinds that _select answers with
 
 
@@ -301,11 +307,22 @@ def _binding(device: str, required: bool = True) -> bool:
     if _registered(device):
         return True
     gpu = Gpu.of(torch.device(device)) if device == "cuda" else None
-    if _load(f"binding_{device}", gpu, required) is None:
+    library = _load(f"binding_{device}", gpu, required)
+    if library is None:
         return False
     if not _registered(device):
         raise RuntimeError(f"binding_{device} was loaded and registered no {device.upper()} kernel")
+    _attach(library)
     return True
+
+
+def _attach(library: ctypes.CDLL) -> None:
+    global python_convolution
+    try:
+        function = ctypes.PYFUNCTYPE(ctypes.py_object)(("fastconv1d_python_convolution", library))
+    except AttributeError:
+        return  # it was built without Python's headers
+    python_convolution = cast(Callable[..., Tensor], function())
 
 
 # --- autograd -------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 import fastconv1d
 from fastconv1d import build, ops, plan, timing
@@ -84,6 +85,51 @@ def test_values(device: torch.device, dtype: torch.dtype, algorithm: str, kind: 
         # torch rounds sums of 16-bit types more than once where it convolves them on the CPU.
         wide = [t if t is None or dtype.itemsize > 2 else t.float() for t in (x, w, bias)]
         torch.testing.assert_close(y, kind.theirs(*wide, **geometry).to(dtype))
+
+
+class Subclass(Tensor):
+    """Torch functions of it answer with it."""
+
+
+class Seen(TorchFunctionMode):
+    """Counts the functions that are called inside."""
+
+    count = 0
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        self.count += func is ops.convolution
+        return func(*args, **(kwargs or {}))
+
+
+def test_arguments_that_python_reads_itself_and_those_left_to_torch() -> None:
+    input, weight, bias = torch.randn(2, 4, 20), torch.randn(6, 4, 3), torch.randn(6)
+    fastconv1d.conv1d(input, weight, algorithm="simd")  # loads the binding
+    call = ops.python_convolution
+    assert call is not None
+    plain: list[Any] = [input, weight, bias, 1, (2,), 1, False, 0, 1, ""]
+    torch.testing.assert_close(call(*plain), F.conv1d(input, weight, bias, padding=2))
+    recorded = torch.nn.Parameter(weight)
+    call(input, recorded, *plain[2:]).sum().backward()
+    assert recorded.grad is not None
+    others: list[tuple[int, Any]] = [
+        (0, input[0]), (0, input.numpy()), (0, input.as_subclass(Subclass)), (0, None),
+        (0, input.to(torch.complex64)), (1, weight[0]), (2, bias.as_subclass(Subclass)), (2, 1.0),
+        (3, [1]), (3, True), (3, (1, 1)), (3, 1 << 70), (4, "same"), (5, np.int64(1)), (6, 0),
+        (7, None), (8, (1,)), (9, None), (9, "\ud800"),
+    ]  # fmt: skip
+    for place, value in others:
+        arguments = [*plain[:place], value, *plain[place + 1 :]]
+        assert call(*arguments) is NotImplemented, (place, value)
+    assert call(*plain[:9]) is NotImplemented
+    with Seen() as seen:
+        assert call(*plain) is NotImplemented
+        fastconv1d.conv1d(input, weight)
+    assert seen.count == 1
+    assert type(fastconv1d.conv1d(input.as_subclass(Subclass), weight)) is Subclass
+    with pytest.raises(RuntimeError, match="channels"):
+        call(input, weight[:, :3], *plain[2:])
 
 
 @both

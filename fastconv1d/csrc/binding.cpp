@@ -1,5 +1,9 @@
 // The operators' C++ kernels: look the problem's plan up, ask Python for it where it is new, run it.
 // Built once with FASTCONV1D_CUDA and once without, for the CPU.
+#if __has_include(<Python.h>)
+#include <Python.h>  // before all others, as it asks
+#endif
+
 #include <ATen/Context.h>
 #include <ATen/EmptyTensor.h>
 #include <ATen/Parallel.h>
@@ -33,6 +37,7 @@
 #include "blocks.h"
 #include "im2col_cpu.h"
 #include "parallel.h"
+#include "python_call.h"
 #include "recorded.h"
 
 namespace {
