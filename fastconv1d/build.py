@@ -325,10 +325,17 @@ def _entry(library: _Library, compiler: Compiler) -> str:
     stamps = [(str(tool.resolve()), tool.stat().st_size, tool.stat().st_mtime_ns) for tool in tools]
     versions = [torch.__version__, torch.version.cuda, sys.implementation.cache_tag]
     flags = [*library.cxx_flags, *NVCC_FLAGS, library.gencode]
+    if "binding.cpp" in library.source:
+        # Python calls it, if Python's headers are there.
+        versions += [sysconfig.get_config_var("SOABI"), str(_has_python_headers())]
     machine = [platform.machine(), *(_cpu_features() if library.arch == "cpu" else [])]
     made_of = [sources_hash([library.source]), flags, stamps, versions, machine]
     key = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:16]
     return f"{library.name}-{library.arch}-{key}"
+
+
+def _has_python_headers() -> bool:
+    return Path(sysconfig.get_path("include"), "Python.h").is_file()
 
 
 @cache

@@ -89,14 +89,14 @@ def _convolve(
     algorithm: str,
 ) -> Tensor:
     try:
-        direct = ops.python_convolution
-        if direct is not None and not torch.compiler.is_dynamo_compiling():
-            direct_output = direct(
+        # Dynamo must not look at what changes when a binding is loaded: it would compile anew.
+        if not torch.compiler.is_dynamo_compiling() and ops.python_convolution is not None:
+            direct = ops.python_convolution(
                 input, weight, bias, stride, padding, dilation, transposed, output_padding, groups,
                 algorithm,
             )  # fmt: skip
-            if direct_output is not NotImplemented:
-                return direct_output
+            if direct is not NotImplemented:
+                return direct
         batched = input.dim() == 3
         if weight.dim() != 3 or not (batched or input.dim() == 2):
             raise RuntimeError("input or weight has the wrong number of dimensions")

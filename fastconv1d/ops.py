@@ -318,6 +318,8 @@ def _binding(device: str, required: bool = True) -> bool:
 
 def _attach(library: ctypes.CDLL) -> None:
     global python_convolution
+    if python_convolution is not None:
+        return  # that of the other device's binding, which is the same
     try:
         function = ctypes.PYFUNCTYPE(ctypes.py_object)(("fastconv1d_python_convolution", library))
     except AttributeError:

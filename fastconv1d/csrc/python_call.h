@@ -40,8 +40,9 @@ inline PyObject* python_convolution(PyObject*, PyObject* const* arguments, Py_ss
     PyErr_Clear();
     Py_RETURN_NOTIMPLEMENTED;
   }
-  const at::Tensor &input = THPVariable_Unpack(arguments[0]),
-                   &weight = THPVariable_Unpack(arguments[1]);
+  // Copies, which nobody can swap for others while Python goes on.
+  const at::Tensor input = THPVariable_Unpack(arguments[0]),
+                   weight = THPVariable_Unpack(arguments[1]);
   if (input.dim() != 3 || weight.dim() != 3 || input.is_complex()) Py_RETURN_NOTIMPLEMENTED;
   std::optional<at::Tensor> bias;
   if (with_bias) bias = THPVariable_Unpack(arguments[2]);
