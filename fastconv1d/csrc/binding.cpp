@@ -1,8 +1,6 @@
 // The operators' C++ kernels: look the problem's plan up, ask Python for it where it is new, run it.
 // Built once with FASTCONV1D_CUDA and once without, for the CPU.
-#if __has_include(<Python.h>)
-#include <Python.h>  // before all others, as it asks
-#endif
+#include "python_call.h"  // first, for Python's own header
 
 #include <ATen/Context.h>
 #include <ATen/EmptyTensor.h>
@@ -37,7 +35,6 @@
 #include "blocks.h"
 #include "im2col_cpu.h"
 #include "parallel.h"
-#include "python_call.h"
 #include "recorded.h"
 
 namespace {

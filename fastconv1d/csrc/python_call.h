@@ -3,9 +3,11 @@
 // the rest to torch.ops. Where Python's headers are missing there is no such function.
 #pragma once
 #if __has_include(<Python.h>)
+#include <Python.h>  // before all others, as it asks
+
+#include <ATen/PythonTorchFunctionTLS.h>
 #include <torch/csrc/Exceptions.h>
 #include <torch/csrc/autograd/python_variable.h>
-#include <torch/csrc/utils/disable_torch_function.h>
 
 #include "recorded.h"
 
@@ -24,17 +26,18 @@ inline bool read_size(PyObject* value, int64_t* size) {
 // a batch.
 inline PyObject* python_convolution(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
   HANDLE_TH_ERRORS
-  const auto is_tensor = [](PyObject* value) { return THPVariable_CheckExact(value); };
-  const bool with_bias = count == 10 && arguments[2] != Py_None;
+  if (count != 10) Py_RETURN_NOTIMPLEMENTED;
+  const bool with_bias = arguments[2] != Py_None;
   int64_t stride, padding, dilation, output_padding, groups;
   Py_ssize_t length = 0;
   const char* algorithm = nullptr;
-  const bool plain = count == 10 && is_tensor(arguments[0]) && is_tensor(arguments[1]) &&
-                     (!with_bias || is_tensor(arguments[2])) && read_size(arguments[3], &stride) &&
-                     read_size(arguments[4], &padding) && read_size(arguments[5], &dilation) &&
-                     PyBool_Check(arguments[6]) && read_size(arguments[7], &output_padding) &&
-                     PyLong_CheckExact(arguments[8]) && read_size(arguments[8], &groups) &&
-                     PyUnicode_CheckExact(arguments[9]) && !at::impl::torch_function_mode_enabled();
+  const bool plain = THPVariable_CheckExact(arguments[0]) && THPVariable_CheckExact(arguments[1]) &&
+                     (!with_bias || THPVariable_CheckExact(arguments[2])) &&
+                     read_size(arguments[3], &stride) && read_size(arguments[4], &padding) &&
+                     read_size(arguments[5], &dilation) && PyBool_Check(arguments[6]) &&
+                     read_size(arguments[7], &output_padding) && PyLong_CheckExact(arguments[8]) &&
+                     read_size(arguments[8], &groups) && PyUnicode_CheckExact(arguments[9]) &&
+                     !at::impl::torch_function_mode_enabled();
   if (plain) algorithm = PyUnicode_AsUTF8AndSize(arguments[9], &length);
   if (algorithm == nullptr) {
     PyErr_Clear();
