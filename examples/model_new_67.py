@@ -28,7 +28,7 @@ CUDA_SOURCE = r"""
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
-#define FASTCONV1D_SHARED(name) extern __shared__ __align__(128) uint32_t name[]
+#define FASTCONV1D_SHARED(name) extern __shared__ __align__(1024) uint32_t name[]
 namespace fastconv1d {
 #define FASTCONV1D_MMA(name, shape)                                                        \
   __device__ __forceinline__ void name(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, \
@@ -1451,10 +1451,11 @@ struct OutputParams {
   int64_t length_out, positions, out_offset, out_step;
   Weave weave;
   int overlap;
-  int first_piece;
-  int has_ends;
+  int aligned;
   int odd;
   int apart;
+  __device__ __forceinline__ int first_piece() const { return aligned ? 0 : 2; }
+  __device__ __forceinline__ bool has_ends() const { return !aligned && overlap == 0; }
 };
 struct OutputRows {
   int64_t row;
@@ -1469,6 +1470,13 @@ struct OutputWriter {
   static constexpr int positions = 64 * M_TILES, of_piece = 16 / sizeof(Element);
   static constexpr bool pairs = sizeof(Element) == 2;
   static constexpr bool is_long = M_TILES * N >= 256;
+  static constexpr int
+      chunks = N / L::staged_channels,
+      of_round = chunks % 4 == 0   ? 4
+                 : chunks % 3 == 0 ? 3
+                                   : chunks,
+      of_woven = M_TILES > 1 ? chunks : of_round;
+  static_assert(chunks % 2 == 0 && (!is_long || of_round % 2 == 0));
   const OutputParams& p;
   char* stages;
   int barrier;
@@ -1477,18 +1485,30 @@ struct OutputWriter {
     const int group = threadIdx.x % 32 / 4, first = pairs && !p.apart ? 2 * group : group;
     return (threadIdx.x / 32 % 4 * M_TILES + m) * 16 + first + h * between();
   }
-  __device__ __forceinline__ void write(const Sums& sums, const float* biases,
-                                        const OutputRows& rows, bool rehearses = false) const {
+  __device__ __forceinline__ void write(Sums& sums, const float* biases, const OutputRows& rows,
+                                        bool rehearses = false) const {
     if (p.out_step != 1)
-      write_apart(sums, biases, rehearses ? none(rows) : rows);
+      write_apart(sums, biases, rows);
     else if (p.weave.stride > 1)
-      write_woven(sums, biases, rows, rehearses);
+      write_woven(sums, biases, rows);
     else if (pairs && !p.odd && !p.apart)
       write_neighbours<pairs>(sums, biases, rows, rehearses);
     else
       write_neighbours<false>(sums, biases, rows, rehearses);
   }
  private:
+  template <int OF_ROUND>
+  static __device__ __forceinline__ int stage_of(int round, int chunk) {
+    return (OF_ROUND % 2 == 0 ? chunk : round + chunk) % 2 * L::stage_bytes;
+  }
+  template <int OF_ROUND>
+  static __device__ __forceinline__ void move_sums(Sums& sums) {
+    constexpr int by = OF_ROUND * L::staged_channels / 2;
+#pragma unroll
+    for (int m = 0; m < M_TILES; ++m)
+#pragma unroll
+      for (int i = 0; i + by < N / 2; ++i) sums[m][0][i] = sums[m][0][i + by];
+  }
   __device__ __forceinline__ Element* row_of_output(int64_t row) const {
     return static_cast<Element*>(p.output) + row * p.length_out + p.out_offset;
   }
@@ -1497,7 +1517,7 @@ struct OutputWriter {
     return {rows.row, 0, rows.first};
   }
   template <bool WORDS>
-  __device__ __forceinline__ void write_neighbours(const Sums& sums, const float* biases,
+  __device__ __forceinline__ void write_neighbours(Sums& sums, const float* biases,
                                                    const OutputRows& rows, bool rehearses) const {
     if (rows.count == N && rows.first + positions <= p.positions && (!overlaps() || rows.first > 0))
       write_neighbours<WORDS, true>(sums, biases, rows, rehearses);
@@ -1505,10 +1525,10 @@ struct OutputWriter {
       write_neighbours<WORDS, false>(sums, biases, rehearses ? none(rows) : rows, rehearses);
   }
   template <bool WORDS, bool WHOLE>
-  __device__ __forceinline__ void write_neighbours(const Sums& sums, const float* biases,
+  __device__ __forceinline__ void write_neighbours(Sums& sums, const float* biases,
                                                    const OutputRows& rows, bool rehearses) const {
     constexpr int channels = L::staged_channels, of_sector = L::aligned_outputs;
-    static_assert(channels % of_sector == 0);
+    static_assert(channels % of_sector == 0 && N % channels == 0);
     constexpr int lanes = L::row_bytes / 16, rows_at_once = 32 / lanes,
                   ends_at_once = 32 / of_sector;
     int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
@@ -1553,78 +1573,84 @@ struct OutputWriter {
       end_out[i] =
           row_of_output(rows.row + end_row + i * end_step) + rows.first + at - behind_end[i];
     }
-    const int first_piece = rehearses ? lanes : WHOLE ? p.first_piece : 2;
-    const bool has_ends = !rehearses && p.has_ends;
+    const int first_piece = rehearses ? lanes : WHOLE ? p.first_piece() : 2;
+    const bool has_ends = !rehearses && p.has_ends();
     const bool has_first = !overlaps() || rows.first == 0;
     const int exist =
         WHOLE ? positions : static_cast<int>(smaller(positions, p.positions - rows.first));
+    int left = rows.count;
+#pragma unroll 1
+    for (int round = 0; round < (rehearses ? 1 : chunks / of_round); ++round) {
 #pragma unroll
-    for (int chunk = 0; chunk < N; chunk += channels) {
-      const int stage = chunk / channels % 2 * L::stage_bytes;
+      for (int chunk = 0; chunk < of_round; ++chunk) {
+        const int stage = stage_of<of_round>(round, chunk);
 #pragma unroll
-      for (int c = 0; c < 2; ++c) {
-        const auto bias = *reinterpret_cast<const float2*>(biases + chunk + 8 * c + lane % 4 * 2);
+        for (int c = 0; c < 2; ++c) {
+          const auto bias = *reinterpret_cast<const float2*>(biases + 8 * c + lane % 4 * 2);
 #pragma unroll
-        for (int e = 0; e < 2; ++e)
+          for (int e = 0; e < 2; ++e)
 #pragma unroll
-          for (int m = 0; m < M_TILES; ++m) {
-            const float* const of_tile = sums[m][0] + (chunk + 8 * c) / 2 + e;
-            const float of_channel = e > 0 ? bias.y : bias.x, low = of_tile[0] + of_channel,
-                        high = of_tile[2] + of_channel;
-            auto* const to_tile = reinterpret_cast<Element*>(to[c][e] + stage) + m * 16;
-            if constexpr (WORDS) {
-              M::store_pair(to_tile, low, high);
-            } else {
-              to_tile[0] = M::to(low);
-              to_tile[second] = M::to(high);
+            for (int m = 0; m < M_TILES; ++m) {
+              const float* const of_tile = sums[m][0] + chunk * channels / 2 + 4 * c + e;
+              const float of_channel = e > 0 ? bias.y : bias.x, low = of_tile[0] + of_channel,
+                          high = of_tile[2] + of_channel;
+              auto* const to_tile = reinterpret_cast<Element*>(to[c][e] + stage) + m * 16;
+              if constexpr (WORDS) {
+                M::store_pair(to_tile, low, high);
+              } else {
+                to_tile[0] = M::to(low);
+                to_tile[second] = M::to(high);
+              }
             }
-          }
-      }
-      warpgroup_sync(barrier);
-#pragma unroll
-      for (int i = 0; i < pieces; ++i) {
-        if (piece >= first_piece && (WHOLE || (chunk + row + i * step < rows.count &&
-                                               (piece + 1) * of_piece <= behind_row[i] + exist)))
-          *reinterpret_cast<uint4*>(out[i]) =
-              *reinterpret_cast<const uint4*>(from + stage + i * step * L::row_pitch);
-        out[i] += channels * p.length_out;
-      }
-      if (WHOLE && !has_ends) continue;
-#pragma unroll
-      for (int i = 0; i < ends; ++i) {
-        const auto copy = [&](int further) {
-          end_out[i][further] = reinterpret_cast<const Element*>(end_from[i] + stage)[further];
-        };
-        if constexpr (WHOLE) {
-          copy(0);
-        } else if (chunk + end_row + i * end_step < rows.count) {
-          int end = behind_end[i] + exist;
-          if (overlaps() && end > positions) end = positions;
-          if (has_first && in_sector >= behind_end[i] && in_sector < end) copy(0);
-          const int whole =
-              static_cast<int>(larger(of_sector, smaller(positions, end / of_piece * of_piece)));
-          if (whole + in_sector < end) copy(whole);
         }
-        end_out[i] += channels * p.length_out;
+        warpgroup_sync(barrier);
+#pragma unroll
+        for (int i = 0; i < pieces; ++i) {
+          if (piece >= first_piece &&
+              (WHOLE || (row + i * step < left && (piece + 1) * of_piece <= behind_row[i] + exist)))
+            *reinterpret_cast<uint4*>(out[i]) =
+                *reinterpret_cast<const uint4*>(from + stage + i * step * L::row_pitch);
+          out[i] += channels * p.length_out;
+        }
+        biases += channels;
+        left -= channels;
+        if (WHOLE && !has_ends) continue;
+#pragma unroll
+        for (int i = 0; i < ends; ++i) {
+          const auto copy = [&](int further) {
+            end_out[i][further] = reinterpret_cast<const Element*>(end_from[i] + stage)[further];
+          };
+          if constexpr (WHOLE) {
+            copy(0);
+          } else if (end_row + i * end_step < left + channels) {
+            int end = behind_end[i] + exist;
+            if (overlaps() && end > positions) end = positions;
+            if (has_first && in_sector >= behind_end[i] && in_sector < end) copy(0);
+            const int whole =
+                static_cast<int>(larger(of_sector, smaller(positions, end / of_piece * of_piece)));
+            if (whole + in_sector < end) copy(whole);
+          }
+          end_out[i] += channels * p.length_out;
+        }
       }
+      move_sums<of_round>(sums);
     }
   }
-  __device__ __forceinline__ void write_woven(const Sums& sums, const float* biases,
-                                              const OutputRows& rows, bool rehearses) const {
+  __device__ __forceinline__ void write_woven(Sums& sums, const float* biases,
+                                              const OutputRows& rows) const {
     const int64_t first = rows.first * p.weave.stride - p.weave.skipped;
     const bool whole = rows.count == N / L::staged_channels * p.weave.channels && first >= 0 &&
                        first + positions * p.weave.stride <= p.length_out;
     if (whole && !p.odd)
-      write_woven<true, true>(sums, biases, rows, first, rehearses);
+      write_woven<true, true>(sums, biases, rows, first);
     else if (whole)
-      write_woven<false, true>(sums, biases, rows, first, rehearses);
+      write_woven<false, true>(sums, biases, rows, first);
     else
-      write_woven<false, false>(sums, biases, rows, first, rehearses);
+      write_woven<false, false>(sums, biases, rows, first);
   }
   template <bool WORDS, bool WHOLE>
-  __device__ __forceinline__ void write_woven(const Sums& sums, const float* biases,
-                                              const OutputRows& rows, int64_t first,
-                                              bool rehearses) const {
+  __device__ __forceinline__ void write_woven(Sums& sums, const float* biases,
+                                              const OutputRows& rows, int64_t first) const {
     constexpr int size = sizeof(Element), sector = 32;
     int thread = static_cast<int>(threadIdx.x % 128), stride = p.weave.stride;
     keep_in_register(thread);
@@ -1677,95 +1703,107 @@ struct OutputWriter {
     const bool at_end = thread % end_lanes >= L::aligned_outputs;
     char* end_out = first_row + end_row * to_row;
     int left = rows.count;
+#pragma unroll 1
+    for (int round = 0; round < chunks / of_woven; ++round) {
 #pragma unroll
-    for (int chunk = 0; chunk < N; chunk += L::staged_channels) {
-      const int stage = chunk / L::staged_channels % 2 * L::stage_bytes;
+      for (int chunk = 0; chunk < of_woven; ++chunk) {
+        const int stage = stage_of<of_woven>(round, chunk);
 #pragma unroll
-      for (int c = 0; c < 2; ++c) {
-        const auto bias = *reinterpret_cast<const float2*>(biases + chunk + 8 * c + lane % 4 * 2);
+        for (int c = 0; c < 2; ++c) {
+          const auto bias = *reinterpret_cast<const float2*>(biases + 8 * c + lane % 4 * 2);
 #pragma unroll
-        for (int m = 0; m < M_TILES; ++m) {
-          const float* const of_tile = sums[m][0] + (chunk + 8 * c) / 2;
-          const auto sum = [&](int e, int h) {
-            return of_tile[h * 2 + e] + (e > 0 ? bias.y : bias.x);
-          };
-          float in_turn[2][2];
+          for (int m = 0; m < M_TILES; ++m) {
+            const float* const of_tile = sums[m][0] + chunk * L::staged_channels / 2 + 4 * c;
+            const auto sum = [&](int e, int h) {
+              return of_tile[h * 2 + e] + (e > 0 ? bias.y : bias.x);
+            };
+            float in_turn[2][2];
 #pragma unroll
-          for (int e = 0; e < 2; ++e)
+            for (int e = 0; e < 2; ++e)
+#pragma unroll
+              for (int h = 0; h < 2; ++h)
+                in_turn[e][h] = turns_columns ? (around ? sum(1 - e, h) : sum(e, h))
+                                              : (turned ? sum(e, 1 - h) : sum(e, h));
 #pragma unroll
             for (int h = 0; h < 2; ++h)
-              in_turn[e][h] = turns_columns ? (around ? sum(1 - e, h) : sum(e, h))
-                                            : (turned ? sum(e, 1 - h) : sum(e, h));
 #pragma unroll
-          for (int h = 0; h < 2; ++h)
+              for (int e = 0; e < (WORDS ? 1 : 2); ++e) {
+                char* const at = to[c][e] + begin[c][e] + stage + m * to_next + h * to_second;
+                if (!exists[c][e]) continue;
+                if constexpr (WORDS)
+                  M::store_pair(at, in_turn[0][h], in_turn[1][h]);
+                else
+                  *reinterpret_cast<Element*>(at) = M::to(in_turn[e][h]);
+              }
+          }
 #pragma unroll
-            for (int e = 0; e < (WORDS ? 1 : 2); ++e) {
-              char* const at = to[c][e] + begin[c][e] + stage + m * to_next + h * to_second;
-              if (!exists[c][e]) continue;
-              if constexpr (WORDS)
-                M::store_pair(at, in_turn[0][h], in_turn[1][h]);
-              else
-                *reinterpret_cast<Element*>(at) = M::to(in_turn[e][h]);
-            }
+          for (int e = 0; e < (WORDS ? 1 : 2); ++e) begin[c][e] = (begin[c][e] + further) % sector;
+        }
+        warpgroup_sync(barrier);
+        const int count = WHOLE ? channels : static_cast<int>(smaller(left, channels));
+#pragma unroll
+        for (int i = 0; i < pieces; ++i) {
+          const int begins = behind(out[i]), from = begins + before, end = begins + exist;
+          if (row_of_piece[i] < count &&
+              (WHOLE ? piece[i] >= 16 * p.first_piece()
+                     : piece[i] >= (from + sector - 1) / sector * sector &&
+                           piece[i] + 16 <= end / sector * sector))
+            *reinterpret_cast<uint4*>(out[i] - begins + piece[i] % sector) =
+                *reinterpret_cast<const uint4*>(stages + stage + row_of_piece[i] * pitch +
+                                                piece[i]);
+          out[i] += to_chunk;
         }
 #pragma unroll
-        for (int e = 0; e < (WORDS ? 1 : 2); ++e) begin[c][e] = (begin[c][e] + further) % sector;
-      }
-      warpgroup_sync(barrier);
-      const int count =
-          rehearses ? 0 : (WHOLE ? channels : static_cast<int>(smaller(left, channels)));
-#pragma unroll
-      for (int i = 0; i < pieces; ++i) {
-        const int begins = behind(out[i]), from = begins + before, end = begins + exist;
-        if (row_of_piece[i] < count && (WHOLE ? piece[i] >= 16 * p.first_piece
-                                              : piece[i] >= (from + sector - 1) / sector * sector &&
-                                                    piece[i] + 16 <= end / sector * sector))
-          *reinterpret_cast<uint4*>(out[i] - begins + piece[i] % sector) =
-              *reinterpret_cast<const uint4*>(stages + stage + row_of_piece[i] * pitch + piece[i]);
-        out[i] += to_chunk;
-      }
-#pragma unroll
-      for (int i = 0; i < ends; ++i) {
-        if (WHOLE && !p.has_ends) continue;
-        const int row = end_row + i * end_rows;
-        char* const row_out = end_out + i * end_rows * to_row;
-        const int begins = behind(row_out), from = begins + before, end = begins + exist;
-        int at = in_sector;
-        bool mine = row < count;
-        if constexpr (WHOLE) {
-          if (at < from) at += outputs;
-        } else {
-          const int whole = (from + sector - 1) / sector * sector;
-          at += (at_end ? end : from) / sector * sector;
-          mine = mine && at >= from && at < end && (at_end ? at >= whole : at < whole);
+        for (int i = 0; i < ends; ++i) {
+          if (WHOLE && !p.has_ends()) continue;
+          const int row = end_row + i * end_rows;
+          char* const row_out = end_out + i * end_rows * to_row;
+          const int begins = behind(row_out), from = begins + before, end = begins + exist;
+          int at = in_sector;
+          bool mine = row < count;
+          if constexpr (WHOLE) {
+            if (at < from) at += outputs;
+          } else {
+            const int whole = (from + sector - 1) / sector * sector;
+            at += (at_end ? end : from) / sector * sector;
+            mine = mine && at >= from && at < end && (at_end ? at >= whole : at < whole);
+          }
+          if (mine)
+            *reinterpret_cast<Element*>(row_out - begins + at) =
+                *reinterpret_cast<const Element*>(stages + stage + row * pitch + at);
         }
-        if (mine)
-          *reinterpret_cast<Element*>(row_out - begins + at) =
-              *reinterpret_cast<const Element*>(stages + stage + row * pitch + at);
+        end_out += to_chunk;
+        left -= channels;
+        biases += L::staged_channels;
       }
-      end_out += to_chunk;
-      left -= channels;
+      move_sums<of_woven>(sums);
     }
   }
-  __device__ __forceinline__ void write_apart(const Sums& sums, const float* biases,
+  __device__ __forceinline__ void write_apart(Sums& sums, const float* biases,
                                               const OutputRows& rows) const {
+    int channel = threadIdx.x % 4 * 2;
+#pragma unroll 1
+    for (int round = 0; round < chunks / of_round; ++round) {
 #pragma unroll
-    for (int i = 0; i < N / 8; ++i)
+      for (int i = 0; i < of_round * L::staged_channels / 8; ++i) {
 #pragma unroll
-      for (int e = 0; e < 2; ++e) {
-        const int channel = i * 8 + threadIdx.x % 4 * 2 + e;
-        if (channel >= rows.count) continue;
-        const float bias = biases[channel];
-        Element* const to = row_of_output(rows.row + channel);
+        for (int e = 0; e < 2; ++e) {
+          if (channel + e >= rows.count) continue;
+          const float bias = biases[channel + e];
+          Element* const to = row_of_output(rows.row + channel + e);
 #pragma unroll
-        for (int m = 0; m < M_TILES; ++m)
+          for (int m = 0; m < M_TILES; ++m)
 #pragma unroll
-          for (int h = 0; h < 2; ++h) {
-            const int64_t position = rows.first + position_of_lane(m, h);
-            if (position < p.positions)
-              to[position * p.out_step] = M::to(sums[m][0][i * 4 + h * 2 + e] + bias);
-          }
+            for (int h = 0; h < 2; ++h) {
+              const int64_t position = rows.first + position_of_lane(m, h);
+              if (position < p.positions)
+                to[position * p.out_step] = M::to(sums[m][0][i * 4 + h * 2 + e] + bias);
+            }
+        }
+        channel += 8;
       }
+      move_sums<of_round>(sums);
+    }
   }
 };
 }
@@ -2034,11 +2072,12 @@ struct HopperBlock {
     const int rows = 1 << (l.kinds_log2 + l.box_rows_log2), of_row = 128 / rows,
               row = threadIdx.x % 128 / of_row, lane = threadIdx.x % of_row,
               kind = row >> l.box_rows_log2, k = row - (kind << l.box_rows_log2);
-    const bool exists = kind + (k << l.alike_log2) < from.rows;
+    const bool exists = kind + (k << l.alike_log2) < from.rows, has_zeros = p.in_boxes && !p.leads;
 #pragma unroll 1
     for (int block = 0; block < l.blocks; ++block) {
-      const int first = first_of_block(block) - ahead(from, kind), begin = from.before - first,
-                end = exists ? from.left - first : 0;
+      const int first = first_of_block(block) - ahead(from, kind),
+                begin = has_zeros ? 0 : from.before - first,
+                end = exists ? has_zeros ? l.block_positions : from.left - first : 0;
       char* const of_stage =
           stage + ((warpgroup * l.blocks + block) * l.block_rows + row) * l.row_pitch;
       if (begin >= l.block_positions || end <= 0) {
@@ -2303,6 +2342,7 @@ struct HopperBlock {
     bool ready = false;
     if (l.resident && l.slices > 0) barrier_wait(shared->weights.full, 0);
     bool rehearses = M::sets == 1 && Writer::is_long && p.shares == nullptr &&
+                     p.output.weave.stride == 1 && p.output.out_step == 1 &&
                      warpgroup == T::warpgroups - 1 &&
                      tile_of(shared->first, warpgroup).batch < p.batch;
     for (Place of_block = shared->first; of_block.batch < p.batch;
@@ -2707,8 +2747,7 @@ struct Hopper {
                 c.phase.out_step,
                 c.weave,
                 static_cast<int>(c.overlap),
-                is_aligned(a, c) ? 0 : 2,
-                !is_aligned(a, c) && c.overlap == 0,
+                is_aligned(a, c),
                 odd,
                 c.phase.in_step % 2 == 0};
     p.phase = c.phase;

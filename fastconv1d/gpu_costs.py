@@ -74,12 +74,14 @@ DIRECT_RATE = 3e6  # FLOP per µs
 DIRECT_MEMORY = 0.12e6  # elements per µs that the direct kernel reads and writes
 SLIDING_OUTPUT = 1.9e-6  # µs that the sliding kernel takes for an output and a channel that it sees
 SLIDING_TAP = 0.17e-6  # likewise for each tap
-SLIDING_WIDE = (0.9e-6, 0.075e-6)  # the same where rows share what is read: an output, a tap
+SLIDING_WIDE = (0.95e-6, 0.079e-6)  # the same where rows share what is read: an output, a tap
 SLIDING_CHAINS = 0.78  # share of these that many channels take
 SLIDING_TURN = 0.1  # µs of each of many channels, which a thread takes one after the other
 SLIDING_APART_TAP = 1e-6  # for each where values are read one by one
 SLIDING_16_BIT = 0.7  # share of these that 16-bit types take
 SLIDING_WIDE_16_BIT = 0.9  # likewise where rows share what is read
+SLIDING_LOOP = {4: 0.3e-3, 2: 0.1e-3}  # µs more for each row, where taps are a loop, by size
+SLIDING_UNROLLED = 8  # taps that are none
 SLIDING_BANDWIDTH = 3.4e6  # bytes per µs that it reads and writes
 TOEPLITZ_START = 8.0  # µs: its launch, a block's first reads and its last writes
 TOEPLITZ_LINE = {4: 0.08, 2: 0.047}  # µs for 64 taps of 16 stretches, by size
@@ -375,6 +377,8 @@ def sliding_time(problem: Problem) -> float:
     time = problem.output_elements * of_output
     if problem.dtype.itemsize == 2:
         time *= SLIDING_WIDE_16_BIT if wide else SLIDING_16_BIT
+    if problem.kernel_size > SLIDING_UNROLLED:
+        time += problem.batch * problem.channels_out * SLIDING_LOOP[problem.dtype.itemsize]
     return time + (channels_in * SLIDING_TURN if channels_in > SLIDING_CHAIN else 0.0)
 
 

@@ -13,7 +13,8 @@
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
-#define FASTCONV1D_SHARED(name) extern __shared__ __align__(128) uint32_t name[]
+// Aligned as `kOperandAlignment` asks for.
+#define FASTCONV1D_SHARED(name) extern __shared__ __align__(1024) uint32_t name[]
 
 namespace fastconv1d {
 

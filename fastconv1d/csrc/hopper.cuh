@@ -338,17 +338,19 @@ struct HopperBlock {
     });
   }
 
-  // Makes zeros of what does not exist in a warpgroup's blocks of a stage. Some threads for each row.
+  // Makes zeros of what does not exist in a warpgroup's blocks of a stage. Some threads for each row; boxes may have
+  // zeros already beside rows that exist.
   __device__ __forceinline__ void clear(char* stage, const Source& from, int warpgroup) const {
     const int rows = 1 << (l.kinds_log2 + l.box_rows_log2), of_row = 128 / rows,
               row = threadIdx.x % 128 / of_row, lane = threadIdx.x % of_row,
               kind = row >> l.box_rows_log2, k = row - (kind << l.box_rows_log2);
-    const bool exists = kind + (k << l.alike_log2) < from.rows;
+    const bool exists = kind + (k << l.alike_log2) < from.rows, has_zeros = p.in_boxes && !p.leads;
 #pragma unroll 1
     for (int block = 0; block < l.blocks; ++block) {
       // Counted from where the row begins in the stage.
-      const int first = first_of_block(block) - ahead(from, kind), begin = from.before - first,
-                end = exists ? from.left - first : 0;
+      const int first = first_of_block(block) - ahead(from, kind),
+                begin = has_zeros ? 0 : from.before - first,
+                end = exists ? has_zeros ? l.block_positions : from.left - first : 0;
       char* const of_stage =
           stage + ((warpgroup * l.blocks + block) * l.block_rows + row) * l.row_pitch;
       if (begin >= l.block_positions || end <= 0) {
@@ -653,9 +655,11 @@ struct HopperBlock {
     bool paired = false;  // how the tap before was read
     bool ready = false;   // whether the next tap's weights are known to be there
     if (l.resident && l.slices > 0) barrier_wait(shared->weights.full, 0);
-    // Code takes long to come when it runs for the first time. So one warpgroup rehearses a long way out, without products
-    // and without writing, while others are on their way to the first products.
+    // Code takes long to come when it runs for the first time. So one warpgroup rehearses a long way out, without
+    // products and without writing, while others are on their way to the first products. Not where outputs are woven or
+    // apart: what it rehearsed would not be what takes long there.
     bool rehearses = M::sets == 1 && Writer::is_long && p.shares == nullptr &&
+                     p.output.weave.stride == 1 && p.output.out_step == 1 &&
                      warpgroup == T::warpgroups - 1 &&
                      tile_of(shared->first, warpgroup).batch < p.batch;
     for (Place of_block = shared->first; of_block.batch < p.batch;
@@ -1097,8 +1101,7 @@ struct Hopper {
                 c.phase.out_step,
                 c.weave,
                 static_cast<int>(c.overlap),
-                is_aligned(a, c) ? 0 : 2,
-                !is_aligned(a, c) && c.overlap == 0,
+                is_aligned(a, c),
                 odd,
                 c.phase.in_step % 2 == 0};
     p.phase = c.phase;

@@ -39,10 +39,14 @@ struct OutputParams {
   int64_t length_out, positions, out_offset, out_step;  // positions of the phase
   Weave weave;
   int overlap;  // positions that a tile shares with the next one, those of a sector, or none
-  int first_piece;  // of 16 bytes of a row in a stage that a whole tile writes: 0 where rows begin where sectors do
-  int has_ends;  // whether a whole tile writes parts of sectors
-  int odd;       // whether outputs that a lane has side by side may begin at odd ones of a row
-  int apart;     // whether a lane's positions are not neighbours, though two of them make a word
+  int aligned;  // whether all rows begin, and so whole tiles end, where sectors do
+  int odd;      // whether outputs that a lane has side by side may begin at odd ones of a row
+  int apart;    // whether a lane's positions are not neighbours, though two of them make a word
+
+  // The first piece of 16 bytes of a row in a stage that a whole tile writes, and whether it writes parts of sectors
+  // too.
+  __device__ __forceinline__ int first_piece() const { return aligned ? 0 : 2; }
+  __device__ __forceinline__ bool has_ends() const { return !aligned && overlap == 0; }
 };
 
 // A tile's rows of the output, of which `count` exist, and its first position.
@@ -52,7 +56,7 @@ struct OutputRows {
   int64_t first;
 };
 
-// Writes sums of M_TILES x 64 positions by N channels, biases added.
+// Writes sums of M_TILES x 64 positions by N channels, biases added, and leaves others in their place.
 template <class M, int M_TILES, int N>
 struct OutputWriter {
   using Element = typename M::Element;
@@ -63,6 +67,17 @@ struct OutputWriter {
   static constexpr bool pairs = sizeof(Element) == 2;
   // Whether its instructions, for so many sums of a thread, take longer to come than to run.
   static constexpr bool is_long = M_TILES * N >= 256;
+  // Chunks of a stage's channels leave in rounds of the same code, since it takes long to come when it runs for the
+  // first time: a round's sums are those of the first chunks, to whose registers the next ones' move.
+  static constexpr int
+      chunks = N / L::staged_channels,
+      of_round = chunks % 4 == 0   ? 4
+                 : chunks % 3 == 0 ? 3
+                                   : chunks,
+      // Of two mma tiles there are no registers to keep what a round needs of woven rows.
+      of_woven = M_TILES > 1 ? chunks : of_round;
+  // A tile, or a rehearsal, ends with the second stage, and what comes next begins with the first.
+  static_assert(chunks % 2 == 0 && (!is_long || of_round % 2 == 0));
   const OutputParams& p;
   char* stages;
   int barrier;  // of the warpgroup
@@ -75,13 +90,13 @@ struct OutputWriter {
     return (threadIdx.x / 32 % 4 * M_TILES + m) * 16 + first + h * between();
   }
 
-  // A rehearsal runs the same code, and leaves memory alone.
-  __device__ __forceinline__ void write(const Sums& sums, const float* biases,
-                                        const OutputRows& rows, bool rehearses = false) const {
+  // A rehearsal, of outputs that are neighbours, runs the same code and leaves memory alone.
+  __device__ __forceinline__ void write(Sums& sums, const float* biases, const OutputRows& rows,
+                                        bool rehearses = false) const {
     if (p.out_step != 1)
-      write_apart(sums, biases, rehearses ? none(rows) : rows);
+      write_apart(sums, biases, rows);
     else if (p.weave.stride > 1)
-      write_woven(sums, biases, rows, rehearses);
+      write_woven(sums, biases, rows);
     else if (pairs && !p.odd && !p.apart)
       write_neighbours<pairs>(sums, biases, rows, rehearses);
     else
@@ -89,6 +104,20 @@ struct OutputWriter {
   }
 
  private:
+  // Of a chunk of a round: two stages, in turn.
+  template <int OF_ROUND>
+  static __device__ __forceinline__ int stage_of(int round, int chunk) {
+    return (OF_ROUND % 2 == 0 ? chunk : round + chunk) % 2 * L::stage_bytes;
+  }
+  template <int OF_ROUND>
+  static __device__ __forceinline__ void move_sums(Sums& sums) {
+    constexpr int by = OF_ROUND * L::staged_channels / 2;
+#pragma unroll
+    for (int m = 0; m < M_TILES; ++m)
+#pragma unroll
+      for (int i = 0; i + by < N / 2; ++i) sums[m][0][i] = sums[m][0][i + by];
+  }
+
   __device__ __forceinline__ Element* row_of_output(int64_t row) const {
     return static_cast<Element*>(p.output) + row * p.length_out + p.out_offset;
   }
@@ -101,7 +130,7 @@ struct OutputWriter {
 
   // WORDS: what a lane has of a row of an mma tile is one word.
   template <bool WORDS>
-  __device__ __forceinline__ void write_neighbours(const Sums& sums, const float* biases,
+  __device__ __forceinline__ void write_neighbours(Sums& sums, const float* biases,
                                                    const OutputRows& rows, bool rehearses) const {
     if (rows.count == N && rows.first + positions <= p.positions && (!overlaps() || rows.first > 0))
       write_neighbours<WORDS, true>(sums, biases, rows, rehearses);
@@ -111,10 +140,10 @@ struct OutputWriter {
 
   // WHOLE: all rows and positions exist.
   template <bool WORDS, bool WHOLE>
-  __device__ __forceinline__ void write_neighbours(const Sums& sums, const float* biases,
+  __device__ __forceinline__ void write_neighbours(Sums& sums, const float* biases,
                                                    const OutputRows& rows, bool rehearses) const {
     constexpr int channels = L::staged_channels, of_sector = L::aligned_outputs;
-    static_assert(channels % of_sector == 0);
+    static_assert(channels % of_sector == 0 && N % channels == 0);
     constexpr int lanes = L::row_bytes / 16, rows_at_once = 32 / lanes,
                   ends_at_once = 32 / of_sector;
     int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
@@ -167,85 +196,91 @@ struct OutputWriter {
       end_out[i] =
           row_of_output(rows.row + end_row + i * end_step) + rows.first + at - behind_end[i];
     }
-    const int first_piece = rehearses ? lanes : WHOLE ? p.first_piece : 2;
-    const bool has_ends = !rehearses && p.has_ends;
+    const int first_piece = rehearses ? lanes : WHOLE ? p.first_piece() : 2;
+    const bool has_ends = !rehearses && p.has_ends();
     // Of tiles that overlap a row's first alone writes what it has of its first sector.
     const bool has_first = !overlaps() || rows.first == 0;
     const int exist =
         WHOLE ? positions : static_cast<int>(smaller(positions, p.positions - rows.first));
 
+    int left = rows.count;
+#pragma unroll 1
+    for (int round = 0; round < (rehearses ? 1 : chunks / of_round); ++round) {
 #pragma unroll
-    for (int chunk = 0; chunk < N; chunk += channels) {
-      const int stage = chunk / channels % 2 * L::stage_bytes;
+      for (int chunk = 0; chunk < of_round; ++chunk) {
+        const int stage = stage_of<of_round>(round, chunk);
 #pragma unroll
-      for (int c = 0; c < 2; ++c) {
-        const auto bias = *reinterpret_cast<const float2*>(biases + chunk + 8 * c + lane % 4 * 2);
+        for (int c = 0; c < 2; ++c) {
+          const auto bias = *reinterpret_cast<const float2*>(biases + 8 * c + lane % 4 * 2);
 #pragma unroll
-        for (int e = 0; e < 2; ++e)
+          for (int e = 0; e < 2; ++e)
 #pragma unroll
-          for (int m = 0; m < M_TILES; ++m) {
-            const float* const of_tile = sums[m][0] + (chunk + 8 * c) / 2 + e;
-            const float of_channel = e > 0 ? bias.y : bias.x, low = of_tile[0] + of_channel,
-                        high = of_tile[2] + of_channel;
-            auto* const to_tile = reinterpret_cast<Element*>(to[c][e] + stage) + m * 16;
-            if constexpr (WORDS) {
-              M::store_pair(to_tile, low, high);
-            } else {
-              to_tile[0] = M::to(low);
-              to_tile[second] = M::to(high);
+            for (int m = 0; m < M_TILES; ++m) {
+              const float* const of_tile = sums[m][0] + chunk * channels / 2 + 4 * c + e;
+              const float of_channel = e > 0 ? bias.y : bias.x, low = of_tile[0] + of_channel,
+                          high = of_tile[2] + of_channel;
+              auto* const to_tile = reinterpret_cast<Element*>(to[c][e] + stage) + m * 16;
+              if constexpr (WORDS) {
+                M::store_pair(to_tile, low, high);
+              } else {
+                to_tile[0] = M::to(low);
+                to_tile[second] = M::to(high);
+              }
             }
-          }
-      }
-      // Two stages: what a thread writes next nobody reads any more when all have come here.
-      warpgroup_sync(barrier);
-#pragma unroll
-      for (int i = 0; i < pieces; ++i) {
-        if (piece >= first_piece && (WHOLE || (chunk + row + i * step < rows.count &&
-                                               (piece + 1) * of_piece <= behind_row[i] + exist)))
-          *reinterpret_cast<uint4*>(out[i]) =
-              *reinterpret_cast<const uint4*>(from + stage + i * step * L::row_pitch);
-        out[i] += channels * p.length_out;
-      }
-      if (WHOLE && !has_ends) continue;
-#pragma unroll
-      for (int i = 0; i < ends; ++i) {
-        const auto copy = [&](int further) {
-          end_out[i][further] = reinterpret_cast<const Element*>(end_from[i] + stage)[further];
-        };
-        if constexpr (WHOLE) {
-          copy(0);
-        } else if (chunk + end_row + i * end_step < rows.count) {
-          int end = behind_end[i] + exist;  // in the stage
-          if (overlaps() && end > positions) end = positions;
-          if (has_first && in_sector >= behind_end[i] && in_sector < end) copy(0);
-          const int whole =
-              static_cast<int>(larger(of_sector, smaller(positions, end / of_piece * of_piece)));
-          if (whole + in_sector < end) copy(whole);
         }
-        end_out[i] += channels * p.length_out;
+        // Two stages: what a thread writes next nobody reads any more when all have come here.
+        warpgroup_sync(barrier);
+#pragma unroll
+        for (int i = 0; i < pieces; ++i) {
+          if (piece >= first_piece &&
+              (WHOLE || (row + i * step < left && (piece + 1) * of_piece <= behind_row[i] + exist)))
+            *reinterpret_cast<uint4*>(out[i]) =
+                *reinterpret_cast<const uint4*>(from + stage + i * step * L::row_pitch);
+          out[i] += channels * p.length_out;
+        }
+        biases += channels;
+        left -= channels;
+        if (WHOLE && !has_ends) continue;
+#pragma unroll
+        for (int i = 0; i < ends; ++i) {
+          const auto copy = [&](int further) {
+            end_out[i][further] = reinterpret_cast<const Element*>(end_from[i] + stage)[further];
+          };
+          if constexpr (WHOLE) {
+            copy(0);
+          } else if (end_row + i * end_step < left + channels) {
+            int end = behind_end[i] + exist;  // in the stage
+            if (overlaps() && end > positions) end = positions;
+            if (has_first && in_sector >= behind_end[i] && in_sector < end) copy(0);
+            const int whole =
+                static_cast<int>(larger(of_sector, smaller(positions, end / of_piece * of_piece)));
+            if (whole + in_sector < end) copy(whole);
+          }
+          end_out[i] += channels * p.length_out;
+        }
       }
+      move_sums<of_round>(sums);
     }
   }
 
-  __device__ __forceinline__ void write_woven(const Sums& sums, const float* biases,
-                                              const OutputRows& rows, bool rehearses) const {
+  __device__ __forceinline__ void write_woven(Sums& sums, const float* biases,
+                                              const OutputRows& rows) const {
     const int64_t first = rows.first * p.weave.stride - p.weave.skipped;
     const bool whole = rows.count == N / L::staged_channels * p.weave.channels && first >= 0 &&
                        first + positions * p.weave.stride <= p.length_out;
     if (whole && !p.odd)
-      write_woven<true, true>(sums, biases, rows, first, rehearses);
+      write_woven<true, true>(sums, biases, rows, first);
     else if (whole)
-      write_woven<false, true>(sums, biases, rows, first, rehearses);
+      write_woven<false, true>(sums, biases, rows, first);
     else
-      write_woven<false, false>(sums, biases, rows, first, rehearses);
+      write_woven<false, false>(sums, biases, rows, first);
   }
 
   // Outputs that are woven; the tile's begin at output `first` of each row. WORDS: two columns side by side are
   // neighbours in a row, and begin at an even output. WHOLE: all rows and outputs exist.
   template <bool WORDS, bool WHOLE>
-  __device__ __forceinline__ void write_woven(const Sums& sums, const float* biases,
-                                              const OutputRows& rows, int64_t first,
-                                              bool rehearses) const {
+  __device__ __forceinline__ void write_woven(Sums& sums, const float* biases,
+                                              const OutputRows& rows, int64_t first) const {
     constexpr int size = sizeof(Element), sector = 32;
     // What follows from these is found tile by tile: products leave no registers to keep it in.
     int thread = static_cast<int>(threadIdx.x % 128), stride = p.weave.stride;
@@ -305,98 +340,110 @@ struct OutputWriter {
     char* end_out = first_row + end_row * to_row;
 
     int left = rows.count;
+#pragma unroll 1
+    for (int round = 0; round < chunks / of_woven; ++round) {
 #pragma unroll
-    for (int chunk = 0; chunk < N; chunk += L::staged_channels) {
-      const int stage = chunk / L::staged_channels % 2 * L::stage_bytes;
+      for (int chunk = 0; chunk < of_woven; ++chunk) {
+        const int stage = stage_of<of_woven>(round, chunk);
 #pragma unroll
-      for (int c = 0; c < 2; ++c) {
-        const auto bias = *reinterpret_cast<const float2*>(biases + chunk + 8 * c + lane % 4 * 2);
+        for (int c = 0; c < 2; ++c) {
+          const auto bias = *reinterpret_cast<const float2*>(biases + 8 * c + lane % 4 * 2);
 #pragma unroll
-        for (int m = 0; m < M_TILES; ++m) {
-          const float* const of_tile = sums[m][0] + (chunk + 8 * c) / 2;
-          const auto sum = [&](int e, int h) {
-            return of_tile[h * 2 + e] + (e > 0 ? bias.y : bias.x);
-          };
-          float in_turn[2][2];
+          for (int m = 0; m < M_TILES; ++m) {
+            const float* const of_tile = sums[m][0] + chunk * L::staged_channels / 2 + 4 * c;
+            const auto sum = [&](int e, int h) {
+              return of_tile[h * 2 + e] + (e > 0 ? bias.y : bias.x);
+            };
+            float in_turn[2][2];
 #pragma unroll
-          for (int e = 0; e < 2; ++e)
+            for (int e = 0; e < 2; ++e)
+#pragma unroll
+              for (int h = 0; h < 2; ++h)
+                in_turn[e][h] = turns_columns ? (around ? sum(1 - e, h) : sum(e, h))
+                                              : (turned ? sum(e, 1 - h) : sum(e, h));
 #pragma unroll
             for (int h = 0; h < 2; ++h)
-              in_turn[e][h] = turns_columns ? (around ? sum(1 - e, h) : sum(e, h))
-                                            : (turned ? sum(e, 1 - h) : sum(e, h));
 #pragma unroll
-          for (int h = 0; h < 2; ++h)
+              for (int e = 0; e < (WORDS ? 1 : 2); ++e) {
+                char* const at = to[c][e] + begin[c][e] + stage + m * to_next + h * to_second;
+                if (!exists[c][e]) continue;
+                if constexpr (WORDS)
+                  M::store_pair(at, in_turn[0][h], in_turn[1][h]);
+                else
+                  *reinterpret_cast<Element*>(at) = M::to(in_turn[e][h]);
+              }
+          }
 #pragma unroll
-            for (int e = 0; e < (WORDS ? 1 : 2); ++e) {
-              char* const at = to[c][e] + begin[c][e] + stage + m * to_next + h * to_second;
-              if (!exists[c][e]) continue;
-              if constexpr (WORDS)
-                M::store_pair(at, in_turn[0][h], in_turn[1][h]);
-              else
-                *reinterpret_cast<Element*>(at) = M::to(in_turn[e][h]);
-            }
+          for (int e = 0; e < (WORDS ? 1 : 2); ++e) begin[c][e] = (begin[c][e] + further) % sector;
+        }
+        // Two stages, as above.
+        warpgroup_sync(barrier);
+        const int count = WHOLE ? channels : static_cast<int>(smaller(left, channels));
+#pragma unroll
+        for (int i = 0; i < pieces; ++i) {
+          const int begins = behind(out[i]), from = begins + before, end = begins + exist;
+          if (row_of_piece[i] < count &&
+              (WHOLE ? piece[i] >= 16 * p.first_piece()
+                     : piece[i] >= (from + sector - 1) / sector * sector &&
+                           piece[i] + 16 <= end / sector * sector))
+            *reinterpret_cast<uint4*>(out[i] - begins + piece[i] % sector) =
+                *reinterpret_cast<const uint4*>(stages + stage + row_of_piece[i] * pitch +
+                                                piece[i]);
+          out[i] += to_chunk;
         }
 #pragma unroll
-        for (int e = 0; e < (WORDS ? 1 : 2); ++e) begin[c][e] = (begin[c][e] + further) % sector;
-      }
-      // Two stages, as above.
-      warpgroup_sync(barrier);
-      const int count =
-          rehearses ? 0 : (WHOLE ? channels : static_cast<int>(smaller(left, channels)));
-#pragma unroll
-      for (int i = 0; i < pieces; ++i) {
-        const int begins = behind(out[i]), from = begins + before, end = begins + exist;
-        if (row_of_piece[i] < count && (WHOLE ? piece[i] >= 16 * p.first_piece
-                                              : piece[i] >= (from + sector - 1) / sector * sector &&
-                                                    piece[i] + 16 <= end / sector * sector))
-          *reinterpret_cast<uint4*>(out[i] - begins + piece[i] % sector) =
-              *reinterpret_cast<const uint4*>(stages + stage + row_of_piece[i] * pitch + piece[i]);
-        out[i] += to_chunk;
-      }
-#pragma unroll
-      for (int i = 0; i < ends; ++i) {
-        if (WHOLE && !p.has_ends) continue;
-        const int row = end_row + i * end_rows;
-        char* const row_out = end_out + i * end_rows * to_row;
-        const int begins = behind(row_out), from = begins + before, end = begins + exist;
-        int at = in_sector;
-        bool mine = row < count;
-        if constexpr (WHOLE) {
-          if (at < from) at += outputs;
-        } else {
-          const int whole = (from + sector - 1) / sector * sector;
-          at += (at_end ? end : from) / sector * sector;
-          mine = mine && at >= from && at < end && (at_end ? at >= whole : at < whole);
+        for (int i = 0; i < ends; ++i) {
+          if (WHOLE && !p.has_ends()) continue;
+          const int row = end_row + i * end_rows;
+          char* const row_out = end_out + i * end_rows * to_row;
+          const int begins = behind(row_out), from = begins + before, end = begins + exist;
+          int at = in_sector;
+          bool mine = row < count;
+          if constexpr (WHOLE) {
+            if (at < from) at += outputs;
+          } else {
+            const int whole = (from + sector - 1) / sector * sector;
+            at += (at_end ? end : from) / sector * sector;
+            mine = mine && at >= from && at < end && (at_end ? at >= whole : at < whole);
+          }
+          if (mine)
+            *reinterpret_cast<Element*>(row_out - begins + at) =
+                *reinterpret_cast<const Element*>(stages + stage + row * pitch + at);
         }
-        if (mine)
-          *reinterpret_cast<Element*>(row_out - begins + at) =
-              *reinterpret_cast<const Element*>(stages + stage + row * pitch + at);
+        end_out += to_chunk;
+        left -= channels;
+        biases += L::staged_channels;
       }
-      end_out += to_chunk;
-      left -= channels;
+      move_sums<of_woven>(sums);
     }
   }
 
   // Where a row's positions are not neighbours.
-  __device__ __forceinline__ void write_apart(const Sums& sums, const float* biases,
+  __device__ __forceinline__ void write_apart(Sums& sums, const float* biases,
                                               const OutputRows& rows) const {
+    int channel = threadIdx.x % 4 * 2;
+#pragma unroll 1
+    for (int round = 0; round < chunks / of_round; ++round) {
 #pragma unroll
-    for (int i = 0; i < N / 8; ++i)
+      for (int i = 0; i < of_round * L::staged_channels / 8; ++i) {
 #pragma unroll
-      for (int e = 0; e < 2; ++e) {
-        const int channel = i * 8 + threadIdx.x % 4 * 2 + e;
-        if (channel >= rows.count) continue;
-        const float bias = biases[channel];
-        Element* const to = row_of_output(rows.row + channel);
+        for (int e = 0; e < 2; ++e) {
+          if (channel + e >= rows.count) continue;
+          const float bias = biases[channel + e];
+          Element* const to = row_of_output(rows.row + channel + e);
 #pragma unroll
-        for (int m = 0; m < M_TILES; ++m)
+          for (int m = 0; m < M_TILES; ++m)
 #pragma unroll
-          for (int h = 0; h < 2; ++h) {
-            const int64_t position = rows.first + position_of_lane(m, h);
-            if (position < p.positions)
-              to[position * p.out_step] = M::to(sums[m][0][i * 4 + h * 2 + e] + bias);
-          }
+            for (int h = 0; h < 2; ++h) {
+              const int64_t position = rows.first + position_of_lane(m, h);
+              if (position < p.positions)
+                to[position * p.out_step] = M::to(sums[m][0][i * 4 + h * 2 + e] + bias);
+            }
+        }
+        channel += 8;
       }
+      move_sums<of_round>(sums);
+    }
   }
 };
 
