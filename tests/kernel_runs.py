@@ -757,10 +757,11 @@ def columns_runs(mode: str, problems: Iterable[Problem]) -> list[Run]:
     ]
 
 
-def library_runs(library: str, problems: Iterable[Problem], *, shared: bool = True) -> list[Run]:
+def library_runs(library: str, problems: Iterable[Problem], *, clears: bool = True) -> list[Run]:
     """Each problem once on a library, its variants taken in turn; no guards beside the output.
 
-    With `shared`, the Hopper kernel also gets reductions of many slices.
+    With `clears`, Hopper kernels also get problems where they clear a part of a stage, or not, from
+    one use to the next: reductions of many slices, and for gradients padded rows of odd lengths.
     """
     problems = list(problems)
     if library == "im2col":
@@ -798,11 +799,13 @@ def library_runs(library: str, problems: Iterable[Problem], *, shared: bool = Tr
             replace(run, variant=number % tiles)
             for number, run in enumerate(corner_runs(problems, mode, 0))
         ]
-        if family == "hopper" and shared:
+        if family == "hopper" and clears:
             runs += shared_runs(mode, 0)[1:]
         if family.endswith("explicit"):
             runs += corner_runs(list(EXPLICIT.values())[::2], mode, 0)
         if family.startswith("grad"):
             runs = gradient_runs(runs)
+        if family == "grad_hopper" and not clears:
+            runs = [run for run in runs if run.problem.padding == 0 or run.problem.aligned == 16]
         runs = on_family(family, runs)
     return [replace(run, guard=0) for run in runs]

@@ -59,7 +59,7 @@ def main() -> int:
                 # racecheck follows no order through two barriers, as that of reading a stage, of
                 # copying to it again and of clearing a part of it: where a stage was not cleared
                 # before, it reports a race. ThreadSanitizer follows it, see test_sanitized.
-                runs = library_runs(library, FEW, shared=tool != "racecheck")
+                runs = library_runs(library, FEW, clears=tool != "racecheck")
                 command = [sanitizer, "--tool", tool, "--error-exitcode", "86", program]
                 outcome = execute(command, runs, folder / f"{library}_{tool}")
                 good = outcome.returncode == 0 and not outcome.complaints
