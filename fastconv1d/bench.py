@@ -178,7 +178,11 @@ def _fit(
         length=problem.length if length is None else length,
     )
     wanted.validate()
-    fitting = wanted if device.type == "cuda" else layers.shrink(wanted, CPU_FLOPS, CPU_BYTES)
+    fitting = wanted
+    if device.type == "cpu":
+        # What was asked for stays.
+        free = [name for name, asked in (("batch", batch), ("length", length)) if asked is None]
+        fitting = layers.shrink(wanted, CPU_FLOPS, CPU_BYTES, free)
     changes = [
         f"{name} {getattr(problem, name)} → {getattr(fitting, name)}"
         for name in ("batch", "length")

@@ -521,8 +521,8 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--bias", choices=list(bench.BIASES), default="layer", help="default: as the layer has it"
     )
-    sub.add_argument("--batch", type=int)
-    sub.add_argument("--length", type=int)
+    sub.add_argument("--batch", type=int, help="of each layer; kept where there is no GPU, too")
+    sub.add_argument("--length", type=int, help="likewise")
     sub.add_argument(
         "--plan",
         action="append",

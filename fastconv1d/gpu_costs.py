@@ -80,7 +80,7 @@ SLIDING_TURN = 0.1  # µs of each of many channels, which a thread takes one aft
 SLIDING_APART_TAP = 1e-6  # for each where values are read one by one
 SLIDING_16_BIT = 0.7  # share of these that 16-bit types take
 SLIDING_WIDE_16_BIT = 0.9  # likewise where rows share what is read
-SLIDING_LOOP = {4: 0.3e-3, 2: 0.1e-3}  # µs more for each row, where taps are a loop, by size
+SLIDING_LOOP = {4: 0.3e-3, 2: 0.1e-3}  # µs more for a depthwise row whose taps are a loop, by size
 SLIDING_UNROLLED = 8  # taps that are none
 SLIDING_BANDWIDTH = 3.4e6  # bytes per µs that it reads and writes
 TOEPLITZ_START = 8.0  # µs: its launch, a block's first reads and its last writes
@@ -354,8 +354,12 @@ def _sliding_rows(problem: Problem) -> int:
 
 def sliding(problem: Problem) -> float:
     """Windows that slide along rows, on FMA units."""
-    traffic = problem.bytes / SLIDING_BANDWIDTH
-    return LAUNCH + larger(traffic, sliding_time(problem)) / gpu_scale(problem)
+    if problem.mode == "fp64":
+        return float("inf")
+    time, traffic = sliding_time(problem), problem.bytes / SLIDING_BANDWIDTH
+    if problem.channels_in == problem.groups and problem.kernel_size > SLIDING_UNROLLED:
+        time += problem.batch * problem.channels_out * SLIDING_LOOP[problem.dtype.itemsize]
+    return LAUNCH + larger(traffic, time) / gpu_scale(problem)
 
 
 def sliding_time(problem: Problem) -> float:
@@ -377,8 +381,6 @@ def sliding_time(problem: Problem) -> float:
     time = problem.output_elements * of_output
     if problem.dtype.itemsize == 2:
         time *= SLIDING_WIDE_16_BIT if wide else SLIDING_16_BIT
-    if problem.kernel_size > SLIDING_UNROLLED:
-        time += problem.batch * problem.channels_out * SLIDING_LOOP[problem.dtype.itemsize]
     return time + (channels_in * SLIDING_TURN if channels_in > SLIDING_CHAIN else 0.0)
 
 

@@ -2,7 +2,7 @@
 
 import csv
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
@@ -91,9 +91,12 @@ def _matches(layer: Layer, selector: str) -> bool:
     return selector == "all" or selector.lower() in layer.name.lower()
 
 
-def shrink(problem: Problem, flops: float, bytes: float) -> Problem:
+def shrink(
+    problem: Problem, flops: float, bytes: float, fields: Collection[str] = ("batch", "length")
+) -> Problem:
     """The same layer with its batch, then its length, cut until it costs at most `flops` and moves
-    at most `bytes` (never below one sample of `Problem.least_length`)."""
+    at most `bytes` (never below one sample of `Problem.least_length`); of the two, only `fields`.
+    """
 
     def largest(field: str, counts: range, of: Problem) -> Problem:
         def cut(count: int) -> Problem:
@@ -105,6 +108,9 @@ def shrink(problem: Problem, flops: float, bytes: float) -> Problem:
 
         return cut(counts[max(0, bisect_left(counts, True, key=exceeds) - 1)])
 
-    smaller = largest("batch", range(1, problem.batch + 1), problem)
-    shortest = min(problem.least_length, problem.length)
-    return largest("length", range(shortest, problem.length + 1), smaller)
+    if "batch" in fields:
+        problem = largest("batch", range(1, problem.batch + 1), problem)
+    if "length" in fields:
+        shortest = min(problem.least_length, problem.length)
+        problem = largest("length", range(shortest, problem.length + 1), problem)
+    return problem

@@ -299,6 +299,10 @@ def test_a_cpu_run_says_what_it_cut_down() -> None:
     assert scaled == f"batch 32 → 1, length 131072 → {small.length}"
     assert bench._fit(TINY.problem, None, None, torch.device("cpu")) == (TINY.problem, None)
     assert bench._fit(TINY.problem, 5, None, torch.device("cpu"))[1] == "batch 2 → 5"
+    whole = bench._fit(layer.problem, None, 131072, torch.device("cpu"))
+    assert whole == (replace(layer.problem, batch=1), "batch 32 → 1")
+    assert bench._fit(layer.problem, 32, None, torch.device("cpu"))[0].batch == 32
+    assert bench._fit(layer.problem, 32, 131072, torch.device("cpu")) == (layer.problem, None)
 
 
 def test_tf32_does_not_exist_on_a_cpu() -> None:

@@ -16,6 +16,7 @@ import pytest
 
 from fastconv1d import build, gpu_costs, plan, tiles
 from fastconv1d.build import CSRC
+from fastconv1d.config import MODES
 from fastconv1d.problem import Gpu, Problem
 
 H200 = Gpu("NVIDIA H200", (9, 0), 132)
@@ -443,6 +444,17 @@ def test_explain_covers_the_table() -> None:
         assert (reason is None) == (row.name in ("direct", "im2col", "aten"))
         assert cost > 0
     assert [row.name for row, _, _ in plan.explain(LAYER_67, "direct")] == ["direct"]
+
+
+@pytest.mark.parametrize("gpu", [None, H200], ids=["cpu", "gpu"])
+@pytest.mark.parametrize("mode", MODES)
+def test_explain_has_a_cost_for_every_case(mode: str, gpu: Gpu | None) -> None:
+    for kind in (LAYER_67, SHORT_ROWS, DEPTHWISE):
+        for kernel_size in (1, 9, 40):
+            for _, _, cost in plan.explain(
+                replace(kind, mode=mode, gpu=gpu, kernel_size=kernel_size)
+            ):
+                assert cost > 0
 
 
 @pytest.mark.parametrize("mode", ["tf32", "ieee", "bf16"])
