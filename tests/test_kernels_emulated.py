@@ -557,7 +557,7 @@ WAITS = [
         ("grad_bias", "grad_bias"),
     )
     for number, _ in enumerate(WAIT.finditer((CSRC / f"{header}.cuh").read_text()))
-    if not IN_CI or number % 8 == 0
+    if not IN_CI or number % 12 == 0
 ]
 
 
