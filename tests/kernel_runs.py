@@ -103,6 +103,12 @@ class Outcome:
 HOPPER = Gpu("NVIDIA H200", (9, 0), 132)
 
 
+def as_laid_out(run: Run) -> Problem:
+    """The problem on a Hopper GPU, with what its input's layout leaves of the rows' alignment."""
+    row_alignment = 0 if run.layout == "contiguous" else run.problem.dtype.itemsize
+    return replace(run.problem, gpu=HOPPER, row_alignment=row_alignment)
+
+
 def on_family(family: str, runs: Iterable[Run]) -> list[Run]:
     """Those that a family's tiles have a way for, with a Hopper GPU's shared memory.
 
@@ -113,14 +119,7 @@ def on_family(family: str, runs: Iterable[Run]) -> list[Run]:
     return [
         replace(run, shared_bytes=SHARED_BYTES["sm_90"])
         for run in runs
-        if plan.tile_rows(family, run.problem.mode)[run.variant].why_not(
-            replace(
-                run.problem,
-                gpu=HOPPER,
-                row_alignment=0 if run.layout == "contiguous" else run.problem.dtype.itemsize,
-            )
-        )
-        is None
+        if plan.tile_rows(family, run.problem.mode)[run.variant].why_not(as_laid_out(run)) is None
     ]
 
 
@@ -807,11 +806,6 @@ def library_runs(library: str, problems: Iterable[Problem], *, clears: bool = Tr
         if family.startswith("grad"):
             runs = gradient_runs(runs)
         if family == "grad_hopper" and not clears:
-            runs = [
-                run
-                for run in runs
-                if run.problem.padding == 0
-                or (run.layout == "contiguous" and run.problem.aligned == 16)
-            ]
+            runs = [r for r in runs if r.problem.padding == 0 or as_laid_out(r).aligned == 16]
         runs = on_family(family, runs)
     return [replace(run, guard=0) for run in runs]
