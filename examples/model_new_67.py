@@ -24,6 +24,9 @@ CUDA_SOURCE = r"""
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+namespace fastconv1d {
+enum class BoxForm { plain, rounded, swizzled };
+}
 #include <cuda.h>
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
@@ -138,8 +141,7 @@ struct BoxMap {
   CUtensorMap map;
 };
 inline int make_box_map(BoxMap* box, int element_bytes, const void* first, int64_t columns,
-                        int64_t rows, int64_t pitch, int box_columns, int box_rows,
-                        bool for_operand = false) {
+                        int64_t rows, int64_t pitch, int box_columns, int box_rows, BoxForm form) {
   static const auto encode = [] {
     void* function = nullptr;
     cudaDriverEntryPointQueryResult found{};
@@ -165,11 +167,11 @@ inline int make_box_map(BoxMap* box, int element_bytes, const void* first, int64
                    steps[2] = {1, 1};
   const CUresult error = encode(
       &box->map,
-      element_bytes == 2 ? CU_TENSOR_MAP_DATA_TYPE_UINT16
-      : for_operand      ? CU_TENSOR_MAP_DATA_TYPE_TFLOAT32
-                         : CU_TENSOR_MAP_DATA_TYPE_FLOAT32,
+      element_bytes == 2       ? CU_TENSOR_MAP_DATA_TYPE_UINT16
+      : form == BoxForm::plain ? CU_TENSOR_MAP_DATA_TYPE_FLOAT32
+                               : CU_TENSOR_MAP_DATA_TYPE_TFLOAT32,
       2, const_cast<void*>(first), size, pitches, box_size, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
-      for_operand ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_NONE,
+      form == BoxForm::swizzled ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_NONE,
       CU_TENSOR_MAP_L2_PROMOTION_L2_128B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   return error == CUDA_SUCCESS ? 0 : cudaErrorInvalidValue;
 }
@@ -205,14 +207,6 @@ __device__ __forceinline__ void wait_for_kernel_before() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
-}
-__device__ __forceinline__ uint32_t nearest_tf32_bits(float x) {
-  uint32_t bits = __float_as_uint(x);
-  asm("{ .reg .pred p; .reg .f32 size; abs.f32 size, %1; setp.lt.f32 p, size, 0f7f800000; "
-      "@p add.u32 %0, %0, 4096; }"
-      : "+r"(bits)
-      : "f"(x));
-  return bits;
 }
 __device__ __forceinline__ uint32_t pack_fp16(float first, float second) {
   const __half2 halves = __floats2half2_rn(first, second);
@@ -942,6 +936,7 @@ struct Operand {
 };
 struct Fp32 {
   using Element = float;
+  static constexpr BoxForm boxes = BoxForm::plain;
   static __device__ __forceinline__ float from(Element x) { return x; }
   static __device__ __forceinline__ Element to(float x) { return x; }
   static __device__ __forceinline__ void store_pair(void* to, float first, float second) {
@@ -954,13 +949,14 @@ struct Fp32 {
   }
 };
 struct Tf32 : Fp32 {
+  static constexpr BoxForm boxes = BoxForm::rounded;
   static constexpr int planes = 1, products = 1, values_per_word = 1, chain = 0, sets = 1;
   static constexpr bool keeps_places = true;
   static __device__ __forceinline__ void split(const Element (&v)[1], uint32_t (&word)[1]) {
     word[0] = round_tf32(v[0]);
   }
   static __device__ __forceinline__ void split(const Element (&v)[1], uint32_t (&word)[1], float) {
-    word[0] = nearest_tf32_bits(v[0]);
+    word[0] = bits_of(v[0]);
   }
   static __device__ __forceinline__ uint32_t pack(const Element (&v)[1]) {
     return round_tf32(v[0]);
@@ -1051,6 +1047,7 @@ struct Scale {
 };
 struct Half16 {
   using Element = uint16_t;
+  static constexpr BoxForm boxes = BoxForm::plain;
   static constexpr int planes = 1, products = 1, values_per_word = 2, chain = 0, sets = 1;
   static constexpr bool keeps_places = false;
   static __device__ __forceinline__ void split(const Element (&v)[2], uint32_t (&word)[1]) {
@@ -1209,7 +1206,7 @@ struct RowBoxes {
 };
 template <class Element>
 bool make_row_boxes(RowBoxes& boxes, const TensorRows& r, int kinds_log2, int box_positions,
-                    int box_rows, bool for_operand = false) {
+                    int box_rows, BoxForm form) {
   boxes = {};
   if (!r.in_boxes()) return false;
   const int64_t rows = r.all(),
@@ -1223,7 +1220,7 @@ bool make_row_boxes(RowBoxes& boxes, const TensorRows& r, int kinds_log2, int bo
     if (make_box_map(boxes.maps + kind, sizeof(Element),
                      reinterpret_cast<const void*>(of_map & ~uintptr_t{15}), columns,
                      larger(1, ceil_div(rows - kind, 1 << kinds_log2)), row_bytes << kinds_log2,
-                     box_positions, box_rows, for_operand) != 0)
+                     box_positions, box_rows, form) != 0)
       return false;
   }
   boxes.rows_per_batch = r.rows_per_batch();
@@ -2072,7 +2069,7 @@ struct HopperBlock {
     const int rows = 1 << (l.kinds_log2 + l.box_rows_log2), of_row = 128 / rows,
               row = threadIdx.x % 128 / of_row, lane = threadIdx.x % of_row,
               kind = row >> l.box_rows_log2, k = row - (kind << l.box_rows_log2);
-    const bool exists = kind + (k << l.alike_log2) < from.rows, has_zeros = p.in_boxes && !p.leads;
+    const bool exists = kind + (k << l.alike_log2) < from.rows, has_zeros = !p.leads;
 #pragma unroll 1
     for (int block = 0; block < l.blocks; ++block) {
       const int first = first_of_block(block) - ahead(from, kind),
@@ -2090,6 +2087,14 @@ struct HopperBlock {
       for (int position = end + lane; position < l.block_positions; position += of_row)
         to[position] = 0;
     }
+    fence_async_proxy();
+    warpgroup_sync(warpgroup + 1);
+  }
+  __device__ __forceinline__ void round_values(char* stage, int warpgroup) const {
+    const int words = l.input_bytes / T::warpgroups / 4;
+    auto* const word = reinterpret_cast<uint32_t*>(stage) + warpgroup * words;
+#pragma unroll 4
+    for (int i = threadIdx.x % 128; i < words; i += 128) word[i] = round_tf32(float_of(word[i]));
     fence_async_proxy();
     warpgroup_sync(warpgroup + 1);
   }
@@ -2384,6 +2389,7 @@ struct HopperBlock {
             continue;
           }
           if (!from.whole) clear(stage, from, warpgroup);
+          if (M::boxes == BoxForm::rounded && !p.in_boxes) round_values(stage, warpgroup);
           uint32_t smallest = ~0u;
           if constexpr (M::sets > 1) {
             const Range range = range_of(stage, warpgroup, turn);
@@ -2771,7 +2777,7 @@ struct Hopper {
     p.row_bytes = a.input_channel_stride * static_cast<int64_t>(sizeof(Element));
     p.tile_step = (T::positions - c.overlap) * c.phase.in_step;
     p.in_boxes = make_row_boxes<Element>(p.boxes, rows_of_input(a), l.alike_log2, l.block_positions,
-                                         1 << l.box_rows_log2);
+                                         1 << l.box_rows_log2, M::boxes);
     p.leads = !p.in_boxes || p.boxes.lead();
     p.slices_of_share = static_cast<int>(c.slices_of_share);
     if (shares(c) > 1)

@@ -5,6 +5,12 @@
 #include <cstdint>
 #include <cstring>
 
+namespace fastconv1d {
+// How boxes of a matrix come to shared memory: as they lie in memory; of fp32 the nearest TF32 numbers; these, swizzled as
+// `wgmma_swizzled_operand` has rows of 128 bytes.
+enum class BoxForm { plain, rounded, swizzled };
+}  // namespace fastconv1d
+
 #if defined(FASTCONV1D_EMULATE)
 #include "cuda_emulation.h"
 #else
@@ -146,11 +152,9 @@ __device__ __forceinline__ void copy_bulk(void* shared, const void* global, uint
 struct BoxMap {
   CUtensorMap map;
 };
-// `first` and `pitch`, in bytes, are multiples of 16; so are a box's rows. `for_operand`: as `wgmma_swizzled_operand` has it, rows
-// of 128 bytes, and of fp32 the nearest TF32. Returns a cudaError_t.
+// `first` and `pitch`, in bytes, are multiples of 16; so are a box's rows. Returns a cudaError_t.
 inline int make_box_map(BoxMap* box, int element_bytes, const void* first, int64_t columns,
-                        int64_t rows, int64_t pitch, int box_columns, int box_rows,
-                        bool for_operand = false) {
+                        int64_t rows, int64_t pitch, int box_columns, int box_rows, BoxForm form) {
   static const auto encode = [] {
     void* function = nullptr;
     cudaDriverEntryPointQueryResult found{};
@@ -178,11 +182,11 @@ inline int make_box_map(BoxMap* box, int element_bytes, const void* first, int64
                    steps[2] = {1, 1};
   const CUresult error = encode(
       &box->map,
-      element_bytes == 2 ? CU_TENSOR_MAP_DATA_TYPE_UINT16
-      : for_operand      ? CU_TENSOR_MAP_DATA_TYPE_TFLOAT32
-                         : CU_TENSOR_MAP_DATA_TYPE_FLOAT32,
+      element_bytes == 2       ? CU_TENSOR_MAP_DATA_TYPE_UINT16
+      : form == BoxForm::plain ? CU_TENSOR_MAP_DATA_TYPE_FLOAT32
+                               : CU_TENSOR_MAP_DATA_TYPE_TFLOAT32,
       2, const_cast<void*>(first), size, pitches, box_size, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
-      for_operand ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_NONE,
+      form == BoxForm::swizzled ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_NONE,
       CU_TENSOR_MAP_L2_PROMOTION_L2_128B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   return error == CUDA_SUCCESS ? 0 : cudaErrorInvalidValue;
 }
@@ -228,17 +232,6 @@ __device__ __forceinline__ void wait_for_kernel_before() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
-}
-
-// The nearest TF32 number, ties away from zero, with bits below that wgmma ignores; infinities and NaNs
-// stay. Two instructions, where C++ makes three.
-__device__ __forceinline__ uint32_t nearest_tf32_bits(float x) {
-  uint32_t bits = __float_as_uint(x);
-  asm("{ .reg .pred p; .reg .f32 size; abs.f32 size, %1; setp.lt.f32 p, size, 0f7f800000; "
-      "@p add.u32 %0, %0, 4096; }"
-      : "+r"(bits)
-      : "f"(x));
-  return bits;
 }
 
 // Two fp32 values as fp16 ones, rounded, the first in the low half; and back.

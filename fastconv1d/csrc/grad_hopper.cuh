@@ -628,11 +628,9 @@ struct GradHopperBlock {
         for (int h = 0; h < 2; ++h) {
           const auto& words = raw[m][half][h];
           uint32_t word = words[0];
-          if constexpr (values == 1)
-            word = round_tf32(float_of(word));
-          else if constexpr (UNIT)
+          if constexpr (values == 2 && UNIT)
             word = shifted_right(word, words[1], rows.bits(m, h));
-          else
+          else if constexpr (values == 2)
             word = halves_of(word >> rows.bits(m, h), words[1], false);
           if constexpr (!WHOLE) {
             const int number = step * 8 + half * 4 + static_cast<int>(threadIdx.x % 4),
@@ -1012,12 +1010,14 @@ struct GradHopper {
     const int raw_pitch = direct ? DirectBlock::raw_pitch : Block::raw_pitch;
     const Rings rings = direct ? direct_rings_of(c.pairs, c.shared_bytes) : c.rings;
     if (!make_row_boxes<Element>(p.input_boxes, input_of(a, c, copy), c.pairs.kinds_log2,
-                                 c.pairs.vectors * Block::vector, c.pairs.rows_of_kind()) ||
+                                 c.pairs.vectors * Block::vector, c.pairs.rows_of_kind(),
+                                 M::boxes) ||
         !make_row_boxes<Element>(p.grad_boxes,
                                  {a.grad_output, a.batch, a.channels_out, a.length_out,
                                   a.channels_out * a.length_out, a.length_out},
                                  p.grad_kinds_log2, raw_pitch / Block::element,
-                                 T::channels >> p.grad_kinds_log2, direct))
+                                 T::channels >> p.grad_kinds_log2,
+                                 direct ? BoxForm::swizzled : BoxForm::plain))
       return 1;
     p.output =
         c.splits == 1 && a.batch * c.slices * Block::positions <= kGradChain ? a.output : nullptr;

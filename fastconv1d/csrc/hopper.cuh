@@ -344,7 +344,7 @@ struct HopperBlock {
     const int rows = 1 << (l.kinds_log2 + l.box_rows_log2), of_row = 128 / rows,
               row = threadIdx.x % 128 / of_row, lane = threadIdx.x % of_row,
               kind = row >> l.box_rows_log2, k = row - (kind << l.box_rows_log2);
-    const bool exists = kind + (k << l.alike_log2) < from.rows, has_zeros = p.in_boxes && !p.leads;
+    const bool exists = kind + (k << l.alike_log2) < from.rows, has_zeros = !p.leads;
 #pragma unroll 1
     for (int block = 0; block < l.blocks; ++block) {
       // Counted from where the row begins in the stage.
@@ -364,6 +364,16 @@ struct HopperBlock {
         to[position] = 0;
     }
     fence_async_proxy();  // before the next rows are copied there
+    warpgroup_sync(warpgroup + 1);
+  }
+
+  // Rounds what is in a warpgroup's blocks of a stage, where no boxes have done so.
+  __device__ __forceinline__ void round_values(char* stage, int warpgroup) const {
+    const int words = l.input_bytes / T::warpgroups / 4;
+    auto* const word = reinterpret_cast<uint32_t*>(stage) + warpgroup * words;
+#pragma unroll 4
+    for (int i = threadIdx.x % 128; i < words; i += 128) word[i] = round_tf32(float_of(word[i]));
+    fence_async_proxy();
     warpgroup_sync(warpgroup + 1);
   }
 
@@ -705,6 +715,7 @@ struct HopperBlock {
             continue;
           }
           if (!from.whole) clear(stage, from, warpgroup);
+          if (M::boxes == BoxForm::rounded && !p.in_boxes) round_values(stage, warpgroup);
           uint32_t smallest = ~0u;  // less 1
           if constexpr (M::sets > 1) {
             const Range range = range_of(stage, warpgroup, turn);
@@ -1125,7 +1136,7 @@ struct Hopper {
     p.row_bytes = a.input_channel_stride * static_cast<int64_t>(sizeof(Element));
     p.tile_step = (T::positions - c.overlap) * c.phase.in_step;
     p.in_boxes = make_row_boxes<Element>(p.boxes, rows_of_input(a), l.alike_log2, l.block_positions,
-                                         1 << l.box_rows_log2);
+                                         1 << l.box_rows_log2, M::boxes);
     p.leads = !p.in_boxes || p.boxes.lead();
     p.slices_of_share = static_cast<int>(c.slices_of_share);
     if (shares(c) > 1)

@@ -34,6 +34,7 @@ struct Operand {
 
 struct Fp32 {
   using Element = float;
+  static constexpr BoxForm boxes = BoxForm::plain;  // of a left operand
   static __device__ __forceinline__ float from(Element x) { return x; }
   static __device__ __forceinline__ Element to(float x) { return x; }
   static __device__ __forceinline__ void store_pair(void* to, float first, float second) {
@@ -49,14 +50,15 @@ struct Fp32 {
 };
 
 struct Tf32 : Fp32 {
+  static constexpr BoxForm boxes = BoxForm::rounded;
   static constexpr int planes = 1, products = 1, values_per_word = 1, chain = 0, sets = 1;
   static constexpr bool keeps_places = true;
   static __device__ __forceinline__ void split(const Element (&v)[1], uint32_t (&word)[1]) {
     word[0] = round_tf32(v[0]);
   }
-  // The same for wgmma, which ignores what is not TF32's.
+  // The same for wgmma, whose values boxes have rounded.
   static __device__ __forceinline__ void split(const Element (&v)[1], uint32_t (&word)[1], float) {
-    word[0] = nearest_tf32_bits(v[0]);
+    word[0] = bits_of(v[0]);
   }
   static __device__ __forceinline__ uint32_t pack(const Element (&v)[1]) {
     return round_tf32(v[0]);
@@ -170,6 +172,7 @@ struct Scale {
 
 struct Half16 {
   using Element = uint16_t;
+  static constexpr BoxForm boxes = BoxForm::plain;
   static constexpr int planes = 1, products = 1, values_per_word = 2, chain = 0, sets = 1;
   static constexpr bool keeps_places = false;
   static __device__ __forceinline__ void split(const Element (&v)[2], uint32_t (&word)[1]) {

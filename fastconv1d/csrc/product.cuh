@@ -340,7 +340,7 @@ struct Product {
     using Block = ProductBlock<M, T, TURNED>;
     constexpr int64_t size = sizeof(typename M::Element);
     if (const int error = make_box_map(&p.left, size, left, length, lines, line * size,
-                                       Block::box_columns, Block::box_rows))
+                                       Block::box_columns, Block::box_rows, M::boxes))
       return error;
     p.rows = c.rows;
     p.columns = c.columns;

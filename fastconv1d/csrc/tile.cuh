@@ -117,10 +117,10 @@ struct RowBoxes {
   }
 };
 
-// Whether rows can be copied in boxes of so many positions and rows of a kind; `for_operand`: see `make_box_map`.
+// Whether rows can be copied in boxes of so many positions and rows of a kind.
 template <class Element>
 bool make_row_boxes(RowBoxes& boxes, const TensorRows& r, int kinds_log2, int box_positions,
-                    int box_rows, bool for_operand = false) {
+                    int box_rows, BoxForm form) {
   boxes = {};
   if (!r.in_boxes()) return false;
   const int64_t rows = r.all(),
@@ -135,7 +135,7 @@ bool make_row_boxes(RowBoxes& boxes, const TensorRows& r, int kinds_log2, int bo
     if (make_box_map(boxes.maps + kind, sizeof(Element),
                      reinterpret_cast<const void*>(of_map & ~uintptr_t{15}), columns,
                      larger(1, ceil_div(rows - kind, 1 << kinds_log2)), row_bytes << kinds_log2,
-                     box_positions, box_rows, for_operand) != 0)
+                     box_positions, box_rows, form) != 0)
       return false;
   }
   boxes.rows_per_batch = r.rows_per_batch();

@@ -785,14 +785,14 @@ struct BoxMap {
   const char* first;
   int64_t columns, rows, pitch;
   int element_bytes, box_columns, box_rows;
-  bool for_operand;
+  BoxForm form;
 };
 inline int make_box_map(BoxMap* box, int element_bytes, const void* first, int64_t columns,
-                        int64_t rows, int64_t pitch, int box_columns, int box_rows,
-                        bool for_operand = false) {
+                        int64_t rows, int64_t pitch, int box_columns, int box_rows, BoxForm form) {
   if (reinterpret_cast<uintptr_t>(first) % 16 || pitch % 16 || pitch <= 0 || columns < 1 ||
       rows < 1 || box_columns < 1 || box_columns > 256 || box_rows < 1 || box_rows > 256 ||
-      box_columns * element_bytes % 16 || (for_operand && box_columns * element_bytes != 128))
+      box_columns * element_bytes % 16 ||
+      (form == BoxForm::swizzled && box_columns * element_bytes != 128))
     return emulation::kInvalidValue;
   *box = {static_cast<const char*>(first),
           columns,
@@ -801,7 +801,7 @@ inline int make_box_map(BoxMap* box, int element_bytes, const void* first, int64
           element_bytes,
           box_columns,
           box_rows,
-          for_operand};
+          form};
   return 0;
 }
 // Part of a bulk copy: zeros where `from` is null. Returns where the next part goes.
@@ -822,15 +822,16 @@ FASTCONV1D_EMULATOR inline void copy_box(void* shared, const BoxMap* box, int co
   using namespace emulation;
   auto* to = static_cast<char*>(shared);
   const int row_bytes = box->box_columns * box->element_bytes;
-  if ((to - shared_memory) % (box->for_operand ? 1024 : 128))
+  const bool swizzled = box->form == BoxForm::swizzled;
+  if ((to - shared_memory) % (swizzled ? 1024 : 128))
     fail("a box is copied to an unaligned address");
   if (column * box->element_bytes % 16) fail("a box begins at an unaligned column");
   if (to < shared_memory || to + box->box_rows * row_bytes > shared_memory + shared_bytes)
     fail("a box is copied beyond the shared memory that was asked for");
   // Those of an operand in pieces of 16 bytes.
-  const int of_piece = box->for_operand ? 16 / box->element_bytes : box->box_columns,
+  const int of_piece = swizzled ? 16 / box->element_bytes : box->box_columns,
             pieces = box->box_columns / of_piece;
-  const bool rounds = box->for_operand && box->element_bytes == 4;
+  const bool rounds = box->form != BoxForm::plain && box->element_bytes == 4;
   for (int r = 0; r < box->box_rows; ++r)
     for (int piece = 0; piece < pieces; ++piece) {
       const int64_t begin = column + piece * of_piece, end = begin + of_piece;
@@ -838,17 +839,13 @@ FASTCONV1D_EMULATOR inline void copy_box(void* shared, const BoxMap* box, int co
       const int64_t first = exists ? std::clamp<int64_t>(0, begin, end) : end,
                     last = std::clamp<int64_t>(box->columns, first, end);
       const char* const from = box->first + (row + r) * box->pitch;
-      char* at = to + r * row_bytes + (box->for_operand ? piece ^ (r & 7) : piece) * 16;
+      char* at = to + r * row_bytes + (swizzled ? piece ^ (r & 7) : piece) * 16;
       at = copy_part(at, nullptr, (first - begin) * box->element_bytes, barrier, false);
       at = copy_part(at, from + first * box->element_bytes, (last - first) * box->element_bytes,
                      barrier, rounds);
       copy_part(at, nullptr, (end - last) * box->element_bytes, barrier, false);
     }
   wake_if_complete(barrier);
-}
-
-inline uint32_t nearest_tf32_bits(float x) {
-  return float_as_word(x) + (std::fabs(x) < std::numeric_limits<float>::infinity() ? 0x1000u : 0u);
 }
 
 inline void add_to(float* to, float x) { *to += x; }
