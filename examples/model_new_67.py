@@ -31,7 +31,9 @@ enum class BoxForm { plain, rounded, swizzled };
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
-#define FASTCONV1D_SHARED(name) extern __shared__ __align__(1024) uint32_t name[]
+#define FASTCONV1D_SHARED(name)                  \
+  extern __shared__ __align__(kOperandAlignment) \
+  uint32_t name[]
 namespace fastconv1d {
 #define FASTCONV1D_MMA(name, shape)                                                        \
   __device__ __forceinline__ void name(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, \
@@ -207,6 +209,14 @@ __device__ __forceinline__ void wait_for_kernel_before() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
+}
+__device__ __forceinline__ uint32_t nearest_tf32_bits(float x) {
+  uint32_t bits = __float_as_uint(x);
+  asm("{ .reg .pred p; .reg .f32 size; abs.f32 size, %1; setp.lt.f32 p, size, 0f7f800000; "
+      "@p add.u32 %0, %0, 4096; }"
+      : "+r"(bits)
+      : "f"(x));
+  return bits;
 }
 __device__ __forceinline__ uint32_t pack_fp16(float first, float second) {
   const __half2 halves = __floats2half2_rn(first, second);
@@ -778,7 +788,8 @@ FASTCONV1D_HD constexpr Pipeline pipeline_of(const PipelineLimits& t, const Phas
         if (l.taps > 0) return l;
       }
   }
-  for (int64_t parts = 1;; ++parts) {
+  const bool apart = p.shift_step >= t.outputs * p.in_step;
+  for (int64_t parts = 1;; parts = apart ? p.taps : parts + 1) {
     const int64_t taps = ceil_div(larger(p.taps, 1), parts);
     for (int inputs = 2; inputs >= 1; --inputs)
       for (int resident = t.many_tiles; resident >= 0; --resident)
@@ -1315,15 +1326,27 @@ __global__ void __launch_bounds__(128) hopper_scale_kernel(const HopperPackParam
   const int64_t group = block / p.channel_blocks;
   const Column column = column_of(p.weave, block % p.channel_blocks * T::channels + row);
   uint32_t most = 0;
-  for (int64_t i = threadIdx.x; i < p.channels_in * p.phase.taps; i += 128) {
-    Digits<uint32_t> digits{static_cast<uint32_t>(i)};
-    const int64_t tap = digits.take(p.phase.taps);
-    const int64_t of_column = tap_of(p.phase, p.weave, column.r, tap);
-    if (column.channel >= p.channels_out || of_column >= p.kernel_size) continue;
-    const float weight = static_cast<const float*>(
-        p.weight)[weight_row(p, group, column.channel, digits.rest) + of_column];
-    const uint32_t bits = bits_of(weight) & 0x7fffffffu;
-    most = bits > most ? bits : most;
+  constexpr int at_once = 8;
+  const auto count = static_cast<uint32_t>(p.channels_in * p.phase.taps);
+#pragma unroll 1
+  for (uint32_t first = threadIdx.x; first < count; first += 128 * at_once) {
+    float weight[at_once];
+#pragma unroll
+    for (int i = 0; i < at_once; ++i) {
+      Digits<uint32_t> digits{first + 128 * i};
+      const int64_t tap = digits.take(p.phase.taps),
+                    of_column = tap_of(p.phase, p.weave, column.r, tap);
+      const bool exists =
+          first + 128 * i < count && column.channel < p.channels_out && of_column < p.kernel_size;
+      weight[i] = exists ? __ldg(static_cast<const float*>(p.weight) +
+                                 weight_row(p, group, column.channel, digits.rest) + of_column)
+                         : 0.f;
+    }
+#pragma unroll
+    for (int i = 0; i < at_once; ++i) {
+      const uint32_t bits = bits_of(weight[i]) & 0x7fffffffu;
+      most = bits > most ? bits : most;
+    }
   }
   most = largest_of_warp(most);
   if (threadIdx.x % 32 == 0) memory[threadIdx.x / 32] = most;
@@ -1427,6 +1450,149 @@ __global__ void __launch_bounds__(128) hopper_pack_kernel(const HopperPackParams
   }
 }
 }
+#include <type_traits>
+namespace fastconv1d {
+constexpr int kSplitChannels = 32, kSplitPositions = 128, kSplitThreads = 256;
+constexpr int kSplitShared = 4 * (2 + kSplitThreads / 32);
+constexpr int kMostSplitParts = 64;
+constexpr int kNearLargest = 10;
+struct SplitParams {
+  const float* input;
+  int64_t batch_stride, channel_stride;
+  int64_t batch, channels, length;
+  uint32_t* parts;
+  int64_t parts_of_batch;
+  int* scales;
+  int* wide;
+  uint16_t* marks;
+  uint32_t* words;
+  int64_t pitch;
+  FASTCONV1D_HD int64_t channel_blocks() const { return ceil_div(channels, kSplitChannels); }
+  FASTCONV1D_HD int64_t position_blocks() const { return ceil_div(length, kSplitPositions); }
+  FASTCONV1D_HD int64_t blocks() const { return channel_blocks() * position_blocks(); }
+  static __device__ __forceinline__ uint16_t mark_of(uint32_t exponent, bool small) {
+    return static_cast<uint16_t>(exponent | (small ? 256 : 0));
+  }
+  static __device__ __forceinline__ uint32_t exponent_of(uint16_t mark) { return mark & 255; }
+  static __device__ __forceinline__ bool is_small(uint16_t mark) { return mark > 255; }
+  template <class Byte>
+  FASTCONV1D_HD Byte* place(Byte* at) {
+    const auto take = [&](auto*& part, int64_t count) {
+      part = reinterpret_cast<std::decay_t<decltype(part)>>(at);
+      at += round_up(count * static_cast<int64_t>(sizeof(*part)), 32);
+    };
+    take(parts, batch * parts_of_batch);
+    take(scales, batch);
+    take(wide, batch);
+    take(marks, batch * blocks());
+    take(words, batch * channels * pitch);
+    return at;
+  }
+};
+struct SplitValues {
+  float of[4][4];
+  __device__ __forceinline__ SplitValues(const SplitParams& p, int64_t batch, uint32_t block) {
+    visit(p, block, [&](int i, int j, int64_t channel, int64_t position, bool exists) {
+      of[i][j] =
+          exists ? __ldg(p.input + batch * p.batch_stride + channel * p.channel_stride + position)
+                 : 0.f;
+    });
+  }
+  template <class Visit>
+  static __device__ __forceinline__ void visit(const SplitParams& p, uint32_t block,
+                                               const Visit& visit) {
+    Digits<uint32_t> digits{block};
+    const int64_t channel =
+                      int64_t{digits.take(p.channel_blocks())} * kSplitChannels + threadIdx.x / 32,
+                  position = int64_t{digits.rest} * kSplitPositions + threadIdx.x % 32;
+#pragma unroll
+    for (int i = 0; i < 4; ++i)
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        const int64_t c = channel + i * (kSplitThreads / 32), at = position + j * 32;
+        visit(i, j, c, at, c < p.channels && at < p.length);
+      }
+  }
+};
+template <class M>
+__global__ void __launch_bounds__(kSplitThreads) split_range_kernel(const SplitParams p) {
+  let_next_kernel_begin();
+  FASTCONV1D_SHARED(memory);
+  Digits<uint32_t> digits{blockIdx.x};
+  const int64_t part = digits.take(p.parts_of_batch), batch = digits.rest;
+  uint32_t most = 0;
+#pragma unroll 1
+  for (int64_t block = part; block < p.blocks(); block += p.parts_of_batch) {
+    const SplitValues values(p, batch, static_cast<uint32_t>(block));
+#pragma unroll
+    for (int i = 0; i < 16; ++i) {
+      const uint32_t size = bits_of(values.of[i / 4][i % 4]) & 0x7fffffffu;
+      most = size < 0x7f800000u && size > most ? size : most;
+    }
+  }
+  most = largest_of_warp(most);
+  if (threadIdx.x % 32 == 0) memory[threadIdx.x / 32] = most;
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    for (int warp = 1; warp < kSplitThreads / 32; ++warp)
+      most = memory[warp] > most ? memory[warp] : most;
+    p.parts[blockIdx.x] = most;
+    if (part == 0) p.wide[batch] = 0;
+  }
+  wait_for_kernel_before();
+}
+template <class M>
+__global__ void __launch_bounds__(kSplitThreads) split_kernel(const SplitParams p) {
+  let_next_kernel_begin();
+  FASTCONV1D_SHARED(memory);
+  Digits<uint32_t> digits{blockIdx.x};
+  const uint32_t block = digits.take(p.blocks()), batch = digits.rest;
+  const SplitValues values(p, batch, block);
+  if (threadIdx.x < 2) memory[threadIdx.x] = 0;
+  wait_for_kernel_before();
+  const uint32_t* const parts = p.parts + batch * p.parts_of_batch;
+  uint32_t most = 0;
+  for (int64_t part = threadIdx.x % 32; part < p.parts_of_batch; part += 32)
+    most = parts[part] > most ? parts[part] : most;
+  most = largest_of_warp(most);
+  const int log2 = Scale::log2_for(static_cast<int>(smaller(most >> 23, Scale::most)));
+  const float scale = Scale::power_of_two(log2);
+  const uint32_t least = Scale::least_whole(log2);
+  constexpr uint32_t steps = (Scale::most_steps * Scale::step) << 23;
+  const uint32_t least_of_all = least > steps ? least - steps : 0;
+  uint32_t largest = 0;
+  bool small = false, tiny = false;
+  SplitValues::visit(p, block, [&](int i, int j, int64_t channel, int64_t position, bool exists) {
+    if (!exists || j % 2 != 0) return;
+    const float of[2] = {values.of[i][j], values.of[i][j + 1]};
+    uint32_t planes[2];
+    M::split(of, planes, scale);
+    uint32_t* const to = p.words + (batch * p.channels + channel) * p.pitch + position;
+#pragma unroll
+    for (int k = 0; k < 2; ++k) {
+      if (k > 0 && position + 32 >= p.length) break;
+      to[k * 32] = halves_of(planes[0], planes[1], k > 0);
+      const uint32_t size = bits_of(of[k]) & 0x7fffffffu;
+      small |= size > 0 && size < least;
+      tiny |= size > 0 && size < least_of_all;
+      largest = size < 0x7f800000u && size > largest ? size : largest;
+    }
+  });
+  largest = largest_of_warp(largest);
+  if (threadIdx.x % 32 == 0) memory[2 + threadIdx.x / 32] = largest;
+  __syncthreads();
+  if (small) memory[0] = 1;
+  if (tiny) memory[1] = 1;
+  __syncthreads();
+  if (threadIdx.x > 0) return;
+  for (int warp = 0; warp < kSplitThreads / 32; ++warp)
+    largest = memory[2 + warp] > largest ? memory[2 + warp] : largest;
+  const uint32_t exponent = largest >> 23;
+  p.marks[blockIdx.x] = SplitParams::mark_of(exponent, memory[0] != 0);
+  if (memory[1] != 0 && exponent + kNearLargest < most >> 23) p.wide[batch] = 1;
+  if (block == 0) p.scales[batch] = log2;
+}
+}
 namespace fastconv1d {
 template <class M, int M_TILES>
 struct OutputLayout {
@@ -1469,9 +1635,10 @@ struct OutputWriter {
   static constexpr bool is_long = M_TILES * N >= 256;
   static constexpr int
       chunks = N / L::staged_channels,
-      of_round = chunks % 4 == 0   ? 4
-                 : chunks % 3 == 0 ? 3
-                                   : chunks,
+      of_round = M_TILES > 1 && pairs ? chunks
+                 : chunks % 4 == 0    ? 4
+                 : chunks % 3 == 0    ? 3
+                                      : chunks,
       of_woven = M_TILES > 1 ? chunks : of_round;
   static_assert(chunks % 2 == 0 && (!is_long || of_round % 2 == 0));
   const OutputParams& p;
@@ -1805,8 +1972,9 @@ struct OutputWriter {
 };
 }
 namespace fastconv1d {
-template <int WARPGROUPS, int M_TILES, int N>
+template <int WARPGROUPS, int M_TILES, int N, bool PRESPLIT = false>
 struct HopperTile {
+  static constexpr bool presplit = PRESPLIT;
   static constexpr int warpgroups = WARPGROUPS, m_tiles = M_TILES, channels = N;
   static constexpr int positions = 64 * M_TILES;
   static constexpr int threads = 128 + 128 * WARPGROUPS;
@@ -1865,6 +2033,7 @@ struct HopperParams {
   int64_t tile_step;
   int in_boxes;
   int leads;
+  SplitParams split;
 };
 template <class M, class T>
 struct HopperBlock {
@@ -1874,6 +2043,7 @@ struct HopperBlock {
   static constexpr int rows_of_quad = 4 * values;
   static constexpr bool roomy = T::room >= (values > 1 ? 72 : 80);
   static constexpr bool folds = M::sets == 1 && roomy;
+  static constexpr bool scans = M::sets > 1 && !T::presplit;
   const HopperParams& p;
   const Pipeline& l;
   HopperShared* shared;
@@ -1930,7 +2100,7 @@ struct HopperBlock {
               left = static_cast<int>(p.length) - position,
               rows = static_cast<int>(p.channels_in) - channel;
     const int row = shared->group * static_cast<int>(p.channels_in) + channel;
-    const bool within = (position >= (M::sets > 1 ? 16 / element : 0) || !p.leads) &&
+    const bool within = (position >= (scans ? 16 / element : 0) || !p.leads) &&
                         (p.in_boxes || first_of_block(l.blocks - 1) + l.block_positions <= left);
     return {place.batch * static_cast<int>(p.boxes.rows_per_batch) + row,
             static_cast<uint32_t>(reinterpret_cast<uint64_t>(p.input)) +
@@ -2015,6 +2185,7 @@ struct HopperBlock {
   }
   template <bool BOXES>
   __device__ __forceinline__ void copy_inputs(int warp) const {
+    if constexpr (T::presplit) wait_for_kernel_before();
     Turn input;
     for_each_tile([&](const Place& place) {
 #pragma unroll 1
@@ -2095,6 +2266,72 @@ struct HopperBlock {
     auto* const word = reinterpret_cast<uint32_t*>(stage) + warpgroup * words;
 #pragma unroll 4
     for (int i = threadIdx.x % 128; i < words; i += 128) word[i] = round_tf32(float_of(word[i]));
+    fence_async_proxy();
+    warpgroup_sync(warpgroup + 1);
+  }
+  struct SplitBlocks {
+    const uint16_t* first;
+    int count;
+  };
+  static constexpr int split_lanes = 4;
+  __device__ __forceinline__ SplitBlocks split_blocks(const Place& place, const Source& from,
+                                                      int taps) const {
+    const int last = from.position + (T::positions - 1) * static_cast<int>(p.phase.in_step) +
+                     (taps - 1) * static_cast<int>(p.phase.shift_step),
+              first_block = from.before > 0 ? 0 : from.position / kSplitPositions,
+              end = (last < p.length ? last : static_cast<int>(p.length) - 1) / kSplitPositions + 1;
+    return {p.split.marks +
+                (place.batch * p.split.position_blocks() + first_block) * p.split.channel_blocks(),
+            place.batch >= p.batch || last < 0 ? 0 : end - first_block};
+  }
+  __device__ __forceinline__ uint32_t small_of_lane(const SplitBlocks& blocks, int slice) const {
+    const int channels = l.words * values,
+              first = shared->group * static_cast<int>(p.channels_in) + slice * channels,
+              lane = threadIdx.x % 32, block = first / kSplitChannels + lane % split_lanes,
+              all = static_cast<int>(p.split.channel_blocks());
+    uint32_t small = 0;
+    if (block * kSplitChannels < first + channels && block < all)
+#pragma unroll 1
+      for (int i = lane / split_lanes; i < blocks.count; i += 32 / split_lanes)
+        small |= SplitParams::is_small(blocks.first[i * all + block]);
+    return small;
+  }
+  __device__ __forceinline__ int scale_of_tile(const Place& place) const {
+    const auto taps = static_cast<int>(larger(p.phase.taps, 1));
+    const SplitBlocks blocks = split_blocks(place, source(place, 0, 0), taps);
+    const int all = static_cast<int>(p.split.channel_blocks()),
+              channels = static_cast<int>(p.channels_in), first = shared->group * channels,
+              end = (first + channels - 1) / kSplitChannels + 1;
+    uint32_t exponent = 0;
+#pragma unroll 1
+    for (int i = 0; i < blocks.count; ++i)
+#pragma unroll 1
+      for (int block = first / kSplitChannels + static_cast<int>(threadIdx.x % 32); block < end;
+           block += 32) {
+        const uint32_t of_block = SplitParams::exponent_of(blocks.first[i * all + block]);
+        exponent = of_block > exponent ? of_block : exponent;
+      }
+    return Scale::log2_for(static_cast<int>(largest_of_warp(exponent)));
+  }
+  __device__ __forceinline__ void restore(char* stage, const Source& from, const Place& place,
+                                          int slice, int warpgroup) const {
+    const int rows = l.words * values, of_row = 128 / rows,
+              row = static_cast<int>(threadIdx.x) % 128 / of_row, lane = threadIdx.x % of_row,
+              channel = slice * rows + row;
+    const bool exists = channel < p.channels_in;
+    const float* const input = p.split.input + place.batch * p.split.batch_stride +
+                               (shared->group * p.channels_in + channel) * p.split.channel_stride;
+#pragma unroll 1
+    for (int block = 0; block < l.blocks; ++block) {
+      auto* const of_stage = reinterpret_cast<float*>(
+          stage + ((warpgroup * l.blocks + block) * l.block_rows + row) * l.row_pitch);
+      const int first = from.position + first_of_block(block) - ahead(from, 0);
+#pragma unroll 1
+      for (int i = lane; i < l.block_positions; i += of_row) {
+        const int position = first + i;
+        of_stage[i] = exists && position >= 0 && position < p.length ? input[position] : 0.f;
+      }
+    }
     fence_async_proxy();
     warpgroup_sync(warpgroup + 1);
   }
@@ -2229,7 +2466,12 @@ struct HopperBlock {
 #pragma unroll
               for (int v = 0; v < values; ++v)
                 if ((bits_of(value[v]) & 0x7fffffffu) - slice.least >= slice.span) value[v] = 0;
-            M::split(value, words, slice.scale);
+            if constexpr (T::presplit && !SOME) {
+              words[0] = halves_of(bits_of(value[0]), bits_of(value[values - 1]), false);
+              words[M::planes - 1] = halves_of(bits_of(value[0]), bits_of(value[values - 1]), true);
+            } else {
+              M::split(value, words, slice.scale);
+            }
           }
 #pragma unroll
           for (int plane = 0; plane < M::planes; ++plane)
@@ -2353,6 +2595,13 @@ struct HopperBlock {
     for (Place of_block = shared->first; of_block.batch < p.batch;
          rehearses ? void(rehearses = false) : of_block.advance(p.step, p.tiles)) {
       const Place place = tile_of(of_block, warpgroup);
+      int exponent = 0, scale = Scale::log2_for(0);
+      bool wide = false;
+      if constexpr (T::presplit)
+        if (place.batch < p.batch) {
+          wide = p.split.wide[place.batch] != 0;
+          scale = wide ? scale_of_tile(place) : p.split.scales[place.batch];
+        }
       for_each_sum([&](int m, int i) {
 #pragma unroll
         for (int set = 0; set < M::sets; ++set) sums[m][set][i] = 0;
@@ -2361,7 +2610,7 @@ struct HopperBlock {
       hold(sums);
       int chained = 0;
       Source from;
-      int exponent = 0, scale = Scale::log2_for(0);
+      uint32_t next_small = 0;
       int used_weight = -1;
       if (l.resident) weight.stage = 0;
 #pragma unroll 1
@@ -2374,6 +2623,10 @@ struct HopperBlock {
           from =
               anew || M::sets > 1 ? source(place, first_slice() + slice, part) : next_slice(from);
           if (anew) find_quads(from, first_slice() + slice);
+          if constexpr (T::presplit)
+            if (anew) {
+              next_small = small_of_lane(split_blocks(place, from, taps), first_slice() + slice);
+            }
           Slice seen{stage, 1, 0, 0};
           int first = static_cast<int>(reinterpret_cast<uint64_t>(p.input) / 2 + p.first_position +
                                        part * l.taps * p.phase.shift_step);
@@ -2391,12 +2644,20 @@ struct HopperBlock {
           if (!from.whole) clear(stage, from, warpgroup);
           if (M::boxes == BoxForm::rounded && !p.in_boxes) round_values(stage, warpgroup);
           uint32_t smallest = ~0u;
-          if constexpr (M::sets > 1) {
+          bool small = false;
+          if constexpr (T::presplit) {
+            small = wide || largest_of_warp(next_small) > 0;
+            if (slice + 1 < slices())
+              next_small =
+                  small_of_lane(split_blocks(place, from, taps), first_slice() + slice + 1);
+            if (small) restore(stage, from, place, first_slice() + slice, warpgroup);
+          }
+          if (M::sets > 1 && (scans || small)) {
             const Range range = range_of(stage, warpgroup, turn);
             turn ^= 1;
             smallest = range.least;
             const int largest = static_cast<int>(smaller(range.most >> 23, Scale::most));
-            if (largest > exponent) {
+            if (scans && largest > exponent) {
               const int old = scale;
               exponent = largest < Scale::most ? largest + 1 : largest;
               scale = Scale::log2_for(exponent);
@@ -2409,9 +2670,8 @@ struct HopperBlock {
               }
             }
             seen.scale = Scale::power_of_two(scale);
+            if (scans) small = smallest + 1 > 0 && smallest + 1 < Scale::least_whole(scale);
           }
-          const bool small =
-              M::sets > 1 && smallest + 1 > 0 && smallest + 1 < Scale::least_whole(scale);
 #pragma unroll 1
           for (int j = 0; j < taps; ++j) {
             if (!l.resident && !ready)
@@ -2669,7 +2929,13 @@ struct Hopper {
                ? kSector
                : 0;
   }
-  static Cut cut(const ConvArgs& a, int64_t r) {
+  static ConvArgs of_words(ConvArgs a) {
+    a.input_channel_stride = round_up(a.length, 4);
+    a.input_batch_stride = a.channels_in * a.input_channel_stride;
+    return a;
+  }
+  static Cut cut(const ConvArgs& args, int64_t r) {
+    const ConvArgs a = T::presplit ? of_words(args) : args;
     Cut c{};
     c.phase = is_woven(a) ? woven_phase(a) : phase_of(a, r);
     c.weave = weave_of(a);
@@ -2699,10 +2965,27 @@ struct Hopper {
     return c;
   }
   static int64_t packed_bytes(const ConvArgs& a, const Cut& c) {
-    return before_shares(c) + (shares(c) > 1 ? 4 * shares(c) * all_sums(a, c) : 0);
+    return before_shares(a, c) + (shares(c) > 1 ? 4 * shares(c) * all_sums(a, c) : 0);
   }
-  static int64_t before_shares(const Cut& c) {
-    return weight_bytes(c) + (M::sets > 1 ? 4 * scales(c) : 0);
+  static int64_t before_split(const Cut& c) {
+    return round_up(weight_bytes(c) + (M::sets > 1 ? 4 * scales(c) : 0), 32);
+  }
+  static int64_t before_shares(const ConvArgs& a, const Cut& c) {
+    char* const none = nullptr;
+    return before_split(c) + (T::presplit ? split_of(a).place(none) - none : 0);
+  }
+  static SplitParams split_of(const ConvArgs& a) {
+    SplitParams split{};
+    split.input = static_cast<const float*>(a.input);
+    split.batch_stride = a.input_batch_stride;
+    split.channel_stride = a.input_channel_stride;
+    split.batch = a.batch;
+    split.channels = a.channels_in;
+    split.length = a.length;
+    split.pitch = of_words(a).input_channel_stride;
+    split.parts_of_batch = larger(
+        1, smaller(smaller(kMostSplitParts, split.blocks()), 8 * a.multiprocessors / a.batch));
+    return split;
   }
   static int64_t shares(const Cut& c) {
     return larger(1, ceil_div(c.pipeline.slices, c.slices_of_share));
@@ -2712,9 +2995,17 @@ struct Hopper {
   }
   static int64_t weight_bytes(const Cut& c) { return c.packed_quads * 16 * M::planes; }
   static int64_t scales(const Cut& c) { return c.groups * c.channel_blocks * T::channels; }
-  static int launch_phase(const ConvArgs& a, const Cut& c, void* stream) {
+  static int launch_phase(const ConvArgs& args, const Cut& c, void* stream) {
     const Pipeline& l = c.pipeline;
     if (l.taps == 0 || c.packed_quads > UINT32_MAX) return 1;
+    ConvArgs a = args;
+    HopperParams p{};
+    if constexpr (T::presplit) {
+      p.split = split_of(args);
+      p.split.place(static_cast<char*>(a.workspace) + before_split(c));
+      a = of_words(args);
+      a.input = p.split.words;
+    }
     auto* const packed = static_cast<uint32_t*>(a.workspace);
     auto* const scales = static_cast<int*>(a.workspace) + weight_bytes(c) / 4;
     constexpr int at_once = packed_columns<T>();
@@ -2730,16 +3021,23 @@ struct Hopper {
       error = fastconv1d::launch(hopper_scale_kernel<M, T>,
                                  dim3(static_cast<unsigned>(Hopper::scales(c))), dim3(128), 16,
                                  stream, pack);
+    const auto split = [&](auto* kernel, int64_t blocks) {
+      error = fastconv1d::launch<true>(kernel, dim3(static_cast<unsigned>(a.batch * blocks)),
+                                       dim3(kSplitThreads), kSplitShared, stream, p.split);
+    };
     if (error == 0 && threads > 0)
       error = fastconv1d::launch<(M::sets > 1)>(
           columns == 1 ? hopper_pack_kernel<M, T, 1> : hopper_pack_kernel<M, T, at_once>,
           dim3(static_cast<unsigned>(ceil_div(threads, 128))), dim3(128), 0, stream, pack);
+    if constexpr (T::presplit) {
+      if (error == 0) split(split_range_kernel<M>, p.split.parts_of_batch);
+      if (error == 0) split(split_kernel<M>, p.split.blocks());
+    }
     if (error != 0) return error;
     const int64_t bytes = hopper_fixed_bytes<M, T>() + stage_bytes(l);
     const auto kernel = hopper_kernel<M, T>;
     error = set_shared_limit(kernel, bytes);
     if (error != 0) return error;
-    HopperParams p{};
     p.input = a.input;
     p.weights = packed;
     p.scales = scales;
@@ -2781,7 +3079,7 @@ struct Hopper {
     p.leads = !p.in_boxes || p.boxes.lead();
     p.slices_of_share = static_cast<int>(c.slices_of_share);
     if (shares(c) > 1)
-      p.shares = reinterpret_cast<float*>(static_cast<char*>(a.workspace) + before_shares(c));
+      p.shares = reinterpret_cast<float*>(static_cast<char*>(a.workspace) + before_shares(args, c));
     const dim3 blocks(static_cast<unsigned>(a.groups * c.channel_blocks * c.runs),
                       static_cast<unsigned>(shares(c)));
     error = threads > 0 || M::sets > 1
@@ -2801,10 +3099,10 @@ struct Hopper {
 }
 #define FASTCONV1D_HOPPER_LIBRARY(...) FASTCONV1D_TILE_LIBRARY(fastconv1d::Hopper, __VA_ARGS__)
 namespace fastconv1d {
-using Tf32Kernel = TileLibrary<Hopper, Tf32, fastconv1d::HopperTile<2, 2, 128>>;
-using IeeeKernel = TileLibrary<Hopper, Halves, fastconv1d::HopperTile<2, 1, 128>>;
-using Bf16Kernel = TileLibrary<Hopper, Bf16, fastconv1d::HopperTile<3, 2, 64>>;
-using Fp16Kernel = TileLibrary<Hopper, Fp16, fastconv1d::HopperTile<3, 2, 64>>;
+using Tf32Kernel = TileLibrary<Hopper, Tf32, fastconv1d::HopperTile<2, 2, 128, false>>;
+using IeeeKernel = TileLibrary<Hopper, Halves, fastconv1d::HopperTile<2, 1, 128, false>>;
+using Bf16Kernel = TileLibrary<Hopper, Bf16, fastconv1d::HopperTile<3, 2, 64, false>>;
+using Fp16Kernel = TileLibrary<Hopper, Fp16, fastconv1d::HopperTile<3, 2, 64, false>>;
 }
 namespace fastconv1d {
 template <class Function>

@@ -65,8 +65,11 @@ DENSE_RATE = {"tf32": 130e6, "ieee": 66e6, "bf16": 240e6, "fp16": 240e6}  # FLOP
 # Share of it that tiles reach, by channels and positions.
 DENSE_SHARE = {(128, 256): 1.0, (128, 128): 0.9, (64, 128): 0.6, (32, 128): 0.35}
 DENSE_START = 34.0  # µs: both kernels of a phase, the first of which packs the weight
+MOST_SPLIT_BYTES = 1 << 30  # of an input that is split before
 HOPPER_BANDWIDTH = 3.8e6  # bytes per µs that the Hopper kernel reads and writes
 PACK_BANDWIDTH = {2: 1.55e6, 4: 2.1e6}  # bytes per µs in which weights are packed, by size
+SPLIT_START, SPLIT_BANDWIDTH = 4.9, 3.6e6  # µs, and bytes per µs, that splitting the input takes
+SPLIT_BLOCK = 32, 128  # channels and positions: kSplitChannels of csrc/hopper_split.cuh
 SHARE_START, SHARE_BANDWIDTH = 3.0, 2.5e6  # µs, and bytes per µs, that adding up shares takes
 READ_CROWD = 0.4  # of what outputs take longer for more warpgroups, the share that steps do
 SECTOR = 32  # bytes that memory writes at once
@@ -109,6 +112,7 @@ ATEN_GROUPED = 0.12  # share of that rate when groups > 1
 # Share of it when transposed.
 ATEN_TRANSPOSED = {"tf32": 0.28, "ieee": 0.75, "bf16": 0.33, "fp16": 0.33, "fp64": 0.75}
 ATEN_LAYOUT = {2: 0.7e6, 4: 0.55e6, 8: 0.55e6}  # elements per µs from NCL to NHWC or back, by size
+ATEN_RAGGED = 1.3  # of its time where channels do not fill 16 bytes, as tensor cores want them
 ATEN_FEW_CHANNELS = 4  # of fp32 below which half of that is saved
 ATEN_TILE = 128  # positions and channels of cuDNN's tiles
 ATEN_BIAS = 0.35e6  # elements per µs that the bias pass adds to
@@ -152,8 +156,12 @@ HOPPER = {
         *(0.021, 0.223, 0, 345, 0.206),
     ),
     "ieee": HopperCosts(
-        *(0.708, 201, 142, 32.2, 987, 6, 1600, 0.108, 0.0285, 17.3, 0, 0.29),
-        *(0.28, 0, 0, 0, 0),
+        *(0.515, 216, 142, 11.4, 1070, 3.56, 367, 0.137, 0.028, 19.1, 0, 0.271),
+        *(0.123, 0, 0, 0, 0),
+    ),
+    "split": HopperCosts(
+        *(0.609, 148, 0, 21.9, 630, 3.62, 922, 0.144, 0.00647, 12.3, 0, 0.277),
+        *(0.179, 0.232, 1.21, 0, 0),
     ),
     "bf16": HOPPER_16_BIT,
     "fp16": HOPPER_16_BIT,
@@ -237,6 +245,11 @@ def hopper_why_not(tile: HopperTile | None, problem: Problem) -> str | None:
     if padded >= MOST_LENGTH:
         return f"walks padded rows below {MOST_LENGTH}, not {padded}"
     assert tile is not None
+    if tile.presplit and hopper_phases(problem) > 1:
+        return "splits the input of one phase, not of several"
+    words = problem.batch * problem.channels_in * ceil_div(problem.length, 4) * 4
+    if tile.presplit and 4 * words > MOST_SPLIT_BYTES:
+        return f"keeps a split input of {MOST_SPLIT_BYTES} bytes or less"
     walk = hopper_walk(tile, problem)
     if walk is None:
         return f"a stride of {problem.stride} needs more shared memory than a block may take"
@@ -244,6 +257,14 @@ def hopper_why_not(tile: HopperTile | None, problem: Problem) -> str | None:
     if problem.mode == "ieee" and tile.channels > 96 and steps > HOPPER_CHAIN:
         return f"adds up {HOPPER_CHAIN} steps of 16 channels and taps, not {steps}"
     return None
+
+
+def _split_cost(problem: Problem) -> float:
+    """Splitting the input before products: it is read twice, and as much is written."""
+    channels = ceil_div(problem.channels_in, SPLIT_BLOCK[0]) * SPLIT_BLOCK[0]
+    positions = ceil_div(problem.length, SPLIT_BLOCK[1]) * SPLIT_BLOCK[1]
+    values = problem.batch * channels * positions
+    return SPLIT_START + 12 * values / (SPLIT_BANDWIDTH * gpu_scale(problem))
 
 
 def hopper(tile: HopperTile | None, problem: Problem) -> float:
@@ -254,9 +275,11 @@ def hopper(tile: HopperTile | None, problem: Problem) -> float:
     traffic = problem.bytes / (HOPPER_BANDWIDTH * gpu_scale(problem))
     woven = is_woven(problem) and problem.stride > 1
     split, weights = _rows_are_split(problem), problem.weight_elements
+    before = _split_cost(problem) if tile.presplit else 0.0
     problem = hopper_phase(problem)
     assert problem.gpu is not None
-    waves, costs = wave_count(tile, problem, problem.gpu), HOPPER[problem.mode]
+    waves = wave_count(tile, problem, problem.gpu)
+    costs = HOPPER["split" if tile.presplit else problem.mode]
     walk = hopper_walk(tile, problem, waves >= 4)
     if walk is None:
         return float("inf")
@@ -294,11 +317,12 @@ def hopper(tile: HopperTile | None, problem: Problem) -> float:
     if shares > 1:
         sums = shares * block_count(tile, problem) * tile.channels * tile.positions * 4
         time += SHARE_START + 2 * sums / SHARE_BANDWIDTH
-    time += 2 * weights * size / PACK_BANDWIDTH[size]
+    # Weights that are scaled are read once more.
+    time += (3 if problem.mode == "ieee" else 2) * weights * size / PACK_BANDWIDTH[size]
     narrow = costs.narrow + costs.split * split
     # Phases that are not woven write parts of the same sectors.
     time = larger(time, traffic * (1 + narrow * (tile.m_tiles == 1)))
-    return phases * (costs.start + time)
+    return phases * (costs.start + time) + before
 
 
 def larger(one: float, other: float) -> float:
@@ -613,8 +637,11 @@ def aten(problem: Problem) -> float:
     if problem.dtype.itemsize > 2:
         elements += problem.weight_elements  # which changes its own, too
     layout = elements / ATEN_LAYOUT[problem.dtype.itemsize]
-    if problem.channels_in // problem.groups < ATEN_FEW_CHANNELS and problem.dtype.itemsize == 4:
+    channels = problem.channels_in // problem.groups
+    if channels < ATEN_FEW_CHANNELS and problem.dtype.itemsize == 4:
         layout /= 2
     time = max(problem.bytes / BANDWIDTH, problem.flops / rate) + layout
     time += problem.bias * problem.output_elements / ATEN_BIAS
-    return ATEN_START + problem.bias * LAUNCH + time / gpu_scale(problem)
+    time = ATEN_START + problem.bias * LAUNCH + time / gpu_scale(problem)
+    rounded = problem.mode in ROUNDED and channels >= ATEN_FEW_CHANNELS
+    return time * (ATEN_RAGGED if rounded and channels * problem.dtype.itemsize % 16 else 1.0)

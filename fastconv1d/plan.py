@@ -93,9 +93,16 @@ def _dense(tile: Tile, modes: Sequence[str], ieee_tile: Tile | None = None) -> P
     return _tiled(name, "dense", gpu_costs.dense_why_not, gpu_costs.dense, tiles)
 
 
-def _hopper(warpgroups: int, m_tiles: int, n: int, modes: Sequence[str] = ROUNDED) -> Plan:
-    tile = HopperTile(warpgroups, m_tiles, n)
-    name = f"hopper_{tile.channels}x{tile.positions}"
+def _hopper(
+    warpgroups: int,
+    m_tiles: int,
+    n: int,
+    modes: Sequence[str] = ROUNDED,
+    *,
+    presplit: bool = False,
+) -> Plan:
+    tile = HopperTile(warpgroups, m_tiles, n, presplit)
+    name = f"hopper_{'split_' * presplit}{tile.channels}x{tile.positions}"
     tiles = dict.fromkeys(modes, tile)
     return _tiled(name, "hopper", gpu_costs.hopper_why_not, gpu_costs.hopper, tiles)
 
@@ -114,7 +121,7 @@ def _explicit(
 
 # Hopper rows: warpgroups, mma tiles of 64 positions that each has, channels, and the modes that
 # have this tile. The sums of ieee take two or three times the room; with more warpgroups a thread
-# has fewer registers.
+# has fewer registers. Its input is split by the warps that multiply, or before.
 # Dense rows: a tile, the modes that have it, and the tile of ieee.
 # Four rows of warps keep four alignments of output rows apart (see csrc/schedule.h); 16 warps are
 # too many for the registers of ieee, and slower than 8 where a 16-bit type halves the weights.
@@ -132,6 +139,9 @@ PLANS: tuple[Plan, ...] = (
     _hopper(2, 1, 64, (*ROUNDED, "ieee")),
     _hopper(3, 2, 32),
     _hopper(4, 1, 32),
+    _hopper(2, 1, 128, ("ieee",), presplit=True),
+    _hopper(2, 1, 96, ("ieee",), presplit=True),
+    _hopper(2, 1, 64, ("ieee",), presplit=True),
     _dense(Tile(4, 4, 2, 8), ("tf32",)),
     _dense(Tile(4, 2, 2, 8), ROUNDED, Tile(4, 2, 2, 8)),
     _dense(Tile(4, 2, 1, 8), ROUNDED, Tile(2, 4, 2, 4)),

@@ -36,7 +36,8 @@ class _Template:
     def glue(self) -> str:
         """The C++ type."""
         parameters = (getattr(self, field.name) for field in fields(cast(Any, self)))
-        return f"fastconv1d::{type(self).__name__}<{', '.join(map(str, parameters))}>"
+        text = ", ".join(str(value).lower() for value in parameters)
+        return f"fastconv1d::{type(self).__name__}<{text}>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,8 @@ class HopperTile(_Template):
     warpgroups: int
     m_tiles: int
     n: int
+    presplit: bool = False
+    """Whether another kernel splits the input for fp32-accurate products."""
 
     @property
     def channels(self) -> int:
@@ -261,7 +264,8 @@ def hopper_walk(tile: HopperTile, problem: Problem, many_tiles: bool = False) ->
     problem = hopper_phase(problem)
     size, taps = problem.dtype.itemsize, problem.kernel_size
     values, planes = HOPPER_VALUES[problem.mode], HOPPER_PLANES[problem.mode]
-    channels, kinds = problem.channels_in // problem.groups, 16 // problem.aligned
+    channels = problem.channels_in // problem.groups
+    kinds = 1 if tile.presplit else 16 // problem.aligned
     least = max(tile.least_words(problem.mode), 4 * kinds)
     unit = 32 // size // values // (2 if is_narrow(problem) else 1)
     even = ceil_div(ceil_div(channels, values), 16) % 2 == 0
@@ -295,7 +299,9 @@ def hopper_walk(tile: HopperTile, problem: Problem, many_tiles: bool = False) ->
             room += (slices if resident else 3) * words * tile.channels * 4
             if fixed + room <= HOPPER_SHARED:
                 return HopperWalk(words, slices, 1, 1, rows, copied, resident, stages > 1)
-    for parts in range(1, taps + 1):
+    # Taps farther apart than a tile is long are copied one by one, if not all together.
+    apart = problem.dilation >= tile.positions // tile.warpgroups * problem.stride
+    for parts in (1, taps) if apart else range(1, taps + 1):
         of_part = ceil_div(taps, parts)
         if parts > 1 and of_part == ceil_div(taps, parts - 1):
             continue

@@ -158,7 +158,7 @@ def test_each_tile_is_compiled(logs: dict[str, Future[str]], family: str, mode: 
         for name in names
         if (
             found := re.search(
-                r"_kernel.*(?:4|10Hopper|8Grad|14GradHopper|11Product)TileI((?:Li\d+E)+)E", name
+                r"_kernel.*(?:4|10Hopper|8Grad|14GradHopper|11Product)TileI((?:L[ib]\d+E)+)E", name
             )
         )
     }

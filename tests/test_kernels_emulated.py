@@ -277,6 +277,8 @@ SPREAD = [
         Problem(2, 70, 20, 275, 3, padding=1, bias=True, mode="ieee"),
         Problem(1, 40, 70, 300, 1, mode="ieee"),
         Problem(1, 33, 9, 280, 5, stride=2, dilation=3, mode="ieee"),
+        Problem(1, 80, 6, 150, 2, groups=2, dilation=130, padding=70, mode="ieee"),
+        Problem(1, 40, 5, 150, 4, stride=2, padding=1, transposed=True, mode="ieee"),
     )
 ]
 
@@ -290,8 +292,20 @@ def test_fp32_values_of_all_sizes(build: Build, tmp_path: Path) -> None:
         Run(aligned_otherwise, 1, layout="batch_inside", integers=False, gap=3e38),
         Run(aligned_otherwise, 2, integers=False, scales=(2.0**-130, 2.0**60)),
         Run(aligned_otherwise, 0, integers=False, scales=(2.0**100, 2.0**-120)),
+        Run(aligned_otherwise, 3, layout="batch_inside", integers=False, gap=3e38),
+        Run(aligned_otherwise, 4, integers=False, scales=(2.0**-130, 2.0**60)),
+        Run(aligned_otherwise, 5, integers=False, scales=(2.0**100, 2.0**-120)),
     ]
-    source, runs = with_tested_tiles("hopper_ieee", on_family("hopper", [*SPREAD, *few]))
+    few += [
+        Run(problem, variant, integers=False, far=True)
+        for variant, _ in enumerate(plan.tile_rows("hopper", "ieee"))
+        for problem in (
+            Problem(2, 40, 20, 300, 1, padding=63, mode="ieee"),
+            Problem(1, 80, 6, 300, 2, groups=2, dilation=3, padding=63, mode="ieee"),
+        )
+    ]
+    tested = [run for run in (*SPREAD, *few) if run.variant in TESTED["hopper_ieee"]]
+    source, runs = with_tested_tiles("hopper_ieee", on_family("hopper", tested))
     assert_right(build(source), runs, tmp_path)
 
 

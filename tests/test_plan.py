@@ -58,6 +58,14 @@ def test_names_are_distinct_and_no_family_takes_another_plans_name() -> None:
         ("hopper_128x128", replace(LAYER_67, mode="ieee"), None),
         ("hopper_128x128", replace(LAYER_67, mode="ieee", channels_in=128), "18 steps"),
         ("hopper_96x128", replace(LAYER_67, mode="ieee", channels_in=128), None),
+        ("hopper_split_128x128", LAYER_67, "has no tf32 arithmetic"),
+        ("hopper_split_128x128", replace(LAYER_67, mode="ieee", batch=31), None),
+        ("hopper_split_128x128", replace(LAYER_67, mode="ieee", batch=33), "bytes or less"),
+        (
+            "hopper_split_96x128",
+            replace(UPSAMPLING, mode="ieee", stride=17, kernel_size=17),
+            "one phase",
+        ),
         ("hopper_128x256", replace(LAYER_67, batch=gpu_costs.MOST_BATCH), "batches below"),
         ("hopper_128x256", UPSAMPLING, None),
         ("hopper_128x256", replace(UPSAMPLING, length=1 << 27), "rows below"),
@@ -306,6 +314,33 @@ def test_aten_runs_what_would_be_slower_here() -> None:
     assert plan.select(replace(LAYER_67, mode="fp64")).name == "aten"
 
 
+def test_torch_takes_longer_where_channels_do_not_fill_16_bytes() -> None:
+    layer = Problem(32, 448, 448, 400, 3, padding=8, dilation=4, mode="tf32", gpu=H200)
+    ragged = replace(layer, channels_in=450)
+    assert gpu_costs.aten(ragged) > 1.25 * gpu_costs.aten(layer)
+    exact = [replace(problem, mode="ieee") for problem in (ragged, layer)]
+    assert gpu_costs.aten(exact[0]) < 1.05 * gpu_costs.aten(exact[1])
+
+
+def test_an_input_is_split_once_where_many_products_see_it() -> None:
+    wide = Problem(8, 1280, 1280, 3000, 3, stride=2, padding=1, bias=True, mode="ieee", gpu=H200)
+    assert plan.select(wide).name == "hopper_split_96x128"
+    assert plan.select(replace(LAYER_67, mode="ieee")).name == "hopper_128x128"
+
+
+def test_taps_beyond_a_tile_are_copied_one_by_one() -> None:
+    """Unless all of them are one part: rows between them are read by nobody."""
+    layer = Problem(64, 25, 25, 784, 7, padding=768, dilation=128, mode="bf16", gpu=H200)
+    tile = BY_NAME["hopper_32x384"].tiles["bf16"]
+    assert isinstance(tile, tiles.HopperTile)
+    walk = tiles.hopper_walk(tile, layer)
+    assert walk is not None and (walk.parts, walk.copied) == (7, 3 * 136)
+    near = tiles.hopper_walk(tile, replace(layer, dilation=40))
+    few = tiles.hopper_walk(tile, replace(layer, kernel_size=2))
+    assert near is not None and 1 < near.parts < 7
+    assert few is not None and few.parts == 1
+
+
 def test_a_transposed_convolution_is_one_launch_or_many() -> None:
     """Woven outputs cost little more than ordinary ones; phases cost a launch each, and more."""
     row, woven = BY_NAME["hopper_128x256"], tiles.hopper_phase(UPSAMPLING)
@@ -494,8 +529,13 @@ def test_every_plan_has_its_library_and_variant() -> None:
     ]
     assert libraries["hopper_ieee"].splitlines() == [
         '#include "hopper.cuh"',
-        "FASTCONV1D_HOPPER_LIBRARY(fastconv1d::Halves, fastconv1d::HopperTile<2, 1, 128>, "
-        "fastconv1d::HopperTile<2, 1, 96>, fastconv1d::HopperTile<2, 1, 64>)",
+        "FASTCONV1D_HOPPER_LIBRARY(fastconv1d::Halves, "
+        + ", ".join(
+            f"fastconv1d::HopperTile<2, 1, {channels}, {presplit}>"
+            for presplit in ("false", "true")
+            for channels in (128, 96, 64)
+        )
+        + ")",
     ]
     assert set(libraries) - set(plan.libraries_for("90a")) == set(plan.CPU_LIBRARIES)
     assert not any(re.search("hopper|explicit", name) for name in plan.libraries_for("100"))
@@ -516,7 +556,8 @@ def test_a_tiles_name_is_what_it_covers() -> None:
                 covers = tile.rows, tile.columns
             else:
                 covers = tile.channels, tile.positions
-            assert row.name == "{}_{}x{}".format(row.family, *covers)
+            kind = "_split" * getattr(tile, "presplit", False)
+            assert row.name == "{}{}_{}x{}".format(row.family, kind, *covers)
 
 
 def test_a_batch_that_the_dense_kernel_does_not_walk() -> None:
@@ -598,7 +639,7 @@ def test_walks_are_those_of_the_kernel(tmp_path: Path) -> None:
             tiles.HOPPER_PLANES[problem.mode],
             values,
             size,
-            16 // problem.aligned,
+            1 if tile.presplit else 16 // problem.aligned,
         )
         fixed = tiles.hopper_fixed_bytes(tile, problem.mode)
         numbers += (

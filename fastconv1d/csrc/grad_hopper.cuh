@@ -121,7 +121,8 @@ struct GradHopperParams {
   int64_t dilation, padding;
   int stride;
   int grad_kinds_log2;
-  int leads;  // whether boxes of the input show what is before a row
+  int leads;   // whether boxes of the input show what is before a row
+  int rounds;  // whether what comes raw of grad_output is still to be rounded
   int raw_stages, ready_stages, input_stages, input_bytes;
 };
 
@@ -350,13 +351,9 @@ struct GradHopperBlock {
     for (int e = 0; e < vector; ++e) sum += M::from(value[e]);
     return sum;
   }
-  static __device__ __forceinline__ void store(char* to, const uint4& words) {
-    auto& place = *reinterpret_cast<uint4*>(to);
-    if constexpr (values == 1)
-      place = make_uint4(round_tf32(float_of(words.x)), round_tf32(float_of(words.y)),
-                         round_tf32(float_of(words.z)), round_tf32(float_of(words.w)));
-    else
-      place = words;
+  static __device__ __forceinline__ uint4 rounded(const uint4& words) {
+    return make_uint4(nearest_tf32_bits(float_of(words.x)), nearest_tf32_bits(float_of(words.y)),
+                      nearest_tf32_bits(float_of(words.z)), nearest_tf32_bits(float_of(words.w)));
   }
 
   // Makes the rows of a kind, some at a time, with some lanes for each. All positions exist if they are WHOLE. A lane
@@ -386,8 +383,12 @@ struct GradHopperBlock {
 #pragma unroll
           for (int i = 0; i < at_once; ++i)
             sums[(row + i * rows_of_warp) * row_lanes + lane] += sum_of(words[i]);
+        if (values == 1 && p.rounds)
 #pragma unroll
-        for (int i = 0; i < at_once; ++i) store(to + i * rows_of_warp * 16, words[i]);
+          for (int i = 0; i < at_once; ++i) words[i] = rounded(words[i]);
+#pragma unroll
+        for (int i = 0; i < at_once; ++i)
+          *reinterpret_cast<uint4*>(to + i * rows_of_warp * 16) = words[i];
         from += at_once * rows_of_warp * raw_pitch;
         to += at_once * rows_of_warp * 16;
       }
@@ -1007,6 +1008,11 @@ struct GradHopper {
     const bool aligned =
                    p.grad_kinds_log2 == 0 && reinterpret_cast<uintptr_t>(a.grad_output) % 16 == 0,
                direct = aligned && (Block::values == 2 || a.grad_bias == nullptr);
+    // A bias is added up unrounded.
+    const BoxForm form = direct                   ? BoxForm::swizzled
+                         : a.grad_bias != nullptr ? BoxForm::plain
+                                                  : M::boxes;
+    p.rounds = form == BoxForm::plain;
     const int raw_pitch = direct ? DirectBlock::raw_pitch : Block::raw_pitch;
     const Rings rings = direct ? direct_rings_of(c.pairs, c.shared_bytes) : c.rings;
     if (!make_row_boxes<Element>(p.input_boxes, input_of(a, c, copy), c.pairs.kinds_log2,
@@ -1016,8 +1022,7 @@ struct GradHopper {
                                  {a.grad_output, a.batch, a.channels_out, a.length_out,
                                   a.channels_out * a.length_out, a.length_out},
                                  p.grad_kinds_log2, raw_pitch / Block::element,
-                                 T::channels >> p.grad_kinds_log2,
-                                 direct ? BoxForm::swizzled : BoxForm::plain))
+                                 T::channels >> p.grad_kinds_log2, form))
       return 1;
     p.output =
         c.splits == 1 && a.batch * c.slices * Block::positions <= kGradChain ? a.output : nullptr;

@@ -15,7 +15,7 @@
 // from memory once for all taps. Weights lie [plane][quad of 4 words][channel][4 words], as wgmma takes
 // them; where all fit, they stay. fp32-accurate mode (Halves) makes a word of two channels too, splits each
 // value in a high and a low fp16 part and adds three products; warpgroups look through a slice for its
-// largest value first, by which all are scaled.
+// largest value first, by which all are scaled, unless the input was split before (hopper_split.cuh).
 //
 // A column is an output channel. Of a transposed convolution of stride s it is every s-th output of one: all
 // outputs are then those of an ordinary convolution with more columns, in one launch, and are woven on their
@@ -28,13 +28,15 @@
 #include <type_traits>
 
 #include "hopper_pack.cuh"
+#include "hopper_split.cuh"
 #include "output.cuh"
 
 namespace fastconv1d {
 
-// WARPGROUPS of M_TILES x 64 positions by N channels each.
-template <int WARPGROUPS, int M_TILES, int N>
+// WARPGROUPS of M_TILES x 64 positions by N channels each. PRESPLIT: another kernel splits the input for Halves.
+template <int WARPGROUPS, int M_TILES, int N, bool PRESPLIT = false>
 struct HopperTile {
+  static constexpr bool presplit = PRESPLIT;
   static constexpr int warpgroups = WARPGROUPS, m_tiles = M_TILES, channels = N;
   static constexpr int positions = 64 * M_TILES;  // of a warpgroup
   static constexpr int threads = 128 + 128 * WARPGROUPS;
@@ -110,6 +112,7 @@ struct HopperParams {
   int64_t tile_step;                    // of the input, from one tile to the next
   int in_boxes;                         // whether the input is copied in boxes
   int leads;                            // whether these show what is before a row
+  SplitParams split;                    // what the input was split from, if it was
 };
 
 // What all roles of a block know.
@@ -121,7 +124,8 @@ struct HopperBlock {
   static constexpr int rows_of_quad = 4 * values;
   // Whether there is room for an address of each value that a lane reads, which taps as words need.
   static constexpr bool roomy = T::room >= (values > 1 ? 72 : 80);
-  static constexpr bool folds = M::sets == 1 && roomy;  // whether taps may be words
+  static constexpr bool folds = M::sets == 1 && roomy;        // whether taps may be words
+  static constexpr bool scans = M::sets > 1 && !T::presplit;  // whether it looks for scales
   const HopperParams& p;
   const Pipeline& l;
   HopperShared* shared;
@@ -187,7 +191,7 @@ struct HopperBlock {
               left = static_cast<int>(p.length) - position,
               rows = static_cast<int>(p.channels_in) - channel;
     const int row = shared->group * static_cast<int>(p.channels_in) + channel;
-    const bool within = (position >= (M::sets > 1 ? 16 / element : 0) || !p.leads) &&
+    const bool within = (position >= (scans ? 16 / element : 0) || !p.leads) &&
                         (p.in_boxes || first_of_block(l.blocks - 1) + l.block_positions <= left);
     return {place.batch * static_cast<int>(p.boxes.rows_per_batch) + row,
             static_cast<uint32_t>(reinterpret_cast<uint64_t>(p.input)) +
@@ -285,6 +289,7 @@ struct HopperBlock {
   // Warps 0-2; row by row, one thread of each. What surrounds the positions that exist is not looked at.
   template <bool BOXES>
   __device__ __forceinline__ void copy_inputs(int warp) const {
+    if constexpr (T::presplit) wait_for_kernel_before();  // that splits them
     Turn input;
     for_each_tile([&](const Place& place) {
 #pragma unroll 1
@@ -373,6 +378,78 @@ struct HopperBlock {
     auto* const word = reinterpret_cast<uint32_t*>(stage) + warpgroup * words;
 #pragma unroll 4
     for (int i = threadIdx.x % 128; i < words; i += 128) word[i] = round_tf32(float_of(word[i]));
+    fence_async_proxy();
+    warpgroup_sync(warpgroup + 1);
+  }
+
+  // Where a lane looks up whether a slice has values too small for the scale that it was split with: some lanes have a
+  // block of channels each, in all blocks of positions that a part of the taps sees.
+  struct SplitBlocks {
+    const uint16_t* first;
+    int count;  // of positions
+  };
+  static constexpr int split_lanes = 4;  // of blocks of channels that a slice may be in
+  __device__ __forceinline__ SplitBlocks split_blocks(const Place& place, const Source& from,
+                                                      int taps) const {
+    const int last = from.position + (T::positions - 1) * static_cast<int>(p.phase.in_step) +
+                     (taps - 1) * static_cast<int>(p.phase.shift_step),
+              first_block = from.before > 0 ? 0 : from.position / kSplitPositions,
+              end = (last < p.length ? last : static_cast<int>(p.length) - 1) / kSplitPositions + 1;
+    return {p.split.marks +
+                (place.batch * p.split.position_blocks() + first_block) * p.split.channel_blocks(),
+            place.batch >= p.batch || last < 0 ? 0 : end - first_block};
+  }
+  // The same of a lane, in one slice.
+  __device__ __forceinline__ uint32_t small_of_lane(const SplitBlocks& blocks, int slice) const {
+    const int channels = l.words * values,
+              first = shared->group * static_cast<int>(p.channels_in) + slice * channels,
+              lane = threadIdx.x % 32, block = first / kSplitChannels + lane % split_lanes,
+              all = static_cast<int>(p.split.channel_blocks());
+    uint32_t small = 0;
+    if (block * kSplitChannels < first + channels && block < all)
+#pragma unroll 1
+      for (int i = lane / split_lanes; i < blocks.count; i += 32 / split_lanes)
+        small |= SplitParams::is_small(blocks.first[i * all + block]);
+    return small;
+  }
+  // log2 of the scale for what a warpgroup's tile sees alone, where that of its batch's words cannot do.
+  __device__ __forceinline__ int scale_of_tile(const Place& place) const {
+    const auto taps = static_cast<int>(larger(p.phase.taps, 1));
+    const SplitBlocks blocks = split_blocks(place, source(place, 0, 0), taps);
+    const int all = static_cast<int>(p.split.channel_blocks()),
+              channels = static_cast<int>(p.channels_in), first = shared->group * channels,
+              end = (first + channels - 1) / kSplitChannels + 1;
+    uint32_t exponent = 0;
+#pragma unroll 1
+    for (int i = 0; i < blocks.count; ++i)
+#pragma unroll 1
+      for (int block = first / kSplitChannels + static_cast<int>(threadIdx.x % 32); block < end;
+           block += 32) {
+        const uint32_t of_block = SplitParams::exponent_of(blocks.first[i * all + block]);
+        exponent = of_block > exponent ? of_block : exponent;
+      }
+    return Scale::log2_for(static_cast<int>(largest_of_warp(exponent)));
+  }
+  // Has a warpgroup's blocks of a stage hold the input's values in place of their words.
+  __device__ __forceinline__ void restore(char* stage, const Source& from, const Place& place,
+                                          int slice, int warpgroup) const {
+    const int rows = l.words * values, of_row = 128 / rows,
+              row = static_cast<int>(threadIdx.x) % 128 / of_row, lane = threadIdx.x % of_row,
+              channel = slice * rows + row;
+    const bool exists = channel < p.channels_in;
+    const float* const input = p.split.input + place.batch * p.split.batch_stride +
+                               (shared->group * p.channels_in + channel) * p.split.channel_stride;
+#pragma unroll 1
+    for (int block = 0; block < l.blocks; ++block) {
+      auto* const of_stage = reinterpret_cast<float*>(
+          stage + ((warpgroup * l.blocks + block) * l.block_rows + row) * l.row_pitch);
+      const int first = from.position + first_of_block(block) - ahead(from, 0);
+#pragma unroll 1
+      for (int i = lane; i < l.block_positions; i += of_row) {
+        const int position = first + i;
+        of_stage[i] = exists && position >= 0 && position < p.length ? input[position] : 0.f;
+      }
+    }
     fence_async_proxy();
     warpgroup_sync(warpgroup + 1);
   }
@@ -534,7 +611,12 @@ struct HopperBlock {
 #pragma unroll
               for (int v = 0; v < values; ++v)
                 if ((bits_of(value[v]) & 0x7fffffffu) - slice.least >= slice.span) value[v] = 0;
-            M::split(value, words, slice.scale);
+            if constexpr (T::presplit && !SOME) {
+              words[0] = halves_of(bits_of(value[0]), bits_of(value[values - 1]), false);
+              words[M::planes - 1] = halves_of(bits_of(value[0]), bits_of(value[values - 1]), true);
+            } else {
+              M::split(value, words, slice.scale);
+            }
           }
 #pragma unroll
           for (int plane = 0; plane < M::planes; ++plane)
@@ -675,6 +757,14 @@ struct HopperBlock {
     for (Place of_block = shared->first; of_block.batch < p.batch;
          rehearses ? void(rehearses = false) : of_block.advance(p.step, p.tiles)) {
       const Place place = tile_of(of_block, warpgroup);
+      // Of the largest value so far, at least, and log2 of theirs.
+      int exponent = 0, scale = Scale::log2_for(0);
+      bool wide = false;  // whether the scale of its batch cannot do
+      if constexpr (T::presplit)
+        if (place.batch < p.batch) {
+          wide = p.split.wide[place.batch] != 0;
+          scale = wide ? scale_of_tile(place) : p.split.scales[place.batch];
+        }
       for_each_sum([&](int m, int i) {
 #pragma unroll
         for (int set = 0; set < M::sets; ++set) sums[m][set][i] = 0;
@@ -683,8 +773,7 @@ struct HopperBlock {
       hold(sums);
       int chained = 0;
       Source from;
-      // Of the largest value so far, at least, and log2 of theirs.
-      int exponent = 0, scale = Scale::log2_for(0);
+      uint32_t next_small = 0;
       int used_weight = -1;  // the stage that was read before, still to be given back
       if (l.resident) weight.stage = 0;
 #pragma unroll 1
@@ -698,6 +787,10 @@ struct HopperBlock {
           from =
               anew || M::sets > 1 ? source(place, first_slice() + slice, part) : next_slice(from);
           if (anew) find_quads(from, first_slice() + slice);
+          if constexpr (T::presplit)
+            if (anew) {
+              next_small = small_of_lane(split_blocks(place, from, taps), first_slice() + slice);
+            }
           Slice seen{stage, 1, 0, 0};
           // Of a tap's first value, counted in values: all tiles have an even number of positions.
           int first = static_cast<int>(reinterpret_cast<uint64_t>(p.input) / 2 + p.first_position +
@@ -717,12 +810,20 @@ struct HopperBlock {
           if (!from.whole) clear(stage, from, warpgroup);
           if (M::boxes == BoxForm::rounded && !p.in_boxes) round_values(stage, warpgroup);
           uint32_t smallest = ~0u;  // less 1
-          if constexpr (M::sets > 1) {
+          bool small = false;       // whether some values are too small for this scale
+          if constexpr (T::presplit) {
+            small = wide || largest_of_warp(next_small) > 0;
+            if (slice + 1 < slices())
+              next_small =
+                  small_of_lane(split_blocks(place, from, taps), first_slice() + slice + 1);
+            if (small) restore(stage, from, place, first_slice() + slice, warpgroup);
+          }
+          if (M::sets > 1 && (scans || small)) {
             const Range range = range_of(stage, warpgroup, turn);
             turn ^= 1;
             smallest = range.least;
             const int largest = static_cast<int>(smaller(range.most >> 23, Scale::most));
-            if (largest > exponent) {
+            if (scans && largest > exponent) {
               const int old = scale;
               // One more, so that this happens less often.
               exponent = largest < Scale::most ? largest + 1 : largest;
@@ -736,10 +837,8 @@ struct HopperBlock {
               }
             }
             seen.scale = Scale::power_of_two(scale);
+            if (scans) small = smallest + 1 > 0 && smallest + 1 < Scale::least_whole(scale);
           }
-          // Whether some values are too small for this scale.
-          const bool small =
-              M::sets > 1 && smallest + 1 > 0 && smallest + 1 < Scale::least_whole(scale);
 #pragma unroll 1
           for (int j = 0; j < taps; ++j) {
             if (!l.resident && !ready)
@@ -1023,7 +1122,15 @@ struct Hopper {
                : 0;
   }
 
-  static Cut cut(const ConvArgs& a, int64_t r) {
+  // The convolution of the words that the input is split to.
+  static ConvArgs of_words(ConvArgs a) {
+    a.input_channel_stride = round_up(a.length, 4);
+    a.input_batch_stride = a.channels_in * a.input_channel_stride;
+    return a;
+  }
+
+  static Cut cut(const ConvArgs& args, int64_t r) {
+    const ConvArgs a = T::presplit ? of_words(args) : args;
     Cut c{};
     c.phase = is_woven(a) ? woven_phase(a) : phase_of(a, r);
     c.weave = weave_of(a);
@@ -1053,12 +1160,30 @@ struct Hopper {
     return c;
   }
 
-  // Packed weights, behind them scales, and behind these the sums of shares.
+  // Packed weights, behind them scales, what the input is split to, and behind these the sums of shares.
   static int64_t packed_bytes(const ConvArgs& a, const Cut& c) {
-    return before_shares(c) + (shares(c) > 1 ? 4 * shares(c) * all_sums(a, c) : 0);
+    return before_shares(a, c) + (shares(c) > 1 ? 4 * shares(c) * all_sums(a, c) : 0);
   }
-  static int64_t before_shares(const Cut& c) {
-    return weight_bytes(c) + (M::sets > 1 ? 4 * scales(c) : 0);
+  static int64_t before_split(const Cut& c) {
+    return round_up(weight_bytes(c) + (M::sets > 1 ? 4 * scales(c) : 0), 32);
+  }
+  static int64_t before_shares(const ConvArgs& a, const Cut& c) {
+    char* const none = nullptr;
+    return before_split(c) + (T::presplit ? split_of(a).place(none) - none : 0);
+  }
+  static SplitParams split_of(const ConvArgs& a) {
+    SplitParams split{};
+    split.input = static_cast<const float*>(a.input);
+    split.batch_stride = a.input_batch_stride;
+    split.channel_stride = a.input_channel_stride;
+    split.batch = a.batch;
+    split.channels = a.channels_in;
+    split.length = a.length;
+    split.pitch = of_words(a).input_channel_stride;
+    // As many blocks as run at a time.
+    split.parts_of_batch = larger(
+        1, smaller(smaller(kMostSplitParts, split.blocks()), 8 * a.multiprocessors / a.batch));
+    return split;
   }
   static int64_t shares(const Cut& c) {
     return larger(1, ceil_div(c.pipeline.slices, c.slices_of_share));
@@ -1069,10 +1194,18 @@ struct Hopper {
   static int64_t weight_bytes(const Cut& c) { return c.packed_quads * 16 * M::planes; }
   static int64_t scales(const Cut& c) { return c.groups * c.channel_blocks * T::channels; }
 
-  static int launch_phase(const ConvArgs& a, const Cut& c, void* stream) {
+  static int launch_phase(const ConvArgs& args, const Cut& c, void* stream) {
     const Pipeline& l = c.pipeline;
     // cudaErrorInvalidValue: `why_not` should have said so.
     if (l.taps == 0 || c.packed_quads > UINT32_MAX) return 1;
+    ConvArgs a = args;
+    HopperParams p{};
+    if constexpr (T::presplit) {
+      p.split = split_of(args);
+      p.split.place(static_cast<char*>(a.workspace) + before_split(c));
+      a = of_words(args);
+      a.input = p.split.words;
+    }
     auto* const packed = static_cast<uint32_t*>(a.workspace);
     auto* const scales = static_cast<int*>(a.workspace) + weight_bytes(c) / 4;
     constexpr int at_once = packed_columns<T>();
@@ -1088,16 +1221,24 @@ struct Hopper {
       error = fastconv1d::launch(hopper_scale_kernel<M, T>,
                                  dim3(static_cast<unsigned>(Hopper::scales(c))), dim3(128), 16,
                                  stream, pack);
+    // One of the kernels that split the input, with so many blocks for each batch.
+    const auto split = [&](auto* kernel, int64_t blocks) {
+      error = fastconv1d::launch<true>(kernel, dim3(static_cast<unsigned>(a.batch * blocks)),
+                                       dim3(kSplitThreads), kSplitShared, stream, p.split);
+    };
     if (error == 0 && threads > 0)
       error = fastconv1d::launch<(M::sets > 1)>(
           columns == 1 ? hopper_pack_kernel<M, T, 1> : hopper_pack_kernel<M, T, at_once>,
           dim3(static_cast<unsigned>(ceil_div(threads, 128))), dim3(128), 0, stream, pack);
+    if constexpr (T::presplit) {
+      if (error == 0) split(split_range_kernel<M>, p.split.parts_of_batch);
+      if (error == 0) split(split_kernel<M>, p.split.blocks());
+    }
     if (error != 0) return error;
     const int64_t bytes = hopper_fixed_bytes<M, T>() + stage_bytes(l);
     const auto kernel = hopper_kernel<M, T>;
     error = set_shared_limit(kernel, bytes);
     if (error != 0) return error;
-    HopperParams p{};
     p.input = a.input;
     p.weights = packed;
     p.scales = scales;
@@ -1140,7 +1281,7 @@ struct Hopper {
     p.leads = !p.in_boxes || p.boxes.lead();
     p.slices_of_share = static_cast<int>(c.slices_of_share);
     if (shares(c) > 1)
-      p.shares = reinterpret_cast<float*>(static_cast<char*>(a.workspace) + before_shares(c));
+      p.shares = reinterpret_cast<float*>(static_cast<char*>(a.workspace) + before_shares(args, c));
     const dim3 blocks(static_cast<unsigned>(a.groups * c.channel_blocks * c.runs),
                       static_cast<unsigned>(shares(c)));
     // Nothing but the packing comes before it then, and what came before that is over.

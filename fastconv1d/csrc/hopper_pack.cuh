@@ -29,15 +29,28 @@ __global__ void __launch_bounds__(128) hopper_scale_kernel(const HopperPackParam
   const int64_t group = block / p.channel_blocks;
   const Column column = column_of(p.weave, block % p.channel_blocks * T::channels + row);
   uint32_t most = 0;
-  for (int64_t i = threadIdx.x; i < p.channels_in * p.phase.taps; i += 128) {
-    Digits<uint32_t> digits{static_cast<uint32_t>(i)};
-    const int64_t tap = digits.take(p.phase.taps);
-    const int64_t of_column = tap_of(p.phase, p.weave, column.r, tap);
-    if (column.channel >= p.channels_out || of_column >= p.kernel_size) continue;
-    const float weight = static_cast<const float*>(
-        p.weight)[weight_row(p, group, column.channel, digits.rest) + of_column];
-    const uint32_t bits = bits_of(weight) & 0x7fffffffu;
-    most = bits > most ? bits : most;
+  // Several at a time: there is little else to hide their latency.
+  constexpr int at_once = 8;
+  const auto count = static_cast<uint32_t>(p.channels_in * p.phase.taps);
+#pragma unroll 1
+  for (uint32_t first = threadIdx.x; first < count; first += 128 * at_once) {
+    float weight[at_once];
+#pragma unroll
+    for (int i = 0; i < at_once; ++i) {
+      Digits<uint32_t> digits{first + 128 * i};
+      const int64_t tap = digits.take(p.phase.taps),
+                    of_column = tap_of(p.phase, p.weave, column.r, tap);
+      const bool exists =
+          first + 128 * i < count && column.channel < p.channels_out && of_column < p.kernel_size;
+      weight[i] = exists ? __ldg(static_cast<const float*>(p.weight) +
+                                 weight_row(p, group, column.channel, digits.rest) + of_column)
+                         : 0.f;
+    }
+#pragma unroll
+    for (int i = 0; i < at_once; ++i) {
+      const uint32_t bits = bits_of(weight[i]) & 0x7fffffffu;
+      most = bits > most ? bits : most;
+    }
   }
   most = largest_of_warp(most);
   if (threadIdx.x % 32 == 0) memory[threadIdx.x / 32] = most;

@@ -71,9 +71,11 @@ struct OutputWriter {
   // first time: a round's sums are those of the first chunks, to whose registers the next ones' move.
   static constexpr int
       chunks = N / L::staged_channels,
-      of_round = chunks % 4 == 0   ? 4
-                 : chunks % 3 == 0 ? 3
-                                   : chunks,
+      // Of two mma tiles in 16 bits the moves take longer than the code.
+      of_round = M_TILES > 1 && pairs ? chunks
+                 : chunks % 4 == 0    ? 4
+                 : chunks % 3 == 0    ? 3
+                                      : chunks,
       // Of two mma tiles there are no registers to keep what a round needs of woven rows.
       of_woven = M_TILES > 1 ? chunks : of_round;
   // A tile, or a rehearsal, ends with the second stage, and what comes next begins with the first.

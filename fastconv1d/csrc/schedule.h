@@ -449,7 +449,10 @@ FASTCONV1D_HD constexpr Pipeline pipeline_of(const PipelineLimits& t, const Phas
         if (l.taps > 0) return l;
       }
   }
-  for (int64_t parts = 1;; ++parts) {
+  // Taps farther apart than a tile is long see nothing in common, and rows between them would be copied for nobody. In
+  // one part they have fewer handovers all the same.
+  const bool apart = p.shift_step >= t.outputs * p.in_step;
+  for (int64_t parts = 1;; parts = apart ? p.taps : parts + 1) {
     const int64_t taps = ceil_div(larger(p.taps, 1), parts);
     // One input stage alone is better than copying its rows again for every part. Wide slices have fewer
     // handovers than narrow ones, but may have more channels that do not exist.

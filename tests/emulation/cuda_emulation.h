@@ -848,6 +848,10 @@ FASTCONV1D_EMULATOR inline void copy_box(void* shared, const BoxMap* box, int co
   wake_if_complete(barrier);
 }
 
+inline uint32_t nearest_tf32_bits(float x) {
+  return float_as_word(x) + (std::fabs(x) < std::numeric_limits<float>::infinity() ? 0x1000u : 0u);
+}
+
 inline void add_to(float* to, float x) { *to += x; }
 inline void store_16(void* to, const uint4& words) { *static_cast<uint4*>(to) = words; }
 
