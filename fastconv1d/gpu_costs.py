@@ -65,9 +65,9 @@ DENSE_RATE = {"tf32": 130e6, "ieee": 66e6, "bf16": 240e6, "fp16": 240e6}  # FLOP
 # Share of it that tiles reach, by channels and positions.
 DENSE_SHARE = {(128, 256): 1.0, (128, 128): 0.9, (64, 128): 0.6, (32, 128): 0.35}
 DENSE_START = 34.0  # µs: both kernels of a phase, the first of which packs the weight
-MOST_SPLIT_BYTES = 1 << 30  # of an input that is split before
 HOPPER_BANDWIDTH = 3.8e6  # bytes per µs that the Hopper kernel reads and writes
 PACK_BANDWIDTH = {2: 1.55e6, 4: 2.1e6}  # bytes per µs in which weights are packed, by size
+MOST_SPLIT_BYTES = 1 << 30  # of an input that is split before
 SPLIT_START, SPLIT_BANDWIDTH = 4.9, 3.6e6  # µs, and bytes per µs, that splitting the input takes
 SPLIT_BLOCK = 32, 128  # channels and positions: kSplitChannels of csrc/hopper_split.cuh
 SHARE_START, SHARE_BANDWIDTH = 3.0, 2.5e6  # µs, and bytes per µs, that adding up shares takes
@@ -245,11 +245,8 @@ def hopper_why_not(tile: HopperTile | None, problem: Problem) -> str | None:
     if padded >= MOST_LENGTH:
         return f"walks padded rows below {MOST_LENGTH}, not {padded}"
     assert tile is not None
-    if tile.presplit and hopper_phases(problem) > 1:
-        return "splits the input of one phase, not of several"
-    words = problem.batch * problem.channels_in * ceil_div(problem.length, 4) * 4
-    if tile.presplit and 4 * words > MOST_SPLIT_BYTES:
-        return f"keeps a split input of {MOST_SPLIT_BYTES} bytes or less"
+    if tile.presplit and (reason := _presplit_why_not(problem)):
+        return reason
     walk = hopper_walk(tile, problem)
     if walk is None:
         return f"a stride of {problem.stride} needs more shared memory than a block may take"
@@ -259,7 +256,17 @@ def hopper_why_not(tile: HopperTile | None, problem: Problem) -> str | None:
     return None
 
 
-def _split_cost(problem: Problem) -> float:
+def _presplit_why_not(problem: Problem) -> str | None:
+    """The Hopper kernel's tiles whose input is split before."""
+    if hopper_phases(problem) > 1:
+        return "splits the input of one phase, not of several"
+    words = problem.batch * problem.channels_in * ceil_div(problem.length, 4) * 4
+    if 4 * words > MOST_SPLIT_BYTES:
+        return f"keeps a split input of {MOST_SPLIT_BYTES} bytes or less"
+    return None
+
+
+def _presplit_cost(problem: Problem) -> float:
     """Splitting the input before products: it is read twice, and as much is written."""
     channels = ceil_div(problem.channels_in, SPLIT_BLOCK[0]) * SPLIT_BLOCK[0]
     positions = ceil_div(problem.length, SPLIT_BLOCK[1]) * SPLIT_BLOCK[1]
@@ -275,7 +282,7 @@ def hopper(tile: HopperTile | None, problem: Problem) -> float:
     traffic = problem.bytes / (HOPPER_BANDWIDTH * gpu_scale(problem))
     woven = is_woven(problem) and problem.stride > 1
     split, weights = _rows_are_split(problem), problem.weight_elements
-    before = _split_cost(problem) if tile.presplit else 0.0
+    before = _presplit_cost(problem) if tile.presplit else 0.0
     problem = hopper_phase(problem)
     assert problem.gpu is not None
     waves = wave_count(tile, problem, problem.gpu)
