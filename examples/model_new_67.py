@@ -1358,7 +1358,6 @@ __global__ void __launch_bounds__(128) hopper_scale_kernel(const HopperPackParam
 template <class M, class T, int COLUMNS>
 __global__ void __launch_bounds__(128) hopper_pack_kernel(const HopperPackParams p) {
   let_next_kernel_begin();
-  if constexpr (M::sets > 1) wait_for_kernel_before();
   const int64_t index = static_cast<int64_t>(blockIdx.x) * 128 + threadIdx.x;
   if (index >= p.count) return;
   const Pipeline& l = p.pipeline;
@@ -1425,6 +1424,7 @@ __global__ void __launch_bounds__(128) hopper_pack_kernel(const HopperPackParams
       for (int v = 0; v < values; ++v)
         value[c][i][v] = has_channel && exists[i][v] ? __ldg(weights[i][v] + further) : Element{0};
   }
+  if constexpr (M::sets > 1) wait_for_kernel_before();
 #pragma unroll
   for (int c = 0; c < COLUMNS; ++c) {
     float scale = 1;
@@ -1972,9 +1972,9 @@ struct OutputWriter {
 };
 }
 namespace fastconv1d {
-template <int WARPGROUPS, int M_TILES, int N, bool PRESPLIT = false>
+template <int WARPGROUPS, int M_TILES, int N, bool PRESPLIT = false, bool FOLDED = false>
 struct HopperTile {
-  static constexpr bool presplit = PRESPLIT;
+  static constexpr bool presplit = PRESPLIT, folded = FOLDED;
   static constexpr int warpgroups = WARPGROUPS, m_tiles = M_TILES, channels = N;
   static constexpr int positions = 64 * M_TILES;
   static constexpr int threads = 128 + 128 * WARPGROUPS;
@@ -1986,7 +1986,7 @@ struct HopperTile {
 };
 template <class M, class T>
 FASTCONV1D_HD constexpr int steps_at_once() {
-  return T::m_tiles * T::channels * M::products > 128 || T::m_tiles > 1 ? 1 : 2;
+  return T::m_tiles * T::channels > 128 || T::m_tiles > 1 || M::sets > 1 ? 1 : 2;
 }
 template <class M, class T>
 FASTCONV1D_HD constexpr bool cuts_chains() {
@@ -2041,8 +2041,7 @@ struct HopperBlock {
   static constexpr int64_t element = sizeof(Element);
   static constexpr int values = M::values_per_word;
   static constexpr int rows_of_quad = 4 * values;
-  static constexpr bool roomy = T::room >= (values > 1 ? 72 : 80);
-  static constexpr bool folds = M::sets == 1 && roomy;
+  static constexpr bool folds = M::sets > 1 ? T::folded : T::room >= (values > 1 ? 72 : 80);
   static constexpr bool scans = M::sets > 1 && !T::presplit;
   const HopperParams& p;
   const Pipeline& l;
@@ -2100,6 +2099,8 @@ struct HopperBlock {
               left = static_cast<int>(p.length) - position,
               rows = static_cast<int>(p.channels_in) - channel;
     const int row = shared->group * static_cast<int>(p.channels_in) + channel;
+    int needed = channels;
+    if (folds && l.folded > 0) needed = scans ? 1 << (l.kinds_log2 + l.box_rows_log2) : 0;
     const bool within = (position >= (scans ? 16 / element : 0) || !p.leads) &&
                         (p.in_boxes || first_of_block(l.blocks - 1) + l.block_positions <= left);
     return {place.batch * static_cast<int>(p.boxes.rows_per_batch) + row,
@@ -2112,7 +2113,7 @@ struct HopperBlock {
             left < 0 ? 0 : left,
             rows,
             within,
-            within && (l.folded > 0 || rows >= channels)};
+            within && rows >= needed};
   }
   __device__ __forceinline__ Source next_slice(Source from) const {
     from.rows -= l.words * values;
@@ -2383,7 +2384,7 @@ struct HopperBlock {
   static constexpr int sums_of_tile = 128 * T::m_tiles * T::channels / 2;
   using Sums = float[T::m_tiles][M::sets][T::channels / 2];
   using Writer = OutputWriter<M, T::m_tiles, T::channels>;
-  static constexpr int kept = M::sets > 1 || !roomy ? 1 : 2;
+  static constexpr int kept = folds ? 2 : 1;
   template <int STEPS>
   struct Quads {
     int at[kept][2 * STEPS];
@@ -2955,11 +2956,10 @@ struct Hopper {
          shared_budget(1) - hopper_fixed_bytes<M, T>(), ceil_div(tiles, c.runs) >= 4},
         c.phase, c.channels_in);
     Pipeline& l = c.pipeline;
-    if (M::chain > 0 && !cuts_chains<M, T>() && l.slices * c.phase.taps * (l.words / 8) > M::chain)
-      l.taps = 0;
-    c.slices_of_share = slices_of_share(
-        a.groups * c.channel_blocks * c.runs, l.slices,
-        (l.folded > 0 ? 1 : larger(c.phase.taps, 0)) * (l.words / 8), a.multiprocessors);
+    const int64_t steps = (l.folded > 0 ? 1 : larger(c.phase.taps, 0)) * (l.words / 8);
+    if (M::chain > 0 && !cuts_chains<M, T>() && l.slices * steps > M::chain) l.taps = 0;
+    c.slices_of_share =
+        slices_of_share(a.groups * c.channel_blocks * c.runs, l.slices, steps, a.multiprocessors);
     c.packed_quads = a.groups * c.channel_blocks * l.slices * l.parts * l.taps * (l.words / 4) *
                      int64_t{T::channels};
     return c;
@@ -3099,10 +3099,10 @@ struct Hopper {
 }
 #define FASTCONV1D_HOPPER_LIBRARY(...) FASTCONV1D_TILE_LIBRARY(fastconv1d::Hopper, __VA_ARGS__)
 namespace fastconv1d {
-using Tf32Kernel = TileLibrary<Hopper, Tf32, fastconv1d::HopperTile<2, 2, 128, false>>;
-using IeeeKernel = TileLibrary<Hopper, Halves, fastconv1d::HopperTile<2, 1, 128, false>>;
-using Bf16Kernel = TileLibrary<Hopper, Bf16, fastconv1d::HopperTile<3, 2, 64, false>>;
-using Fp16Kernel = TileLibrary<Hopper, Fp16, fastconv1d::HopperTile<3, 2, 64, false>>;
+using Tf32Kernel = TileLibrary<Hopper, Tf32, fastconv1d::HopperTile<2, 2, 128, false, false>>;
+using IeeeKernel = TileLibrary<Hopper, Halves, fastconv1d::HopperTile<2, 1, 128, false, false>>;
+using Bf16Kernel = TileLibrary<Hopper, Bf16, fastconv1d::HopperTile<3, 2, 64, false, false>>;
+using Fp16Kernel = TileLibrary<Hopper, Fp16, fastconv1d::HopperTile<3, 2, 64, false, false>>;
 }
 namespace fastconv1d {
 template <class Function>

@@ -52,7 +52,9 @@ SLIDING_PARTS = 12 << 10  # of which this for sums of parts
 SLIDING_STRIDES = (2, 4, 8)  # of transposed convolutions that it has kernels for
 STRETCH, STRETCHES = 64, 16  # kStretch and kStretches of csrc/toeplitz.cuh
 KN2ROW_WINDOW = 32  # kWindow of csrc/kn2row.cuh
-KN2ROW_BLOCKS = {1: (8, 3), 2: (8, 2), 4: (16, 1)}  # warps; blocks of a multiprocessor; by tiles
+# Warps; blocks of a multiprocessor; by tiles.
+KN2ROW_BLOCKS = {1: (8, 3), 2: (8, 2), 4: (16, 1)}
+KN2ROW_SPLIT_BLOCKS = {1: (8, 2), 2: (8, 1)}  # where values are split
 KN2ROW_GROUPS = 1 << 16  # which a grid's second dimension does not hold
 KN2ROW_STRIDE = 1 << 15  # whose square its 32-bit counters hold
 
@@ -87,8 +89,9 @@ SLIDING_LOOP = {4: 0.3e-3, 2: 0.1e-3}  # µs more for a depthwise row whose taps
 SLIDING_UNROLLED = 8  # taps that are none
 SLIDING_BANDWIDTH = 3.4e6  # bytes per µs that it reads and writes
 TOEPLITZ_START = 8.0  # µs: its launch, a block's first reads and its last writes
-TOEPLITZ_LINE = {4: 0.08, 2: 0.047}  # µs for 64 taps of 16 stretches, by size
-TOEPLITZ_BANDWIDTH = {4: 2.4e6, 2: 1.9e6}  # bytes per µs that it reads and writes, likewise
+# By mode: µs for 64 taps of 16 stretches; bytes per µs that it reads and writes.
+TOEPLITZ_LINE = {"tf32": 0.08, "ieee": 0.22, "bf16": 0.047, "fp16": 0.047}
+TOEPLITZ_BANDWIDTH = {"tf32": 2.4e6, "ieee": 1.35e6, "bf16": 1.9e6, "fp16": 1.9e6}
 EXPLICIT_START, EXPLICIT_WAVE = 2.9, 6.4  # µs: its kernels; a block's start and its end
 # µs of a slice, by rows and columns of the tile and size.
 EXPLICIT_SLICE = {
@@ -104,6 +107,7 @@ KN2ROW_CLOCK = 1755.0  # cycles per µs
 # kPart and kProduct there.
 KN2ROW_TILE, KN2ROW_OWN, KN2ROW_STEP = 1600, 1700, {1: 40, 2: 40, 4: 90}
 KN2ROW_OUTPUT = 60, 12, 5
+KN2ROW_SPLIT = 2  # times as long takes a step whose values are split: kSplit there
 KN2ROW_WEIGHT = 0.12  # µs that a block takes for one word of weights of each thread's
 KN2ROW_BANDWIDTH = 4e6  # bytes per µs that it reads
 ATEN_RATE = {"tf32": 300e6, "ieee": 46e6, "bf16": 700e6, "fp16": 700e6, "fp64": 15e6}  # FLOP per µs
@@ -156,11 +160,11 @@ HOPPER = {
         *(0.021, 0.223, 0, 345, 0.206),
     ),
     "ieee": HopperCosts(
-        *(0.515, 216, 142, 11.4, 1070, 3.56, 367, 0.137, 0.028, 19.1, 0, 0.271),
+        *(0.515, 216, 142, 11.4, 1070, 3.56, 367, 0.137, 0.028, 14.9, 0, 0.271),
         *(0.123, 0, 0, 0, 0),
     ),
     "split": HopperCosts(
-        *(0.609, 148, 0, 21.9, 630, 3.62, 922, 0.144, 0.00647, 12.3, 0, 0.277),
+        *(0.609, 148, 0, 21.9, 630, 3.62, 922, 0.144, 0.00647, 9.3, 0, 0.277),
         *(0.179, 0.232, 1.21, 0, 0),
     ),
     "bf16": HOPPER_16_BIT,
@@ -419,8 +423,6 @@ def toeplitz_why_not(problem: Problem) -> str | None:
     """Long depthwise kernels, as products of Toeplitz matrices."""
     if reason := fma_why_not(problem):
         return reason
-    if problem.mode not in ROUNDED:
-        return f"has no {problem.mode} arithmetic"
     if problem.channels_in != problem.groups:
         return f"takes one input channel a group, not {problem.channels_in // problem.groups}"
     if problem.stride > 1 or (problem.dilation > 1 and problem.kernel_size > 1):
@@ -438,7 +440,7 @@ def toeplitz(problem: Problem) -> float:
     """Long depthwise kernels, as products of Toeplitz matrices."""
     # A warp has some stretches of each of some batches, and multiplies what these see but padding,
     # and a line more, since a kernel's first and last tap begin and end within one.
-    if problem.mode not in ROUNDED:
+    if problem.mode == "fp64":
         return float("inf")
     size = problem.dtype.itemsize
     stretches = ceil_div(problem.length_out, STRETCH)
@@ -448,10 +450,10 @@ def toeplitz(problem: Problem) -> float:
     )
     seen = min(problem.length, problem.length_out) * problem.kernel_size
     lines = 1 + seen / (max(problem.length_out, 1) * STRETCH)
-    time = problem.channels_out * tiles * lines * TOEPLITZ_LINE[size] / MULTIPROCESSORS
+    time = problem.channels_out * tiles * lines * TOEPLITZ_LINE[problem.mode] / MULTIPROCESSORS
     # Each output channel reads its input.
     elements = problem.channels_out // problem.groups * problem.input_elements
-    traffic = (elements + problem.output_elements) * size / TOEPLITZ_BANDWIDTH[size]
+    traffic = (elements + problem.output_elements) * size / TOEPLITZ_BANDWIDTH[problem.mode]
     return TOEPLITZ_START + larger(traffic, time) / gpu_scale(problem)
 
 
@@ -507,6 +509,11 @@ def explicit(tile: ProductTile | None, problem: Problem, *, gradient: bool = Fal
     return EXPLICIT_START + time
 
 
+def _kn2row_blocks(problem: Problem) -> dict[int, tuple[int, int]]:
+    """Warps, and blocks of a multiprocessor, by tiles of 16 rows: `Kn2rowShape`."""
+    return KN2ROW_SPLIT_BLOCKS if problem.mode == "ieee" else KN2ROW_BLOCKS
+
+
 def _kn2row_shape(problem: Problem) -> tuple[int, int]:
     """Tiles of 16 rows that the products of an output channel take; those of all of a group's."""
     tiles = ceil_div(problem.kernel_size, 16)
@@ -518,10 +525,11 @@ def _kn2row_time(problem: Problem) -> float | None:
     """µs that the kn2row kernel takes, or None if it cannot: `Kn2rowWork` of csrc/kn2row.cuh."""
     assert problem.gpu is not None
     stretch, tiles = _kn2row_shape(problem)
-    tiles = next((count for count in KN2ROW_BLOCKS if count >= tiles), 0)
+    of_tiles = _kn2row_blocks(problem)
+    tiles = next((count for count in of_tiles if count >= tiles), 0)
     if not tiles:
         return None
-    warps, blocks = KN2ROW_BLOCKS[tiles]
+    warps, blocks = of_tiles[tiles]
     size, reach = problem.dtype.itemsize, problem.reach - 1
     kinds = max(1, 4 * size // problem.aligned)  # of rows, by how they begin modulo 4 values
     of_step = 32 // size
@@ -552,7 +560,8 @@ def _kn2row_time(problem: Problem) -> float | None:
             columns = (of_tile - 1 + reach) // problem.stride + 1
         windows = parts * ceil_div(columns + 8, KN2ROW_WINDOW)
         instructions = KN2ROW_OUTPUT[0] + parts * (KN2ROW_OUTPUT[1] + KN2ROW_OUTPUT[2] * seen)
-        busy = KN2ROW_OWN + KN2ROW_STEP[tiles] * windows * ceil_div(steps, parts // kinds)
+        step = KN2ROW_STEP[tiles] * (KN2ROW_SPLIT if problem.mode == "ieee" else 1)
+        busy = KN2ROW_OWN + step * windows * ceil_div(steps, parts // kinds)
         busy += channels_out * of_tile * instructions // 128
         time = turns * (KN2ROW_TILE + resident * busy) / KN2ROW_CLOCK
         times.append(time + KN2ROW_WEIGHT * kinds * steps * tiles * 4 / warps)
@@ -563,8 +572,6 @@ def kn2row_why_not(problem: Problem) -> str | None:
     """Products of all taps and positions, added up where outputs see them."""
     if reason := fma_why_not(problem):
         return reason
-    if problem.mode not in ROUNDED:
-        return f"has no {problem.mode} arithmetic"
     sizes = (problem.length + 2 * problem.padding, problem.length_out, problem.reach)
     if max(sizes) >= MOST_SLIDING or problem.stride >= KN2ROW_STRIDE:
         return (
@@ -574,7 +581,7 @@ def kn2row_why_not(problem: Problem) -> str | None:
         return f"has fewer than {MOST_BATCH} tiles"
     if problem.groups >= KN2ROW_GROUPS:
         return f"has fewer than {KN2ROW_GROUPS} groups, not {problem.groups}"
-    rows, most = 16 * _kn2row_shape(problem)[1], 16 * max(KN2ROW_BLOCKS)
+    rows, most = 16 * _kn2row_shape(problem)[1], 16 * max(_kn2row_blocks(problem))
     if rows > most:
         return f"takes {most} pairs of an output channel and a tap, not {rows}"
     if _kn2row_time(problem) is None:
@@ -584,7 +591,7 @@ def kn2row_why_not(problem: Problem) -> str | None:
 
 def kn2row(problem: Problem) -> float:
     """Products of all taps and positions, added up where outputs see them."""
-    if problem.gpu is None or problem.mode not in ROUNDED:
+    if problem.gpu is None or problem.mode == "fp64":
         return float("inf")
     time = _kn2row_time(problem)
     if time is None:

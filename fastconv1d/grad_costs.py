@@ -225,17 +225,23 @@ def dense(tile: GradTile | None, problem: Problem) -> float:
     return time + _parts_time(problem, splits)
 
 
+def toeplitz_why_not(problem: Problem) -> str | None:
+    """Long kernels of groups with one input channel, as products of Toeplitz matrices."""
+    if problem.gpu and problem.mode == "ieee":
+        return "has no ieee arithmetic"
+    return gpu_costs.toeplitz_why_not(problem)
+
+
 def toeplitz(problem: Problem) -> float:
     """Long kernels of groups with one input channel, as products of Toeplitz matrices."""
     # A warp multiplies lines of the shorter row of a batch by 16 stretches of taps.
     if problem.gpu is None or problem.mode not in ROUNDED:
         return float("inf")
-    size = problem.dtype.itemsize
     lines = ceil_div(STRETCH - 1 + min(problem.length, problem.length_out), STRETCH)
     tiles = ceil_div(problem.kernel_size, STRETCHES * STRETCH)
     items = problem.channels_out * tiles * problem.batch
-    time = items * (lines + GRAD_TOEPLITZ_COPY) * TOEPLITZ_LINE[size] / MULTIPROCESSORS
-    traffic = tiles * problem.bytes / TOEPLITZ_BANDWIDTH[size]
+    time = items * (lines + GRAD_TOEPLITZ_COPY) * TOEPLITZ_LINE[problem.mode] / MULTIPROCESSORS
+    traffic = tiles * problem.bytes / TOEPLITZ_BANDWIDTH[problem.mode]
     return GRAD_TOEPLITZ_START + larger(traffic, time) / gpu_scale(problem)
 
 

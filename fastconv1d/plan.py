@@ -100,9 +100,10 @@ def _hopper(
     modes: Sequence[str] = ROUNDED,
     *,
     presplit: bool = False,
+    folded: bool = False,
 ) -> Plan:
-    tile = HopperTile(warpgroups, m_tiles, n, presplit)
-    name = f"hopper_{'split_' * presplit}{tile.channels}x{tile.positions}"
+    tile = HopperTile(warpgroups, m_tiles, n, presplit, folded)
+    name = f"hopper_{'split_' * presplit}{'folded_' * folded}{tile.channels}x{tile.positions}"
     tiles = dict.fromkeys(modes, tile)
     return _tiled(name, "hopper", gpu_costs.hopper_why_not, gpu_costs.hopper, tiles)
 
@@ -139,6 +140,8 @@ PLANS: tuple[Plan, ...] = (
     _hopper(2, 1, 64, (*ROUNDED, "ieee")),
     _hopper(3, 2, 32),
     _hopper(4, 1, 32),
+    _hopper(3, 1, 32, ("ieee",)),
+    _hopper(2, 1, 128, ("ieee",), folded=True),
     _hopper(2, 1, 128, ("ieee",), presplit=True),
     _hopper(2, 1, 96, ("ieee",), presplit=True),
     _hopper(2, 1, 64, ("ieee",), presplit=True),
@@ -201,7 +204,7 @@ GRADIENT_PLANS: tuple[Plan, ...] = (
     Plan(
         "grad_toeplitz",
         "toeplitz",
-        gpu_costs.toeplitz_why_not,
+        grad_costs.toeplitz_why_not,
         grad_costs.toeplitz,
         gradient=True,
     ),
@@ -373,18 +376,19 @@ def libraries() -> dict[str, str]:
         for mode in TENSOR_CORE_MODES:
             if rows := tile_rows(family, mode):
                 glue[f"{family}_{mode}"] = tile_glue(family, mode, rows)
-    for mode in ROUNDED:
+    for mode in TENSOR_CORE_MODES:
         glue[f"toeplitz_{mode}"] = (
             '#include "toeplitz.cuh"\n'
             f"FASTCONV1D_TOEPLITZ_LIBRARY(fastconv1d::{TENSOR_CORE_MODES[mode]})\n"
         )
-        glue[f"grad_toeplitz_{mode}"] = (
-            '#include "grad_toeplitz.cuh"\n'
-            f"FASTCONV1D_GRAD_TOEPLITZ_LIBRARY(fastconv1d::{TENSOR_CORE_MODES[mode]})\n"
-        )
         glue[f"kn2row_{mode}"] = (
             '#include "kn2row.cuh"\n'
             f"FASTCONV1D_KN2ROW_LIBRARY(fastconv1d::{TENSOR_CORE_MODES[mode]})\n"
+        )
+    for mode in ROUNDED:
+        glue[f"grad_toeplitz_{mode}"] = (
+            '#include "grad_toeplitz.cuh"\n'
+            f"FASTCONV1D_GRAD_TOEPLITZ_LIBRARY(fastconv1d::{TENSOR_CORE_MODES[mode]})\n"
         )
     for mode_type in ("Fp32", "Bf16", "Fp16"):
         glue[f"sliding_{mode_type.lower()}"] = (

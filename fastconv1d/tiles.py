@@ -69,6 +69,8 @@ class HopperTile(_Template):
     n: int
     presplit: bool = False
     """Whether another kernel splits the input for fp32-accurate products."""
+    folded: bool = False
+    """Whether taps may be words for these."""
 
     @property
     def channels(self) -> int:
@@ -82,8 +84,7 @@ class HopperTile(_Template):
 
     def least_words(self, mode: str) -> int:
         """Words of channels that a slice has at least: `steps_at_once` of hopper.cuh."""
-        products = HOPPER_PRODUCTS[mode]
-        return 16 if self.m_tiles * self.n * products > 128 or self.m_tiles > 1 else 32
+        return 16 if self.m_tiles * self.n > 128 or self.m_tiles > 1 or mode == "ieee" else 32
 
     @property
     def room(self) -> int:
@@ -95,7 +96,9 @@ class HopperTile(_Template):
 
     def folds(self, mode: str) -> bool:
         """Whether taps may be words: `HopperBlock::folds` of hopper.cuh."""
-        return mode != "ieee" and self.room >= (72 if HOPPER_VALUES[mode] > 1 else 80)
+        if mode == "ieee":
+            return self.folded
+        return self.room >= (72 if HOPPER_VALUES[mode] > 1 else 80)
 
 
 @dataclass(frozen=True, slots=True)

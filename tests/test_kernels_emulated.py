@@ -363,7 +363,7 @@ def test_sliding(build: Build, tmp_path: Path, library: str) -> None:
     assert_right(build(harness(library)), runs, tmp_path)
 
 
-@pytest.mark.parametrize("mode", ["tf32", "bf16", "fp16"])
+@pytest.mark.parametrize("mode", ["tf32", "ieee", "bf16", "fp16"])
 def test_toeplitz(build: Build, tmp_path: Path, mode: str) -> None:
     runs = toeplitz_runs(TOEPLITZ.values(), mode)
     runs += on_plan("toeplitz", random_runs(300, mode, 0, narrow=True))
@@ -386,7 +386,7 @@ def test_gradients_of_long_kernels(build: Build, tmp_path: Path, mode: str) -> N
     assert_right(build(harness(f"grad_toeplitz_{mode}")), runs, tmp_path)
 
 
-@pytest.mark.parametrize("mode", ["tf32", "bf16", "fp16"])
+@pytest.mark.parametrize("mode", ["tf32", "ieee", "bf16", "fp16"])
 def test_kn2row(build: Build, tmp_path: Path, mode: str) -> None:
     runs = kn2row_runs(KN2ROW.values(), mode)
     few = [  # however rows begin
@@ -398,7 +398,7 @@ def test_kn2row(build: Build, tmp_path: Path, mode: str) -> None:
     runs += [replace(r, shared_bytes=SHARED_BYTES["sm_90"], multiprocessors=5) for r in few]
     runs = [replace(run, rounded=mode == "tf32") for run in runs]
     # Columns of what a row has beside it meet products, but no sum.
-    runs += [replace(run, infinite=True) for run in runs[: len(KN2ROW) : 3]]
+    runs += [replace(run, infinite=True) for run in kn2row_runs(list(KN2ROW.values())[::3], mode)]
     assert_right(build(harness(f"kn2row_{mode}")), runs, tmp_path)
 
 

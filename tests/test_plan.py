@@ -109,7 +109,7 @@ def test_names_are_distinct_and_no_family_takes_another_plans_name() -> None:
         ("toeplitz", replace(LONG_KERNEL, gpu=A100, mode="fp16"), None),
         ("toeplitz", on_cpu(LONG_KERNEL), "needs a CUDA device"),
         ("toeplitz", replace(LONG_KERNEL, gpu=V100), "needs compute capability 8.0"),
-        ("toeplitz", replace(LONG_KERNEL, mode="ieee"), "has no ieee arithmetic"),
+        ("toeplitz", replace(LONG_KERNEL, mode="ieee"), None),
         ("toeplitz", replace(LONG_KERNEL, mode="fp64"), "has no fp64 arithmetic"),
         ("toeplitz", replace(LONG_KERNEL, groups=384), "one input channel a group, not 2"),
         ("toeplitz", replace(LONG_KERNEL, stride=2), "a stride of 2"),
@@ -135,7 +135,8 @@ def test_names_are_distinct_and_no_family_takes_another_plans_name() -> None:
         ("kn2row", replace(FEW_OUT, groups=2, channels_out=2), None),
         ("kn2row", on_cpu(FEW_OUT), "needs a CUDA device"),
         ("kn2row", replace(FEW_OUT, gpu=V100), "needs compute capability 8.0"),
-        ("kn2row", replace(FEW_OUT, mode="ieee"), "has no ieee arithmetic"),
+        ("kn2row", replace(FEW_OUT, mode="ieee"), None),
+        ("kn2row", replace(FEW_OUT, mode="ieee", kernel_size=33), "32 pairs"),
         (
             "kn2row",
             replace(FEW_OUT, channels_out=9),
@@ -231,17 +232,19 @@ def test_long_kernels_run_on_tensor_cores(mode: str) -> None:
         for each in (problem, problem.adjoint, replace(problem, channels_out=1536)):
             assert plan.select(each).name == "toeplitz"
         assert plan.select(problem, gradient=True).name == "grad_toeplitz"
-    assert plan.select(replace(LONG_KERNEL, mode="ieee"), gradient=True).name == "grad_sliding"
-    assert plan.select(replace(LONG_KERNEL, mode="ieee")).name == "sliding"
+    accurate = replace(LONG_KERNEL, mode="ieee")
+    assert plan.select(accurate).name == "toeplitz"
+    assert plan.select(accurate, gradient=True).name == "grad_sliding"
+    assert plan.select(replace(accurate, kernel_size=7, padding=6)).name == "sliding"
     assert plan.select(replace(LONG_KERNEL, mode=mode, kernel_size=7, padding=6)).name == "sliding"
 
 
-@pytest.mark.parametrize("mode", ["tf32", "bf16", "fp16"])
+@pytest.mark.parametrize("mode", ["tf32", "ieee", "bf16", "fp16"])
 def test_few_output_channels_are_read_once(mode: str) -> None:
     stem = Problem(2, 4, 768, 196608, 15, padding=7, mode=mode, gpu=H200)
-    for problem in (replace(FEW_OUT, mode=mode), stem.adjoint):
-        assert plan.select(problem).name == "kn2row"
-    assert plan.select(replace(FEW_OUT, mode="ieee")).name == "sliding"
+    assert plan.select(replace(FEW_OUT, mode=mode)).name == "kn2row"
+    if mode != "ieee":  # which has no tile of 60 pairs
+        assert plan.select(stem.adjoint).name == "kn2row"
     assert plan.select(stem).family == "hopper"
 
 
@@ -512,11 +515,11 @@ def test_every_plan_has_its_library_and_variant() -> None:
         "dense_tf32", "dense_ieee", "dense_bf16", "dense_fp16", "direct", "im2col",
         "hopper_tf32", "hopper_ieee", "hopper_bf16", "hopper_fp16",
         "sliding_fp32", "sliding_bf16", "sliding_fp16",
-        "toeplitz_tf32", "toeplitz_bf16", "toeplitz_fp16",
+        "toeplitz_tf32", "toeplitz_ieee", "toeplitz_bf16", "toeplitz_fp16",
         "grad_toeplitz_tf32", "grad_toeplitz_bf16", "grad_toeplitz_fp16",
         "explicit_tf32", "explicit_ieee", "explicit_bf16", "explicit_fp16",
         "grad_explicit_tf32", "grad_explicit_bf16", "grad_explicit_fp16",
-        "kn2row_tf32", "kn2row_bf16", "kn2row_fp16",
+        "kn2row_tf32", "kn2row_ieee", "kn2row_bf16", "kn2row_fp16",
         "grad_hopper_tf32", "grad_hopper_bf16", "grad_hopper_fp16",
         "grad_dense_tf32", "grad_dense_ieee", "grad_dense_bf16", "grad_dense_fp16",
         "grad_sliding_fp32", "grad_sliding_bf16", "grad_sliding_fp16", "grad_direct", "grad_bias",
@@ -531,9 +534,12 @@ def test_every_plan_has_its_library_and_variant() -> None:
         '#include "hopper.cuh"',
         "FASTCONV1D_HOPPER_LIBRARY(fastconv1d::Halves, "
         + ", ".join(
-            f"fastconv1d::HopperTile<2, 1, {channels}, {presplit}>"
-            for presplit in ("false", "true")
-            for channels in (128, 96, 64)
+            f"fastconv1d::HopperTile<{tile}>"
+            for tile in (
+                *("2, 1, 128, false, false", "2, 1, 96, false, false", "2, 1, 64, false, false"),
+                *("3, 1, 32, false, false", "2, 1, 128, false, true"),
+                *("2, 1, 128, true, false", "2, 1, 96, true, false", "2, 1, 64, true, false"),
+            )
         )
         + ")",
     ]
@@ -557,6 +563,7 @@ def test_a_tiles_name_is_what_it_covers() -> None:
             else:
                 covers = tile.channels, tile.positions
             kind = "_split" * getattr(tile, "presplit", False)
+            kind += "_folded" * getattr(tile, "folded", False)
             assert row.name == "{}{}_{}x{}".format(row.family, kind, *covers)
 
 

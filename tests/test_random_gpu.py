@@ -145,7 +145,7 @@ def test_random_problems_of_few_channels(fp32_precision: str) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("family", SPECIALISTS)
-@pytest.mark.parametrize("fp32_precision", ["tf32", "bf16", "fp16"], indirect=True)
+@pytest.mark.parametrize("fp32_precision", TENSOR_CORE_MODES, indirect=True)
 def test_random_problems_of_a_specialist(fp32_precision: str, family: str) -> None:
     mode, device = fp32_precision, torch.device("cuda")
     ran, faults = random_runs(mode, PROBLEMS_PER_MODE_OF_A_SPECIALIST, device, family)

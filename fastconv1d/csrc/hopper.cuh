@@ -33,10 +33,11 @@
 
 namespace fastconv1d {
 
-// WARPGROUPS of M_TILES x 64 positions by N channels each. PRESPLIT: another kernel splits the input for Halves.
-template <int WARPGROUPS, int M_TILES, int N, bool PRESPLIT = false>
+// WARPGROUPS of M_TILES x 64 positions by N channels each. PRESPLIT: another kernel splits the input for Halves. FOLDED:
+// taps may be words for these.
+template <int WARPGROUPS, int M_TILES, int N, bool PRESPLIT = false, bool FOLDED = false>
 struct HopperTile {
-  static constexpr bool presplit = PRESPLIT;
+  static constexpr bool presplit = PRESPLIT, folded = FOLDED;
   static constexpr int warpgroups = WARPGROUPS, m_tiles = M_TILES, channels = N;
   static constexpr int positions = 64 * M_TILES;  // of a warpgroup
   static constexpr int threads = 128 + 128 * WARPGROUPS;
@@ -53,7 +54,7 @@ struct HopperTile {
 // Steps whose values are read together, so that reading them takes no longer than their products.
 template <class M, class T>
 FASTCONV1D_HD constexpr int steps_at_once() {
-  return T::m_tiles * T::channels * M::products > 128 || T::m_tiles > 1 ? 1 : 2;
+  return T::m_tiles * T::channels > 128 || T::m_tiles > 1 || M::sets > 1 ? 1 : 2;
 }
 
 // Whether chains of products are cut, and their sums added up apart.
@@ -122,9 +123,9 @@ struct HopperBlock {
   static constexpr int64_t element = sizeof(Element);
   static constexpr int values = M::values_per_word;
   static constexpr int rows_of_quad = 4 * values;
-  // Whether there is room for an address of each value that a lane reads, which taps as words need.
-  static constexpr bool roomy = T::room >= (values > 1 ? 72 : 80);
-  static constexpr bool folds = M::sets == 1 && roomy;        // whether taps may be words
+  // Whether taps may be words, which takes room for an address of each value that a lane reads. Tiles that split values
+  // are slower for it elsewhere, and so have one of their own.
+  static constexpr bool folds = M::sets > 1 ? T::folded : T::room >= (values > 1 ? 72 : 80);
   static constexpr bool scans = M::sets > 1 && !T::presplit;  // whether it looks for scales
   const HopperParams& p;
   const Pipeline& l;
@@ -191,6 +192,9 @@ struct HopperBlock {
               left = static_cast<int>(p.length) - position,
               rows = static_cast<int>(p.channels_in) - channel;
     const int row = shared->group * static_cast<int>(p.channels_in) + channel;
+    // Where taps are words, rows that do not exist are not read, but looked at for a scale.
+    int needed = channels;
+    if (folds && l.folded > 0) needed = scans ? 1 << (l.kinds_log2 + l.box_rows_log2) : 0;
     const bool within = (position >= (scans ? 16 / element : 0) || !p.leads) &&
                         (p.in_boxes || first_of_block(l.blocks - 1) + l.block_positions <= left);
     return {place.batch * static_cast<int>(p.boxes.rows_per_batch) + row,
@@ -203,7 +207,7 @@ struct HopperBlock {
             left < 0 ? 0 : left,
             rows,
             within,
-            within && (l.folded > 0 || rows >= channels)};
+            within && rows >= needed};
   }
   // What a warpgroup reads of the next slice; its rows begin as those of this one.
   __device__ __forceinline__ Source next_slice(Source from) const {
@@ -514,7 +518,7 @@ struct HopperBlock {
   // Where a lane's words of each quad lie, of the first position that it reads: bytes from a stage's first
   // row on, of both values of a word, or of both rows of an mma tile. In registers where these suffice,
   // since an address more for each value is what a step takes longest for.
-  static constexpr int kept = M::sets > 1 || !roomy ? 1 : 2;
+  static constexpr int kept = folds ? 2 : 1;
   template <int STEPS>
   struct Quads {
     int at[kept][2 * STEPS];
@@ -1150,11 +1154,10 @@ struct Hopper {
          shared_budget(1) - hopper_fixed_bytes<M, T>(), ceil_div(tiles, c.runs) >= 4},
         c.phase, c.channels_in);
     Pipeline& l = c.pipeline;
-    if (M::chain > 0 && !cuts_chains<M, T>() && l.slices * c.phase.taps * (l.words / 8) > M::chain)
-      l.taps = 0;
-    c.slices_of_share = slices_of_share(
-        a.groups * c.channel_blocks * c.runs, l.slices,
-        (l.folded > 0 ? 1 : larger(c.phase.taps, 0)) * (l.words / 8), a.multiprocessors);
+    const int64_t steps = (l.folded > 0 ? 1 : larger(c.phase.taps, 0)) * (l.words / 8);
+    if (M::chain > 0 && !cuts_chains<M, T>() && l.slices * steps > M::chain) l.taps = 0;
+    c.slices_of_share =
+        slices_of_share(a.groups * c.channel_blocks * c.runs, l.slices, steps, a.multiprocessors);
     c.packed_quads = a.groups * c.channel_blocks * l.slices * l.parts * l.taps * (l.words / 4) *
                      int64_t{T::channels};
     return c;

@@ -62,7 +62,6 @@ __global__ void __launch_bounds__(128) hopper_scale_kernel(const HopperPackParam
 template <class M, class T, int COLUMNS>
 __global__ void __launch_bounds__(128) hopper_pack_kernel(const HopperPackParams p) {
   let_next_kernel_begin();
-  if constexpr (M::sets > 1) wait_for_kernel_before();  // that finds the scales
   const int64_t index = static_cast<int64_t>(blockIdx.x) * 128 + threadIdx.x;
   if (index >= p.count) return;
   const Pipeline& l = p.pipeline;
@@ -134,6 +133,7 @@ __global__ void __launch_bounds__(128) hopper_pack_kernel(const HopperPackParams
       for (int v = 0; v < values; ++v)
         value[c][i][v] = has_channel && exists[i][v] ? __ldg(weights[i][v] + further) : Element{0};
   }
+  if constexpr (M::sets > 1) wait_for_kernel_before();  // that finds the scales
 #pragma unroll
   for (int c = 0; c < COLUMNS; ++c) {
     float scale = 1;

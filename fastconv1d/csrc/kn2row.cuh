@@ -54,7 +54,8 @@ struct Kn2rowShape {
   static constexpr int of_word = M::values_per_word;
   static constexpr int of_lane = 2 * of_word, of_step = 4 * of_lane;  // channels
   static constexpr int sector = 32 / static_cast<int>(sizeof(Element));
-  static constexpr int warps = TILES > 2 ? 16 : 8, blocks = TILES > 2 ? 1 : TILES > 1 ? 2 : 3;
+  static constexpr bool splits = M::planes > 1;  // which takes registers
+  static constexpr int warps = TILES > 2 ? 16 : 8, blocks = (TILES > 2 ? 2 : 4) - TILES - splits;
   static constexpr int ahead = TILES > 2 ? 3 : 4;  // steps that are read before one is multiplied
   static constexpr int threads = 32 * warps, fragment = 128;  // words of a mma tile's weights
   // Words from a row of products to the next: 8 rows lie in different banks.
@@ -191,21 +192,35 @@ struct Kn2rowBlock : Kn2rowShape<M, TILES> {
 
   __device__ __forceinline__ void multiply_step(Sums& sums, const uint32_t (&word)[8],
                                                 const uint32_t* fragments) const {
-    uint32_t b[4][1][2];
+    uint32_t b[4][M::planes][2];
 #pragma unroll
     for (int j = 0; j < 4; ++j)
 #pragma unroll
-      for (int half = 0; half < 2; ++half)
+      for (int half = 0; half < 2; ++half) {
+        uint32_t of_plane[M::planes];
         if constexpr (S::of_word == 1)
-          b[j][0][half] = M::pack({float_of(word[4 * half + j])});
+          M::split({float_of(word[4 * half + j])}, of_plane);
         else
-          b[j][0][half] = halves_of(word[4 * half + j / 2], word[4 * half + 2 + j / 2], j % 2 != 0);
+          of_plane[0] = halves_of(word[4 * half + j / 2], word[4 * half + 2 + j / 2], j % 2 != 0);
+#pragma unroll
+        for (int plane = 0; plane < M::planes; ++plane) b[j][plane][half] = of_plane[plane];
+      }
 #pragma unroll
     for (int i = 0; i < TILES; ++i) {
       const uint4 four = *reinterpret_cast<const uint4*>(fragments + i * S::fragment);
-      const uint32_t a[1][4] = {{four.x, four.y, four.z, four.w}};
+      const uint32_t weight[4] = {four.x, four.y, four.z, four.w};
+      uint32_t a[M::planes][4];
 #pragma unroll
-      for (int j = 0; j < 4; ++j) M::multiply(0, sums[i][j], a, b[j]);
+      for (int k = 0; k < 4; ++k) {
+        uint32_t of_plane[M::planes];
+        M::unpack(weight[k], of_plane);
+#pragma unroll
+        for (int plane = 0; plane < M::planes; ++plane) a[plane][k] = of_plane[plane];
+      }
+#pragma unroll
+      for (int product = 0; product < M::products; ++product)
+#pragma unroll
+        for (int j = 0; j < 4; ++j) M::multiply(product, sums[i][j], a, b[j]);
     }
   }
 
@@ -216,14 +231,28 @@ struct Kn2rowBlock : Kn2rowShape<M, TILES> {
               steps = static_cast<int>(smaller(p.steps_of_part, p.steps - first));
     const uint32_t* fragments =
         weights + (self.kind * p.steps + first) * TILES * S::fragment + 4 * self.lane;
+    static_assert(M::chain == 0 || S::ahead <= M::chain);
+    Sums of_chain{};
+    Sums& to = M::chain > 0 ? of_chain : sums;
 #pragma unroll 1
-    for (int step = 0; step < steps; step += S::ahead)
+    for (int step = 0; step < steps; step += S::ahead) {
 #pragma unroll
       for (int i = 0; i < S::ahead; ++i) {
-        if (step + i < steps) multiply_step(sums, x[i], fragments);
+        if (step + i < steps) multiply_step(to, x[i], fragments);
         fragments += TILES * S::fragment;
         read(x[i]);
       }
+      if constexpr (M::chain > 0)
+#pragma unroll
+        for (int i = 0; i < TILES; ++i)
+#pragma unroll
+          for (int j = 0; j < 4; ++j)
+#pragma unroll
+            for (int e = 0; e < 4; ++e) {
+              sums[i][j][e] += of_chain[i][j][e];
+              of_chain[i][j][e] = 0;
+            }
+    }
   }
 
   // Puts the products of a mma tile where those that write outputs find them.
@@ -386,7 +415,9 @@ struct Kn2rowWork {
 
  private:
   // Cycles that a block waits with each tile; that its multiprocessor is busy with one, and with a warp's step.
-  static constexpr int64_t kTile = 1600, kOwn = 1700, kStep = TILES > 2 ? 90 : 40;
+  static constexpr int64_t kSplit = 2;  // times as long takes a step whose values are split
+  static constexpr int64_t kTile = 1600, kOwn = 1700,
+                           kStep = (TILES > 2 ? 90 : 40) * (S::splits ? kSplit : 1);
   // Instructions for an output, for each part of its sum, and for each product in it; 128 threads have one done in a
   // cycle.
   static constexpr int64_t kOutput = 60, kPart = 12, kProduct = 5;
@@ -446,9 +477,12 @@ template <class M>
 int kn2row_launch(const ConvArgs& a, void* stream) {
   const int64_t height = ceil_div(a.kernel_size, 16), outs = 16 * height / a.kernel_size,
                 tiles = height * ceil_div(a.channels_out / a.groups, outs);
-  return tiles <= 1   ? kn2row_launch_tiles<M, 1>(a, stream)
-         : tiles <= 2 ? kn2row_launch_tiles<M, 2>(a, stream)
-                      : kn2row_launch_tiles<M, 4>(a, stream);
+  if (tiles <= 1) return kn2row_launch_tiles<M, 1>(a, stream);
+  if (tiles <= 2) return kn2row_launch_tiles<M, 2>(a, stream);
+  if constexpr (M::planes > 1)  // whose sums are twice as many
+    return 1;                   // cudaErrorInvalidValue
+  else
+    return kn2row_launch_tiles<M, 4>(a, stream);
 }
 
 }  // namespace fastconv1d

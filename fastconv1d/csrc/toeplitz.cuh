@@ -19,10 +19,13 @@
 //              . .                               16-bit values: a word has those of k and k + 1. Lanes with an
 //                                                odd k - m have a copy of the weights that begins one earlier.
 //
+// fp32-accurate mode (Ieee) splits both where they are used, three products for one, and adds up lines apart.
+//
 // Shared memory: [weights of a piece's lines], [batch][line], [warp] flags, sums between pieces. Stretches begin where
 // sectors of the output do, and what a row is behind these, its copy of the input is as well. What is too much for
 // shared memory comes piece by piece, some lines of taps each. Lines in which all stretches of a warp see padding are
-// left out. A piece with a value that is not finite is multiplied one by one: zeros of T must not meet it.
+// left out. A piece with a value that is not finite is multiplied one by one: zeros of T must not meet it. So is one
+// with such a weight where both are split.
 //
 // Roofline: 64 * (taps + 63) products for 64 outputs, on mma.sync; DRAM sees input and output once.
 #pragma once
@@ -90,6 +93,8 @@ struct ToeplitzBlock : ToeplitzShape<M> {
   int channel, first_batch;
   uint32_t *weights, *lines, *flags;
   float4* kept;
+  float zero =
+      0;  // or a NaN, where something of a piece is not finite, or would not be when rounded
 
   // Of so many warps, one of which this is, that share `memory`.
   __device__ __forceinline__ ToeplitzBlock(const ToeplitzParams<M>& p, uint32_t* memory, int warp,
@@ -119,7 +124,7 @@ struct ToeplitzBlock : ToeplitzShape<M> {
   // visit(weight) for each.
   template <class Visit>
   __device__ __forceinline__ void keep_weights(const Element* of_channel, int first,
-                                               const Visit& visit) const {
+                                               const Visit& visit) {
     const auto weight = [&](int at) {
       const int tap = at + (first - 1) * kStretch - p.skew;
       return tap >= 0 && tap < p.taps ? __ldg(of_channel + p.first_tap + tap * p.tap_step)
@@ -132,6 +137,8 @@ struct ToeplitzBlock : ToeplitzShape<M> {
         const Element value = weight(i);
         weights[i] = M::pack({value});
         visit(value);
+        // Infinity is a high part without a low one.
+        if constexpr (M::planes > 1) zero = fmaf(nearest_tf32(value), 0, zero);
       } else {
         const Element before = weight(2 * i - 1), even = weight(2 * i), odd = weight(2 * i + 1);
         visit(even);
@@ -142,12 +149,11 @@ struct ToeplitzBlock : ToeplitzShape<M> {
     }
   }
 
-  // Copies these lines of the input.
-  __device__ __forceinline__ void keep_lines(int first, int end) const {
+  // Copies these lines of the input, behind the weights of their piece.
+  __device__ __forceinline__ void keep_lines(int first, int end) {
     const int of_batch = (end - first) * S::pieces,
               parts = static_cast<int>(ceil_div(of_batch, 32 * S::at_once)),
               count = static_cast<int>(smaller(batches, p.batch - first_batch)) * parts;
-    float zero = 0;  // or a NaN
     // Each warp takes a part of a row: pieces of 16 bytes of memory, in which those of the row begin `off` bytes on.
 #pragma unroll 1
     for (int i = warp; i < count; i += warps) {
@@ -195,7 +201,8 @@ struct ToeplitzBlock : ToeplitzShape<M> {
         for (int w = 0; w < 4; ++w) {
           if constexpr (S::of_word == 1) {
             of_row[w] = M::pack({float_of(of_row[w])});
-            zero = fmaf(float_of(of_row[w]), 0, zero);
+            const float value = float_of(of_row[w]);
+            zero = fmaf(M::planes > 1 ? nearest_tf32(value) : value, 0, zero);
           } else {
             of_row[w] = shifted_right(of_row[w], of_row[w + 1], off % 4 * 8);
             const float2 both = M::pair(of_row[w]);
@@ -211,6 +218,7 @@ struct ToeplitzBlock : ToeplitzShape<M> {
     }
     const uint32_t flag = largest_of_warp(zero == 0 ? 0 : 1);
     if (lane == 0) flags[warp] = flag;
+    zero = 0;
   }
 
   __device__ __forceinline__ bool is_finite() const {
@@ -234,25 +242,54 @@ struct ToeplitzBlock : ToeplitzShape<M> {
     else
       at += (g % 2 != 0 ? S::copy_words(p.lines_of_piece) + 16 : 0) - g / 2;
     int row = row_of(own % 16);
-    uint32_t word[S::behind + 2 * S::steps];
+    uint32_t word[S::behind + 2 * S::steps][M::planes];
 #pragma unroll
-    for (int i = 0; i < S::behind; ++i) word[i] = at[4 * (i - S::behind)];
+    for (int i = 0; i < S::behind; ++i) M::unpack(at[4 * (i - S::behind)], word[i]);
+    Sums of_line{};
+    Sums& to = M::chain > 0 ? of_line : sums;
 #pragma unroll 1
     for (; line < end; ++line) {
 #pragma unroll
       for (int step = 0; step < S::steps; ++step) {
-        uint32_t values[1][4];
-        load_matrices(values[0], lines + place(row, 2 * step + half));
-        word[S::behind + 2 * step] = at[8 * step];
-        word[S::behind + 2 * step + 1] = at[8 * step + 4];
+        uint32_t raw[4], values[M::planes][4];
+        load_matrices(raw, lines + place(row, 2 * step + half));
 #pragma unroll
-        for (int i = 0; i < S::tiles; ++i) {
-          const int w = S::behind + 2 * step - S::of_tile * i;
-          M::multiply(0, sums[i], values, {{word[w], word[w + 1]}});
+        for (int i = 0; i < 4; ++i) {
+          uint32_t of_plane[M::planes];
+          M::unpack(raw[i], of_plane);
+#pragma unroll
+          for (int plane = 0; plane < M::planes; ++plane) values[plane][i] = of_plane[plane];
         }
+        M::unpack(at[8 * step], word[S::behind + 2 * step]);
+        M::unpack(at[8 * step + 4], word[S::behind + 2 * step + 1]);
+        // One product of all tiles after the other: they do not wait for each other.
+#pragma unroll
+        for (int product = 0; product < M::products; ++product)
+#pragma unroll
+          for (int i = 0; i < S::tiles; ++i) {
+            const int w = S::behind + 2 * step - S::of_tile * i;
+            uint32_t pair[M::planes][2];
+#pragma unroll
+            for (int plane = 0; plane < M::planes; ++plane) {
+              pair[plane][0] = word[w][plane];
+              pair[plane][1] = word[w + 1][plane];
+            }
+            M::multiply(product, to[i], values, pair);
+          }
       }
 #pragma unroll
-      for (int i = 0; i < S::behind; ++i) word[i] = word[i + 2 * S::steps];
+      for (int i = 0; i < S::behind; ++i)
+#pragma unroll
+        for (int plane = 0; plane < M::planes; ++plane)
+          word[i][plane] = word[i + 2 * S::steps][plane];
+      if constexpr (M::chain > 0)
+#pragma unroll
+        for (int i = 0; i < S::tiles; ++i)
+#pragma unroll
+          for (int e = 0; e < 4; ++e) {
+            sums[i][e] += of_line[i][e];
+            of_line[i][e] = 0;
+          }
       at += S::line_words;
       ++row;
     }
@@ -318,16 +355,17 @@ struct ToeplitzBlock : ToeplitzShape<M> {
 };
 
 // Blocks that share a multiprocessor at least, so that no registers are spilled.
+template <class M>
 FASTCONV1D_HD constexpr int toeplitz_blocks() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ != 900
-  return 2;
+  return M::planes > 1 ? 1 : 2;
 #else
-  return 3;
+  return M::planes > 1 ? 1 : 3;
 #endif
 }
 
 template <class M>
-__global__ void __launch_bounds__(32 * kToeplitzWarps, toeplitz_blocks())
+__global__ void __launch_bounds__(32 * kToeplitzWarps, toeplitz_blocks<M>())
     toeplitz_kernel(const ToeplitzParams<M> p) {
   using Block = ToeplitzBlock<M>;
   using Element = typename M::Element;
@@ -447,8 +485,8 @@ struct ToeplitzWork {
                       busy = kLine * of_block * smaller(lines, with_values) + kCopy * copied * rows;
         // As many warps in each quarter of a multiprocessor.
         for (int64_t of_these = 4; of_these <= kToeplitzWarps; of_these += 4) {
-          const int64_t at_a_time =
-                            smaller(3 * kToeplitzWarps / of_these, larger(1, budgets[0] / shared)),
+          const int64_t at_a_time = smaller(toeplitz_blocks<M>() * kToeplitzWarps / of_these,
+                                            larger(1, budgets[0] / shared)),
                         waits = kStart + kRead * ceil_div(reads, of_these) +
                                 kTile * ceil_div(of_block, of_these),
                         time = of_processor * busy + ceil_div(of_processor, at_a_time) * waits;
@@ -473,7 +511,7 @@ struct ToeplitzWork {
   static constexpr int64_t kKept = T::tiles * 32 * 16;  // bytes of a tile's sums
   // Cycles in which a multiprocessor is busy: for a tile and a line, for a line copied. Those that a block waits, which
   // others beside it do as well: at its start, for its warps' reads, for their tiles.
-  static constexpr int64_t kLine = 128 / T::of_word, kCopy = 10 / T::of_word;
+  static constexpr int64_t kLine = 128 * M::products / T::of_word, kCopy = 10 / T::of_word;
   static constexpr int64_t kStart = 3000, kRead = 1200, kTile = 5000;
   // Rows of a batch, as many modulo what a warp has of it that all lie in different banks.
   static int64_t rows_of(int64_t least, int64_t log2) {
