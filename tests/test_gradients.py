@@ -242,6 +242,49 @@ def test_a_step_run_twice_is_bit_identical(
         assert torch.equal(one, two)
 
 
+BESIDE = {
+    "weights of few positions": Problem(4, 256, 128, 40, 16, stride=8, padding=4),
+    "splits of a long row": Problem(2, 64, 64, 20_000, 7, padding=9, dilation=3, bias=True),
+    "groups, transposed": Problem(2, 40, 80, 500, 4, stride=2, groups=2, transposed=True),
+}
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("fp32_precision", ["tf32", "ieee", "bf16"], indirect=True)
+@pytest.mark.parametrize("name", BESIDE)
+def test_gradients_run_beside_each_other(fp32_precision: str, name: str) -> None:
+    """On two streams: whatever is allocated meanwhile, and in a captured graph."""
+    device = torch.device("cuda")
+    problem = replace(BESIDE[name], mode=fp32_precision)
+    input, weight, bias = draw(problem, device, 0)
+    grad_output = draw_grad_output(problem, device, 0)
+
+    def gradients() -> list[Tensor]:
+        sizes = None if bias is None else [problem.channels_out]
+        geometry = [problem.stride], [problem.padding], [problem.dilation], problem.transposed
+        of_all = ops.convolution_backward(
+            grad_output, input, weight, sizes, *geometry, [problem.output_padding],
+            problem.groups, [True, True, bias is not None],
+        )  # fmt: skip
+        return [gradient for gradient in of_all if gradient is not None]
+
+    expected = gradients()
+    assert not fault((*expected, None)[:3], grad_output, input, weight, problem)
+    for _ in range(20):
+        found = gradients()
+        # Takes whatever workspace has been freed.
+        taken = [torch.full((1 << size,), math.nan, device=device) for size in range(8, 23)]
+        assert all(map(torch.equal, found, expected))
+        del taken
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        found = gradients()
+    for gradient in found:
+        gradient.fill_(math.nan)
+    graph.replay()
+    assert all(map(torch.equal, found, expected))
+
+
 def test_backward_twice_adds_up(device: torch.device, problem: Problem) -> None:
     given = leaves(problem, device)
     loss = convolve(problem, *given).square().sum()

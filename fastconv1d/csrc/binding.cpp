@@ -25,8 +25,10 @@
 #include <numeric>
 #include <string>
 #include <unordered_map>
+#include <vector>
 
 #ifdef FASTCONV1D_CUDA
+#include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
 #endif
@@ -409,17 +411,69 @@ void check_dtype(int64_t mode, const Tensor& input, c10::string_view algorithm) 
               ", expected Float, Double, Half or BFloat16");
 }
 
+#ifdef FASTCONV1D_CUDA
+// A stream beside the current one, for kernels that need nothing of what comes next there: they begin with all that has
+// been enqueued so far, and what comes after `Beside` is gone begins with their end. Tensors are allocated on the current
+// stream as ever; those that such kernels alone use have to be kept until then, or the allocator gives them to the next:
+// a workspace of no more than so many bytes, since memory at a step's peak counts as well.
+class Beside {
+ public:
+  static constexpr int64_t most_workspace = 32 << 20;
+  Beside() = default;
+  Beside(const Beside&) = delete;
+  Beside& operator=(const Beside&) = delete;
+  ~Beside() {
+    if (forked_ == nullptr) return;
+    (void)cudaEventRecord(forked_->end, forked_->stream);
+    (void)cudaStreamWaitEvent(c10::cuda::getCurrentCUDAStream().stream(), forked_->end, 0);
+  }
+
+  cudaStream_t fork() {
+    forked_ = &stream_of_thread();
+    C10_CUDA_CHECK(cudaEventRecord(forked_->begin, c10::cuda::getCurrentCUDAStream().stream()));
+    C10_CUDA_CHECK(cudaStreamWaitEvent(forked_->stream, forked_->begin, 0));
+    return forked_->stream;
+  }
+  void keep(const Tensor& tensor) { kept_.push_back(tensor); }
+
+ private:
+  struct Stream {
+    cudaStream_t stream = nullptr;
+    cudaEvent_t begin = nullptr, end = nullptr;
+  };
+  // Nobody else knows it: streams of torch's pool may be capturing somebody's graph.
+  static Stream& stream_of_thread() {
+    static thread_local std::unordered_map<int, Stream> streams;
+    Stream& own = streams[c10::cuda::current_device()];
+    if (own.end == nullptr) {
+      C10_CUDA_CHECK(cudaStreamCreateWithFlags(&own.stream, cudaStreamNonBlocking));
+      C10_CUDA_CHECK(cudaEventCreateWithFlags(&own.begin, cudaEventDisableTiming));
+      C10_CUDA_CHECK(cudaEventCreateWithFlags(&own.end, cudaEventDisableTiming));
+    }
+    return own;
+  }
+  Stream* forked_ = nullptr;
+  std::vector<Tensor> kept_;
+};
+#else
+struct Beside {};  // threads share what there is
+#endif
+
 // Runs a library's kernels; the workspace that they ask for lives as long as they do, in stream order.
 void run_kernels(Launch launch, Workspace workspace_of, int64_t variant, fastconv1d::ConvArgs& a,
-                 const Tensor& input) {
+                 const Tensor& input, [[maybe_unused]] Beside* beside = nullptr) {
 #ifdef FASTCONV1D_CUDA
   a.multiprocessors = current_device().multiprocessors;
   Tensor workspace;
   if (const int64_t bytes = workspace_of(variant, &a); bytes > 0) {
     workspace = new_tensor({bytes}, input, c10::kByte);
     a.workspace = workspace.data_ptr();
+    if (bytes > Beside::most_workspace) beside = nullptr;
+    if (beside != nullptr) beside->keep(workspace);
   }
-  check_launch(launch(variant, &a, c10::cuda::getCurrentCUDAStream().stream()), "a kernel");
+  const auto stream =
+      beside != nullptr ? beside->fork() : c10::cuda::getCurrentCUDAStream().stream();
+  check_launch(launch(variant, &a, stream), "a kernel");
 #else
   a.multiprocessors = at::get_num_threads();
   const Tensor workspace = new_tensor({workspace_of(variant, &a)}, input, c10::kByte);
@@ -432,8 +486,9 @@ void run_kernels(Launch launch, Workspace workspace_of, int64_t variant, fastcon
   launch(variant, &a, &parallel);
 #endif
 }
-void run_kernels(const Entry& entry, fastconv1d::ConvArgs& a, const Tensor& input) {
-  run_kernels(entry.launch, entry.workspace, entry.variant, a, input);
+void run_kernels(const Entry& entry, fastconv1d::ConvArgs& a, const Tensor& input,
+                 Beside* beside = nullptr) {
+  run_kernels(entry.launch, entry.workspace, entry.variant, a, input, beside);
 }
 
 // Kernels copy rows of a weight as it lies, from multiples of 16 bytes; a part of some storage may begin elsewhere.
@@ -503,12 +558,13 @@ Tensor bias_gradient(const Entry& entry, const Tensor& grad_output, fastconv1d::
 }
 
 // The gradients of weight and bias; without `bias`, the latter has no elements. `values` are the weight, if it is
-// at hand. Where the plan makes that of the input in the same pass, it goes to `of_input` unless that is null.
+// at hand. Where the plan makes that of the input in the same pass, it goes to `of_input` unless that is null; else
+// kernels run `beside` what comes next, unless that is null.
 std::tuple<Tensor, Tensor> weight_gradient(const Tensor& grad_output, const Tensor& input,
                                            IntArrayRef weight, bool bias, const Geometry& g,
                                            c10::string_view algorithm,
                                            const Tensor& values = Tensor(),
-                                           Tensor* of_input = nullptr) {
+                                           Tensor* of_input = nullptr, Beside* beside = nullptr) {
   const auto options = input.options().memory_format(c10::nullopt);
   const auto aten = [&](bool bias_too) -> std::tuple<Tensor, Tensor> {
     const int64_t channels_out = grad_output.size(1);
@@ -566,8 +622,13 @@ std::tuple<Tensor, Tensor> weight_gradient(const Tensor& grad_output, const Tens
     *of_input = new_tensor(input.sizes(), input, input.scalar_type());
     a.weight = w.const_data_ptr();
     a.grad_input = of_input->data_ptr();
+    beside = nullptr;
   }
-  run_kernels(entry, a, input);
+#ifdef FASTCONV1D_CUDA
+  if (beside != nullptr)
+    for (const Tensor& tensor : {x, grads}) beside->keep(tensor);
+#endif
+  run_kernels(entry, a, input, beside);
   return {of_weight, of_bias};
 }
 
@@ -623,10 +684,12 @@ Gradients all_gradients(const Tensor& grad_output, const Tensor& input, const Te
       aten_runs_both(grad_output, input, weight, wanted[2], g, other, algorithm))
     return aten();
   Tensor of_input, of_weight, of_bias;
+  // Neither gradient needs the other: one's first and last blocks leave multiprocessors to the other's.
+  Beside beside;
   if (wanted[1])
     std::tie(of_weight, of_bias) =
         weight_gradient(grad_output, input, weight.sizes(), wanted[2], g, algorithm, weight,
-                        wanted[0] ? &of_input : nullptr);
+                        wanted[0] ? &of_input : nullptr, wanted[0] ? &beside : nullptr);
   else if (wanted[2])
     of_bias = sum_of_rows(grad_output);
   if (wanted[0] && !of_input.defined()) {
