@@ -244,7 +244,7 @@ def test_a_step_run_twice_is_bit_identical(
 
 BESIDE = {
     "weights of few positions": Problem(4, 256, 128, 40, 16, stride=8, padding=4),
-    "splits of a long row": Problem(2, 64, 64, 20_000, 7, padding=9, dilation=3, bias=True),
+    "splits of a long row": Problem(2, 32, 64, 20_000, 7, padding=9, dilation=3, bias=True),
     "groups, transposed": Problem(2, 40, 80, 500, 4, stride=2, groups=2, transposed=True),
 }
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from fastconv1d import plan, tiles
+from fastconv1d import gpu_costs, plan, tiles
 from fastconv1d.build import CSRC
 from fastconv1d.compare import draw
 from fastconv1d.config import MODES
@@ -400,6 +400,22 @@ def test_kn2row(build: Build, tmp_path: Path, mode: str) -> None:
     # Columns of what a row has beside it meet products, but no sum.
     runs += [replace(run, infinite=True) for run in kn2row_runs(list(KN2ROW.values())[::3], mode)]
     assert_right(build(harness(f"kn2row_{mode}")), runs, tmp_path)
+
+
+def test_kn2row_has_the_blocks_that_its_costs_count(build: Build) -> None:
+    expected = {
+        **{("Tf32", tiles): blocks for tiles, blocks in gpu_costs.KN2ROW_BLOCKS.items()},
+        **{("Ieee", tiles): blocks for tiles, blocks in gpu_costs.KN2ROW_SPLIT_BLOCKS.items()},
+    }
+    prints = "".join(
+        f'std::printf("%d %d\\n", fastconv1d::Kn2rowShape<fastconv1d::{mode}, {tiles}>::warps, '
+        f"fastconv1d::Kn2rowShape<fastconv1d::{mode}, {tiles}>::blocks);\n"
+        for mode, tiles in expected
+    )
+    source = f'#include <cstdio>\n#include "kn2row.cuh"\nint main() {{\n{prints}}}\n'
+    lines = subprocess.run(build(source), capture_output=True, text=True, check=True).stdout
+    found = [tuple(map(int, line.split())) for line in lines.splitlines()]
+    assert found == list(expected.values())
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,8 @@ struct Kn2rowShape {
   static constexpr int of_lane = 2 * of_word, of_step = 4 * of_lane;  // channels
   static constexpr int sector = 32 / static_cast<int>(sizeof(Element));
   static constexpr bool splits = M::planes > 1;  // which takes registers
-  static constexpr int warps = TILES > 2 ? 16 : 8, blocks = (TILES > 2 ? 2 : 4) - TILES - splits;
+  static constexpr int warps = TILES > 2 ? 16 : 8, blocks = (TILES > 2 ? 1 : 4 - TILES) - splits;
+  static_assert(blocks > 0);
   static constexpr int ahead = TILES > 2 ? 3 : 4;  // steps that are read before one is multiplied
   static constexpr int threads = 32 * warps, fragment = 128;  // words of a mma tile's weights
   // Words from a row of products to the next: 8 rows lie in different banks.
