@@ -498,6 +498,8 @@ FASTCONV1D_HD constexpr Phase phase_of(const ConvArgs& a, int64_t r) {
   }
   return phase;
 }
+}
+namespace fastconv1d {
 constexpr int kWeave = 16;
 struct Weave {
   int stride, channels, skipped, dilation;
@@ -922,6 +924,7 @@ inline int direct_launch(int64_t mode, const ConvArgs& a, void* stream) {
   }                                                                                        \
   int64_t fastconv1d_workspace(int64_t, const fastconv1d::ConvArgs*) { return 0; }
 #include <type_traits>
+#include <type_traits>
 namespace fastconv1d {
 struct Operand {
   uint64_t descriptor;
@@ -1318,26 +1321,38 @@ struct HopperPackParams : WeightParams {
   Weave weave;
   int* scales;
 };
-template <class M, class T>
-__global__ void __launch_bounds__(128) hopper_scale_kernel(const HopperPackParams p) {
-  let_next_kernel_begin();
-  FASTCONV1D_SHARED(memory);
-  const int64_t block = blockIdx.x / T::channels, row = blockIdx.x % T::channels;
+__device__ __forceinline__ uint32_t finite_size(uint32_t bits) {
+  const uint32_t size = bits & 0x7fffffffu;
+  return size < 0x7f800000u ? size : 0;
+}
+template <int THREADS>
+__device__ __forceinline__ uint32_t largest_of_block(uint32_t number, uint32_t* memory) {
+  number = largest_of_warp(number);
+  if (threadIdx.x % 32 == 0) memory[threadIdx.x / 32] = number;
+  __syncthreads();
+  for (int warp = 0; warp < THREADS / 32; ++warp)
+    number = memory[warp] > number ? memory[warp] : number;
+  return number;
+}
+template <class T, int THREADS>
+__device__ __forceinline__ void find_scale(const HopperPackParams& p, uint32_t number,
+                                           uint32_t* memory) {
+  const int64_t block = number / T::channels, row = number % T::channels;
   const int64_t group = block / p.channel_blocks;
   const Column column = column_of(p.weave, block % p.channel_blocks * T::channels + row);
   uint32_t most = 0;
   constexpr int at_once = 8;
   const auto count = static_cast<uint32_t>(p.channels_in * p.phase.taps);
 #pragma unroll 1
-  for (uint32_t first = threadIdx.x; first < count; first += 128 * at_once) {
+  for (uint32_t first = threadIdx.x; first < count; first += THREADS * at_once) {
     float weight[at_once];
 #pragma unroll
     for (int i = 0; i < at_once; ++i) {
-      Digits<uint32_t> digits{first + 128 * i};
+      Digits<uint32_t> digits{first + THREADS * i};
       const int64_t tap = digits.take(p.phase.taps),
                     of_column = tap_of(p.phase, p.weave, column.r, tap);
-      const bool exists =
-          first + 128 * i < count && column.channel < p.channels_out && of_column < p.kernel_size;
+      const bool exists = first + THREADS * i < count && column.channel < p.channels_out &&
+                          of_column < p.kernel_size;
       weight[i] = exists ? __ldg(static_cast<const float*>(p.weight) +
                                  weight_row(p, group, column.channel, digits.rest) + of_column)
                          : 0.f;
@@ -1348,17 +1363,18 @@ __global__ void __launch_bounds__(128) hopper_scale_kernel(const HopperPackParam
       most = bits > most ? bits : most;
     }
   }
-  most = largest_of_warp(most);
-  if (threadIdx.x % 32 == 0) memory[threadIdx.x / 32] = most;
-  __syncthreads();
-  for (int warp = 0; warp < 4; ++warp) most = memory[warp] > most ? memory[warp] : most;
+  most = largest_of_block<THREADS>(most, memory);
   if (threadIdx.x == 0)
-    p.scales[blockIdx.x] = Scale::log2_for(static_cast<int>(smaller(most >> 23, Scale::most)));
+    p.scales[number] = Scale::log2_for(static_cast<int>(smaller(most >> 23, Scale::most)));
+}
+template <class M, class T>
+__global__ void __launch_bounds__(128) hopper_scale_kernel(const HopperPackParams p) {
+  let_next_kernel_begin();
+  FASTCONV1D_SHARED(memory);
+  find_scale<T, 128>(p, blockIdx.x, memory);
 }
 template <class M, class T, int COLUMNS>
-__global__ void __launch_bounds__(128) hopper_pack_kernel(const HopperPackParams p) {
-  let_next_kernel_begin();
-  const int64_t index = static_cast<int64_t>(blockIdx.x) * 128 + threadIdx.x;
+__device__ __forceinline__ void pack_columns(const HopperPackParams& p, int64_t index) {
   if (index >= p.count) return;
   const Pipeline& l = p.pipeline;
   const int quads = l.words / 4;
@@ -1449,8 +1465,12 @@ __global__ void __launch_bounds__(128) hopper_pack_kernel(const HopperPackParams
           make_uint4(words[plane][0], words[plane][1], words[plane][2], words[plane][3]);
   }
 }
+template <class M, class T, int COLUMNS>
+__global__ void __launch_bounds__(128) hopper_pack_kernel(const HopperPackParams p) {
+  let_next_kernel_begin();
+  pack_columns<M, T, COLUMNS>(p, static_cast<int64_t>(blockIdx.x) * 128 + threadIdx.x);
 }
-#include <type_traits>
+}
 namespace fastconv1d {
 constexpr int kSplitChannels = 32, kSplitPositions = 128, kSplitThreads = 256;
 constexpr int kSplitShared = 4 * (2 + kSplitThreads / 32);
@@ -1514,11 +1534,8 @@ struct SplitValues {
       }
   }
 };
-template <class M>
-__global__ void __launch_bounds__(kSplitThreads) split_range_kernel(const SplitParams p) {
-  let_next_kernel_begin();
-  FASTCONV1D_SHARED(memory);
-  Digits<uint32_t> digits{blockIdx.x};
+inline __device__ void find_largest(const SplitParams& p, uint32_t number, uint32_t* memory) {
+  Digits<uint32_t> digits{number};
   const int64_t part = digits.take(p.parts_of_batch), batch = digits.rest;
   uint32_t most = 0;
 #pragma unroll 1
@@ -1526,26 +1543,20 @@ __global__ void __launch_bounds__(kSplitThreads) split_range_kernel(const SplitP
     const SplitValues values(p, batch, static_cast<uint32_t>(block));
 #pragma unroll
     for (int i = 0; i < 16; ++i) {
-      const uint32_t size = bits_of(values.of[i / 4][i % 4]) & 0x7fffffffu;
-      most = size < 0x7f800000u && size > most ? size : most;
+      const uint32_t size = finite_size(bits_of(values.of[i / 4][i % 4]));
+      most = size > most ? size : most;
     }
   }
-  most = largest_of_warp(most);
-  if (threadIdx.x % 32 == 0) memory[threadIdx.x / 32] = most;
-  __syncthreads();
+  most = largest_of_block<kSplitThreads>(most, memory);
   if (threadIdx.x == 0) {
-    for (int warp = 1; warp < kSplitThreads / 32; ++warp)
-      most = memory[warp] > most ? memory[warp] : most;
-    p.parts[blockIdx.x] = most;
+    p.parts[number] = most;
     if (part == 0) p.wide[batch] = 0;
   }
-  wait_for_kernel_before();
 }
 template <class M>
-__global__ void __launch_bounds__(kSplitThreads) split_kernel(const SplitParams p) {
-  let_next_kernel_begin();
-  FASTCONV1D_SHARED(memory);
-  Digits<uint32_t> digits{blockIdx.x};
+__device__ __forceinline__ void split_values(const SplitParams& p, uint32_t number,
+                                             uint32_t* memory) {
+  Digits<uint32_t> digits{number};
   const uint32_t block = digits.take(p.blocks()), batch = digits.rest;
   const SplitValues values(p, batch, block);
   if (threadIdx.x < 2) memory[threadIdx.x] = 0;
@@ -1575,22 +1586,40 @@ __global__ void __launch_bounds__(kSplitThreads) split_kernel(const SplitParams 
       const uint32_t size = bits_of(of[k]) & 0x7fffffffu;
       small |= size > 0 && size < least;
       tiny |= size > 0 && size < least_of_all;
-      largest = size < 0x7f800000u && size > largest ? size : largest;
+      largest = finite_size(size) > largest ? size : largest;
     }
   });
-  largest = largest_of_warp(largest);
-  if (threadIdx.x % 32 == 0) memory[2 + threadIdx.x / 32] = largest;
-  __syncthreads();
+  largest = largest_of_block<kSplitThreads>(largest, memory + 2);
   if (small) memory[0] = 1;
   if (tiny) memory[1] = 1;
   __syncthreads();
   if (threadIdx.x > 0) return;
-  for (int warp = 0; warp < kSplitThreads / 32; ++warp)
-    largest = memory[2 + warp] > largest ? memory[2 + warp] : largest;
   const uint32_t exponent = largest >> 23;
-  p.marks[blockIdx.x] = SplitParams::mark_of(exponent, memory[0] != 0);
+  p.marks[number] = SplitParams::mark_of(exponent, memory[0] != 0);
   if (memory[1] != 0 && exponent + kNearLargest < most >> 23) p.wide[batch] = 1;
   if (block == 0) p.scales[batch] = log2;
+}
+template <class T>
+__global__ void __launch_bounds__(kSplitThreads)
+    hopper_largest_kernel(const SplitParams split, const HopperPackParams pack) {
+  let_next_kernel_begin();
+  FASTCONV1D_SHARED(memory);
+  const auto of_input = static_cast<uint32_t>(split.batch * split.parts_of_batch);
+  if (blockIdx.x < of_input)
+    find_largest(split, blockIdx.x, memory);
+  else
+    find_scale<T, kSplitThreads>(pack, blockIdx.x - of_input, memory);
+}
+template <class M, class T, int COLUMNS>
+__global__ void __launch_bounds__(kSplitThreads)
+    hopper_split_kernel(const SplitParams split, const HopperPackParams pack) {
+  let_next_kernel_begin();
+  FASTCONV1D_SHARED(memory);
+  const auto of_input = static_cast<uint32_t>(split.batch * split.blocks());
+  if (blockIdx.x < of_input)
+    split_values<M>(split, blockIdx.x, memory);
+  else
+    pack_columns<M, T, COLUMNS>(pack, int64_t{blockIdx.x - of_input} * kSplitThreads + threadIdx.x);
 }
 }
 namespace fastconv1d {
@@ -2366,8 +2395,7 @@ struct HopperBlock {
     for (int i = threadIdx.x % 128; i < pieces; i += 128) {
       const uint4 piece = from[i];
       for (const uint32_t word : {piece.x, piece.y, piece.z, piece.w}) {
-        const uint32_t size = word & 0x7fffffffu;
-        widen({size < 0x7f800000u ? size : 0, size - 1});
+        widen({finite_size(word), (word & 0x7fffffffu) - 1});
       }
     }
     range = {largest_of_warp(range.most), smallest_of_warp(range.least)};
@@ -3017,21 +3045,24 @@ struct Hopper {
                                 c.weave,
                                 scales};
     int error = 0;
-    if constexpr (M::sets > 1)
-      error = fastconv1d::launch(hopper_scale_kernel<M, T>,
-                                 dim3(static_cast<unsigned>(Hopper::scales(c))), dim3(128), 16,
-                                 stream, pack);
-    const auto split = [&](auto* kernel, int64_t blocks) {
-      error = fastconv1d::launch<true>(kernel, dim3(static_cast<unsigned>(a.batch * blocks)),
-                                       dim3(kSplitThreads), kSplitShared, stream, p.split);
-    };
-    if (error == 0 && threads > 0)
-      error = fastconv1d::launch<(M::sets > 1)>(
-          columns == 1 ? hopper_pack_kernel<M, T, 1> : hopper_pack_kernel<M, T, at_once>,
-          dim3(static_cast<unsigned>(ceil_div(threads, 128))), dim3(128), 0, stream, pack);
+    const auto blocks_of = [](int64_t count) { return dim3(static_cast<unsigned>(count)); };
     if constexpr (T::presplit) {
-      if (error == 0) split(split_range_kernel<M>, p.split.parts_of_batch);
-      if (error == 0) split(split_kernel<M>, p.split.blocks());
+      error = fastconv1d::launch(hopper_largest_kernel<T>,
+                                 blocks_of(a.batch * p.split.parts_of_batch + Hopper::scales(c)),
+                                 dim3(kSplitThreads), kSplitShared, stream, p.split, pack);
+      if (error == 0)
+        error = fastconv1d::launch<true>(
+            columns == 1 ? hopper_split_kernel<M, T, 1> : hopper_split_kernel<M, T, at_once>,
+            blocks_of(a.batch * p.split.blocks() + ceil_div(threads, kSplitThreads)),
+            dim3(kSplitThreads), kSplitShared, stream, p.split, pack);
+    } else {
+      if constexpr (M::sets > 1)
+        error = fastconv1d::launch(hopper_scale_kernel<M, T>, blocks_of(Hopper::scales(c)),
+                                   dim3(128), 16, stream, pack);
+      if (error == 0 && threads > 0)
+        error = fastconv1d::launch<(M::sets > 1)>(
+            columns == 1 ? hopper_pack_kernel<M, T, 1> : hopper_pack_kernel<M, T, at_once>,
+            blocks_of(ceil_div(threads, 128)), dim3(128), 0, stream, pack);
     }
     if (error != 0) return error;
     const int64_t bytes = hopper_fixed_bytes<M, T>() + stage_bytes(l);

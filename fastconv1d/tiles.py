@@ -164,7 +164,7 @@ def ceil_div(count: int, by: int) -> int:
 
 
 def phase_count(problem: Problem) -> int:
-    """How many phases a convolution has: `phase_count` of csrc/schedule.h."""
+    """How many phases a convolution has: `phase_count` of csrc/phases.h."""
     return min(problem.stride, problem.length_out) if problem.transposed else 1
 
 

@@ -257,7 +257,7 @@ def test_wrong_copies_can_be_made(fault: str) -> None:
     execute(wrong_copy(fault)[1])
 
 
-@pytest.mark.parametrize(("number", "arch"), [(67, "90a"), (76, "80"), (79, "80")])
+@pytest.mark.parametrize(("number", "arch"), [(67, "90a"), (79, "80")])
 def test_its_kernels_compile(tmp_path: Path, number: int, arch: str) -> None:
     """The kernels of all modes, which nvcc needs no torch for."""
     try:

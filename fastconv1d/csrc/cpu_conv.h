@@ -1,4 +1,4 @@
-// The convolution on the CPU: taps and phases, as csrc/schedule.h has them, on vectors of positions.
+// The convolution on the CPU: taps and phases, as csrc/phases.h has them, on vectors of positions.
 //
 //   input rows ──copy, widen or pair, split into residues──> tile (L2)
 //   weight ──pack──> [unit][class][block][c][tap][row]

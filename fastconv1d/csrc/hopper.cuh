@@ -27,7 +27,6 @@
 #pragma once
 #include <type_traits>
 
-#include "hopper_pack.cuh"
 #include "hopper_split.cuh"
 #include "output.cuh"
 
@@ -492,8 +491,7 @@ struct HopperBlock {
     for (int i = threadIdx.x % 128; i < pieces; i += 128) {
       const uint4 piece = from[i];
       for (const uint32_t word : {piece.x, piece.y, piece.z, piece.w}) {
-        const uint32_t size = word & 0x7fffffffu;
-        widen({size < 0x7f800000u ? size : 0, size - 1});
+        widen({finite_size(word), (word & 0x7fffffffu) - 1});
       }
     }
     range = {largest_of_warp(range.most), smallest_of_warp(range.least)};
@@ -1220,22 +1218,24 @@ struct Hopper {
                                 c.weave,
                                 scales};
     int error = 0;
-    if constexpr (M::sets > 1)
-      error = fastconv1d::launch(hopper_scale_kernel<M, T>,
-                                 dim3(static_cast<unsigned>(Hopper::scales(c))), dim3(128), 16,
-                                 stream, pack);
-    // One of the kernels that split the input, with so many blocks for each batch.
-    const auto split = [&](auto* kernel, int64_t blocks) {
-      error = fastconv1d::launch<true>(kernel, dim3(static_cast<unsigned>(a.batch * blocks)),
-                                       dim3(kSplitThreads), kSplitShared, stream, p.split);
-    };
-    if (error == 0 && threads > 0)
-      error = fastconv1d::launch<(M::sets > 1)>(
-          columns == 1 ? hopper_pack_kernel<M, T, 1> : hopper_pack_kernel<M, T, at_once>,
-          dim3(static_cast<unsigned>(ceil_div(threads, 128))), dim3(128), 0, stream, pack);
+    const auto blocks_of = [](int64_t count) { return dim3(static_cast<unsigned>(count)); };
     if constexpr (T::presplit) {
-      if (error == 0) split(split_range_kernel<M>, p.split.parts_of_batch);
-      if (error == 0) split(split_kernel<M>, p.split.blocks());
+      error = fastconv1d::launch(hopper_largest_kernel<T>,
+                                 blocks_of(a.batch * p.split.parts_of_batch + Hopper::scales(c)),
+                                 dim3(kSplitThreads), kSplitShared, stream, p.split, pack);
+      if (error == 0)
+        error = fastconv1d::launch<true>(
+            columns == 1 ? hopper_split_kernel<M, T, 1> : hopper_split_kernel<M, T, at_once>,
+            blocks_of(a.batch * p.split.blocks() + ceil_div(threads, kSplitThreads)),
+            dim3(kSplitThreads), kSplitShared, stream, p.split, pack);
+    } else {
+      if constexpr (M::sets > 1)
+        error = fastconv1d::launch(hopper_scale_kernel<M, T>, blocks_of(Hopper::scales(c)),
+                                   dim3(128), 16, stream, pack);
+      if (error == 0 && threads > 0)
+        error = fastconv1d::launch<(M::sets > 1)>(
+            columns == 1 ? hopper_pack_kernel<M, T, 1> : hopper_pack_kernel<M, T, at_once>,
+            blocks_of(ceil_div(threads, 128)), dim3(128), 0, stream, pack);
     }
     if (error != 0) return error;
     const int64_t bytes = hopper_fixed_bytes<M, T>() + stage_bytes(l);

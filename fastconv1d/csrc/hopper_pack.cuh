@@ -20,12 +20,27 @@ struct HopperPackParams : WeightParams {
   int* scales;
 };
 
-// A block finds the scale of a column's weights.
-template <class M, class T>
-__global__ void __launch_bounds__(128) hopper_scale_kernel(const HopperPackParams p) {
-  let_next_kernel_begin();
-  FASTCONV1D_SHARED(memory);
-  const int64_t block = blockIdx.x / T::channels, row = blockIdx.x % T::channels;
+// A value's bits of fp32 without its sign, or 0 where it is not finite.
+__device__ __forceinline__ uint32_t finite_size(uint32_t bits) {
+  const uint32_t size = bits & 0x7fffffffu;
+  return size < 0x7f800000u ? size : 0;
+}
+// The largest number of a block of so many threads, for all of them.
+template <int THREADS>
+__device__ __forceinline__ uint32_t largest_of_block(uint32_t number, uint32_t* memory) {
+  number = largest_of_warp(number);
+  if (threadIdx.x % 32 == 0) memory[threadIdx.x / 32] = number;
+  __syncthreads();
+  for (int warp = 0; warp < THREADS / 32; ++warp)
+    number = memory[warp] > number ? memory[warp] : number;
+  return number;
+}
+
+// A block of so many threads finds the scale of a column's weights.
+template <class T, int THREADS>
+__device__ __forceinline__ void find_scale(const HopperPackParams& p, uint32_t number,
+                                           uint32_t* memory) {
+  const int64_t block = number / T::channels, row = number % T::channels;
   const int64_t group = block / p.channel_blocks;
   const Column column = column_of(p.weave, block % p.channel_blocks * T::channels + row);
   uint32_t most = 0;
@@ -33,15 +48,15 @@ __global__ void __launch_bounds__(128) hopper_scale_kernel(const HopperPackParam
   constexpr int at_once = 8;
   const auto count = static_cast<uint32_t>(p.channels_in * p.phase.taps);
 #pragma unroll 1
-  for (uint32_t first = threadIdx.x; first < count; first += 128 * at_once) {
+  for (uint32_t first = threadIdx.x; first < count; first += THREADS * at_once) {
     float weight[at_once];
 #pragma unroll
     for (int i = 0; i < at_once; ++i) {
-      Digits<uint32_t> digits{first + 128 * i};
+      Digits<uint32_t> digits{first + THREADS * i};
       const int64_t tap = digits.take(p.phase.taps),
                     of_column = tap_of(p.phase, p.weave, column.r, tap);
-      const bool exists =
-          first + 128 * i < count && column.channel < p.channels_out && of_column < p.kernel_size;
+      const bool exists = first + THREADS * i < count && column.channel < p.channels_out &&
+                          of_column < p.kernel_size;
       weight[i] = exists ? __ldg(static_cast<const float*>(p.weight) +
                                  weight_row(p, group, column.channel, digits.rest) + of_column)
                          : 0.f;
@@ -52,17 +67,20 @@ __global__ void __launch_bounds__(128) hopper_scale_kernel(const HopperPackParam
       most = bits > most ? bits : most;
     }
   }
-  most = largest_of_warp(most);
-  if (threadIdx.x % 32 == 0) memory[threadIdx.x / 32] = most;
-  __syncthreads();
-  for (int warp = 0; warp < 4; ++warp) most = memory[warp] > most ? memory[warp] : most;
+  most = largest_of_block<THREADS>(most, memory);
   if (threadIdx.x == 0)
-    p.scales[blockIdx.x] = Scale::log2_for(static_cast<int>(smaller(most >> 23, Scale::most)));
+    p.scales[number] = Scale::log2_for(static_cast<int>(smaller(most >> 23, Scale::most)));
 }
-template <class M, class T, int COLUMNS>
-__global__ void __launch_bounds__(128) hopper_pack_kernel(const HopperPackParams p) {
+template <class M, class T>
+__global__ void __launch_bounds__(128) hopper_scale_kernel(const HopperPackParams p) {
   let_next_kernel_begin();
-  const int64_t index = static_cast<int64_t>(blockIdx.x) * 128 + threadIdx.x;
+  FASTCONV1D_SHARED(memory);
+  find_scale<T, 128>(p, blockIdx.x, memory);
+}
+
+// A thread packs its columns.
+template <class M, class T, int COLUMNS>
+__device__ __forceinline__ void pack_columns(const HopperPackParams& p, int64_t index) {
   if (index >= p.count) return;
   const Pipeline& l = p.pipeline;
   const int quads = l.words / 4;
@@ -157,6 +175,12 @@ __global__ void __launch_bounds__(128) hopper_pack_kernel(const HopperPackParams
       *reinterpret_cast<uint4*>(packed + 4 * (plane * quads * T::channels + c * apart)) =
           make_uint4(words[plane][0], words[plane][1], words[plane][2], words[plane][3]);
   }
+}
+
+template <class M, class T, int COLUMNS>
+__global__ void __launch_bounds__(128) hopper_pack_kernel(const HopperPackParams p) {
+  let_next_kernel_begin();
+  pack_columns<M, T, COLUMNS>(p, static_cast<int64_t>(blockIdx.x) * 128 + threadIdx.x);
 }
 
 }  // namespace fastconv1d

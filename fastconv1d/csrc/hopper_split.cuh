@@ -2,13 +2,13 @@
 // and any block of channels sees it.
 //
 // A word has a value's high part in its low half, its low part in the other. All values of a batch are scaled by the same
-// power of two, after its largest finite one: a first kernel finds that, a second one splits. Where values are too small
-// for this scale, blocks of them are marked; tiles go back to the input there, and everywhere in a batch some of whose
-// blocks are so small that larger scales could not make up for it.
+// power of two, after its largest finite one: a first kernel finds that, a second one splits; both do as much for the
+// weights. Where values are too small for this scale, blocks of them are marked; tiles go back to the input there, and
+// everywhere in a batch some of whose blocks are so small that larger scales could not make up for it.
 #pragma once
 #include <type_traits>
 
-#include "tile.cuh"
+#include "hopper_pack.cuh"
 
 namespace fastconv1d {
 
@@ -86,12 +86,9 @@ struct SplitValues {
   }
 };
 
-// Blocks of a batch take turns on its values.
-template <class M>
-__global__ void __launch_bounds__(kSplitThreads) split_range_kernel(const SplitParams p) {
-  let_next_kernel_begin();
-  FASTCONV1D_SHARED(memory);
-  Digits<uint32_t> digits{blockIdx.x};
+// Blocks of a batch take turns on its values and find the largest.
+inline __device__ void find_largest(const SplitParams& p, uint32_t number, uint32_t* memory) {
+  Digits<uint32_t> digits{number};
   const int64_t part = digits.take(p.parts_of_batch), batch = digits.rest;
   uint32_t most = 0;
 #pragma unroll 1
@@ -99,27 +96,22 @@ __global__ void __launch_bounds__(kSplitThreads) split_range_kernel(const SplitP
     const SplitValues values(p, batch, static_cast<uint32_t>(block));
 #pragma unroll
     for (int i = 0; i < 16; ++i) {
-      const uint32_t size = bits_of(values.of[i / 4][i % 4]) & 0x7fffffffu;
-      most = size < 0x7f800000u && size > most ? size : most;
+      const uint32_t size = finite_size(bits_of(values.of[i / 4][i % 4]));
+      most = size > most ? size : most;
     }
   }
-  most = largest_of_warp(most);
-  if (threadIdx.x % 32 == 0) memory[threadIdx.x / 32] = most;
-  __syncthreads();
+  most = largest_of_block<kSplitThreads>(most, memory);
   if (threadIdx.x == 0) {
-    for (int warp = 1; warp < kSplitThreads / 32; ++warp)
-      most = memory[warp] > most ? memory[warp] : most;
-    p.parts[blockIdx.x] = most;
+    p.parts[number] = most;
     if (part == 0) p.wide[batch] = 0;
   }
-  wait_for_kernel_before();  // which the kernels behind this one need, too
 }
 
+// A block splits one of values.
 template <class M>
-__global__ void __launch_bounds__(kSplitThreads) split_kernel(const SplitParams p) {
-  let_next_kernel_begin();
-  FASTCONV1D_SHARED(memory);
-  Digits<uint32_t> digits{blockIdx.x};
+__device__ __forceinline__ void split_values(const SplitParams& p, uint32_t number,
+                                             uint32_t* memory) {
+  Digits<uint32_t> digits{number};
   const uint32_t block = digits.take(p.blocks()), batch = digits.rest;
   const SplitValues values(p, batch, block);
   if (threadIdx.x < 2) memory[threadIdx.x] = 0;
@@ -150,22 +142,43 @@ __global__ void __launch_bounds__(kSplitThreads) split_kernel(const SplitParams 
       const uint32_t size = bits_of(of[k]) & 0x7fffffffu;
       small |= size > 0 && size < least;
       tiny |= size > 0 && size < least_of_all;
-      largest = size < 0x7f800000u && size > largest ? size : largest;
+      largest = finite_size(size) > largest ? size : largest;
     }
   });
-  largest = largest_of_warp(largest);
-  if (threadIdx.x % 32 == 0) memory[2 + threadIdx.x / 32] = largest;
-  __syncthreads();
+  largest = largest_of_block<kSplitThreads>(largest, memory + 2);
   if (small) memory[0] = 1;
   if (tiny) memory[1] = 1;
   __syncthreads();
   if (threadIdx.x > 0) return;
-  for (int warp = 0; warp < kSplitThreads / 32; ++warp)
-    largest = memory[2 + warp] > largest ? memory[2 + warp] : largest;
   const uint32_t exponent = largest >> 23;
-  p.marks[blockIdx.x] = SplitParams::mark_of(exponent, memory[0] != 0);
+  p.marks[number] = SplitParams::mark_of(exponent, memory[0] != 0);
   if (memory[1] != 0 && exponent + kNearLargest < most >> 23) p.wide[batch] = 1;
   if (block == 0) p.scales[batch] = log2;
+}
+
+// What has to be known of the input and of the weight before either is split, and then both: some blocks do the one, those
+// behind them the other.
+template <class T>
+__global__ void __launch_bounds__(kSplitThreads)
+    hopper_largest_kernel(const SplitParams split, const HopperPackParams pack) {
+  let_next_kernel_begin();
+  FASTCONV1D_SHARED(memory);
+  const auto of_input = static_cast<uint32_t>(split.batch * split.parts_of_batch);
+  if (blockIdx.x < of_input)
+    find_largest(split, blockIdx.x, memory);
+  else
+    find_scale<T, kSplitThreads>(pack, blockIdx.x - of_input, memory);
+}
+template <class M, class T, int COLUMNS>
+__global__ void __launch_bounds__(kSplitThreads)
+    hopper_split_kernel(const SplitParams split, const HopperPackParams pack) {
+  let_next_kernel_begin();
+  FASTCONV1D_SHARED(memory);
+  const auto of_input = static_cast<uint32_t>(split.batch * split.blocks());
+  if (blockIdx.x < of_input)
+    split_values<M>(split, blockIdx.x, memory);
+  else
+    pack_columns<M, T, COLUMNS>(pack, int64_t{blockIdx.x - of_input} * kSplitThreads + threadIdx.x);
 }
 
 }  // namespace fastconv1d

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "schedule.h"
+#include "phases.h"
 
 namespace fastconv1d {
 

@@ -3,7 +3,7 @@
 #include <atomic>
 #include <cstdint>
 
-#include "schedule.h"
+#include "phases.h"
 #include "simd.h"
 
 namespace fastconv1d {
