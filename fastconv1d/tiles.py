@@ -299,7 +299,7 @@ def hopper_walk(tile: HopperTile, problem: Problem, many_tiles: bool = False) ->
             if not copied or (resident and not many_tiles):
                 continue
             room = stages * (rows + 1) * copied * size + 8 * MOST_FOLDED[1]
-            room += (slices if resident else 3) * words * tile.channels * 4
+            room += (slices if resident else 3) * planes * words * tile.channels * 4
             if fixed + room <= HOPPER_SHARED:
                 return HopperWalk(words, slices, 1, 1, rows, copied, resident, stages > 1)
     # Taps farther apart than a tile is long are copied one by one, if not all together.

@@ -63,7 +63,8 @@ class Run:
     bits. With `rounded` the output is judged as a convolution of operands rounded to TF32, without
     tolerance for that rounding. With `spread` the input is large at some positions and tiny at
     others; `scales` are factors of input and weight, and `gap` lies between the input's rows. With
-    `far` the input begins with one huge value, and zeros around it.
+    `far` the input begins with one huge value, and zeros around it. With `infinite` positions in
+    the middle are, or with `nan` the NaN of a GPU's own arithmetic, which has all bits set.
 
     With `gradient` the library is one of gradients, and the problem an ordinary one; the output is
     the gradient of the weight, and that of the bias if the problem has one. grad_output stands in
@@ -90,6 +91,7 @@ class Run:
     gap: float = float("nan")
     scales: tuple[float, float] = (1.0, 1.0)
     infinite: bool = False
+    nan: bool = False
     gradient: bool = False
     only_bias: bool = False
     with_input: bool = False
@@ -209,6 +211,8 @@ def execute(
         input, weight = input * run.scales[0], weight * run.scales[1]
         if run.infinite:
             input[..., -1 if run.gradient else input.shape[2] // 2] = float("inf")
+        if run.nan:
+            input.view(torch.int32)[..., input.shape[2] // 2] = 0x7FFFFFFF
         if run.columns and run.problem.transposed and input.element_size() == 2:
             input = input.float() * (1 if run.integers else 1 + 2**-12)
         input = laid_out(input, run.layout, run.gap)
@@ -288,8 +292,8 @@ def _fault(
     if not all(map(guards_intact, written)):
         return "written beside the output"
     output = written[0]
-    if run.infinite and not run.gradient:
-        reached = input.isinf()
+    if (run.infinite or run.nan) and not run.gradient:
+        reached = ~input.isfinite()
         finite = input.masked_fill(reached, 0)
         ones = torch.ones_like(weight)
         sees = expected(reached.double(), ones, None, problem).y64 > 0

@@ -424,32 +424,49 @@ class Beside {
   Beside& operator=(const Beside&) = delete;
   ~Beside() {
     if (forked_ == nullptr) return;
-    (void)cudaEventRecord(forked_->end, forked_->stream);
-    (void)cudaStreamWaitEvent(c10::cuda::getCurrentCUDAStream().stream(), forked_->end, 0);
+    const auto current = c10::cuda::getCurrentCUDAStream().stream();
+    if (cudaEventRecord(forked_->end, forked_->stream) != cudaSuccess ||
+        cudaStreamWaitEvent(current, forked_->end, 0) != cudaSuccess)
+      (void)cudaStreamSynchronize(forked_->stream);
   }
 
+  // The stream beside, or the current one while a graph is captured: who takes part in that is not free until it ends.
   cudaStream_t fork() {
-    forked_ = &stream_of_thread();
-    C10_CUDA_CHECK(cudaEventRecord(forked_->begin, c10::cuda::getCurrentCUDAStream().stream()));
-    C10_CUDA_CHECK(cudaStreamWaitEvent(forked_->stream, forked_->begin, 0));
-    return forked_->stream;
+    const auto current = c10::cuda::getCurrentCUDAStream().stream();
+    auto capture = cudaStreamCaptureStatusNone;
+    C10_CUDA_CHECK(cudaStreamIsCapturing(current, &capture));
+    if (capture != cudaStreamCaptureStatusNone) return current;
+    Stream& own = stream_of_thread();
+    C10_CUDA_CHECK(cudaEventRecord(own.begin, current));
+    C10_CUDA_CHECK(cudaStreamWaitEvent(own.stream, own.begin, 0));
+    forked_ = &own;
+    return own.stream;
   }
+  bool forked() const { return forked_ != nullptr; }
   void keep(const Tensor& tensor) { kept_.push_back(tensor); }
 
  private:
   struct Stream {
     cudaStream_t stream = nullptr;
     cudaEvent_t begin = nullptr, end = nullptr;
+    Stream() = default;
+    Stream(const Stream&) = delete;
+    Stream& operator=(const Stream&) = delete;
+    ~Stream() {
+      if (stream != nullptr) (void)cudaStreamDestroy(stream);
+      for (cudaEvent_t event : {begin, end})
+        if (event != nullptr) (void)cudaEventDestroy(event);
+    }
   };
-  // Nobody else knows it: streams of torch's pool may be capturing somebody's graph.
+  // Nobody else knows it: those of torch's pool may be capturing somebody's graph.
   static Stream& stream_of_thread() {
     static thread_local std::unordered_map<int, Stream> streams;
     Stream& own = streams[c10::cuda::current_device()];
-    if (own.end == nullptr) {
+    if (own.stream == nullptr)
       C10_CUDA_CHECK(cudaStreamCreateWithFlags(&own.stream, cudaStreamNonBlocking));
-      C10_CUDA_CHECK(cudaEventCreateWithFlags(&own.begin, cudaEventDisableTiming));
-      C10_CUDA_CHECK(cudaEventCreateWithFlags(&own.end, cudaEventDisableTiming));
-    }
+    for (cudaEvent_t* event : {&own.begin, &own.end})
+      if (*event == nullptr)
+        C10_CUDA_CHECK(cudaEventCreateWithFlags(event, cudaEventDisableTiming));
     return own;
   }
   Stream* forked_ = nullptr;
@@ -469,10 +486,10 @@ void run_kernels(Launch launch, Workspace workspace_of, int64_t variant, fastcon
     workspace = new_tensor({bytes}, input, c10::kByte);
     a.workspace = workspace.data_ptr();
     if (bytes > Beside::most_workspace) beside = nullptr;
-    if (beside != nullptr) beside->keep(workspace);
   }
   const auto stream =
       beside != nullptr ? beside->fork() : c10::cuda::getCurrentCUDAStream().stream();
+  if (beside != nullptr && beside->forked()) beside->keep(workspace);
   check_launch(launch(variant, &a, stream), "a kernel");
 #else
   a.multiprocessors = at::get_num_threads();
@@ -624,11 +641,11 @@ std::tuple<Tensor, Tensor> weight_gradient(const Tensor& grad_output, const Tens
     a.grad_input = of_input->data_ptr();
     beside = nullptr;
   }
+  run_kernels(entry, a, input, beside);
 #ifdef FASTCONV1D_CUDA
-  if (beside != nullptr)
+  if (beside != nullptr && beside->forked())
     for (const Tensor& tensor : {x, grads}) beside->keep(tensor);
 #endif
-  run_kernels(entry, a, input, beside);
   return {of_weight, of_bias};
 }
 
@@ -686,14 +703,17 @@ Gradients all_gradients(const Tensor& grad_output, const Tensor& input, const Te
   Tensor of_input, of_weight, of_bias;
   // Neither gradient needs the other: one's first and last blocks leave multiprocessors to the other's.
   Beside beside;
+  // Of what is laid out otherwise, as a sum's gradient is, there is one copy for both.
+  const Tensor grads =
+      wanted[0] && wanted[1] && !g.transposed ? grad_output.contiguous() : grad_output;
   if (wanted[1])
     std::tie(of_weight, of_bias) =
-        weight_gradient(grad_output, input, weight.sizes(), wanted[2], g, algorithm, weight,
+        weight_gradient(grads, input, weight.sizes(), wanted[2], g, algorithm, weight,
                         wanted[0] ? &of_input : nullptr, wanted[0] ? &beside : nullptr);
   else if (wanted[2])
     of_bias = sum_of_rows(grad_output);
   if (wanted[0] && !of_input.defined()) {
-    of_input = convolution(grad_output, weight, std::nullopt, other, algorithm);
+    of_input = convolution(grads, weight, std::nullopt, other, algorithm);
     // There are more where output_padding is a stride or more.
     if (of_input.size(2) != input.size(2)) of_input = of_input.narrow(2, 0, input.size(2));
   }

@@ -191,6 +191,14 @@ struct Kn2rowBlock : Kn2rowShape<M, TILES> {
     for (int i = 0; i < S::ahead; ++i) read(x[i]);
   }
 
+  // A value, rounded or in parts that stay finite if it is.
+  static __device__ __forceinline__ void split(uint32_t bits, uint32_t (&of_plane)[M::planes]) {
+    if constexpr (S::splits)
+      M::split({float_of(bits)}, of_plane, 1);
+    else
+      M::split({float_of(bits)}, of_plane);
+  }
+
   __device__ __forceinline__ void multiply_step(Sums& sums, const uint32_t (&word)[8],
                                                 const uint32_t* fragments) const {
     uint32_t b[4][M::planes][2];
@@ -200,7 +208,7 @@ struct Kn2rowBlock : Kn2rowShape<M, TILES> {
       for (int half = 0; half < 2; ++half) {
         uint32_t of_plane[M::planes];
         if constexpr (S::of_word == 1)
-          M::split({float_of(word[4 * half + j])}, of_plane);
+          split(word[4 * half + j], of_plane);
         else
           of_plane[0] = halves_of(word[4 * half + j / 2], word[4 * half + 2 + j / 2], j % 2 != 0);
 #pragma unroll
@@ -214,7 +222,10 @@ struct Kn2rowBlock : Kn2rowShape<M, TILES> {
 #pragma unroll
       for (int k = 0; k < 4; ++k) {
         uint32_t of_plane[M::planes];
-        M::unpack(weight[k], of_plane);
+        if constexpr (S::splits)
+          split(weight[k], of_plane);
+        else
+          of_plane[0] = weight[k];
 #pragma unroll
         for (int plane = 0; plane < M::planes; ++plane) a[plane][k] = of_plane[plane];
       }

@@ -93,8 +93,7 @@ struct ToeplitzBlock : ToeplitzShape<M> {
   int channel, first_batch;
   uint32_t *weights, *lines, *flags;
   float4* kept;
-  float zero =
-      0;  // or a NaN, where something of a piece is not finite, or would not be when rounded
+  float zero = 0;  // or a NaN, where a piece has what is not finite, or would not be when rounded
 
   // Of so many warps, one of which this is, that share `memory`.
   __device__ __forceinline__ ToeplitzBlock(const ToeplitzParams<M>& p, uint32_t* memory, int warp,
@@ -138,7 +137,7 @@ struct ToeplitzBlock : ToeplitzShape<M> {
         weights[i] = M::pack({value});
         visit(value);
         // Infinity is a high part without a low one.
-        if constexpr (M::planes > 1) zero = fmaf(nearest_tf32(value), 0, zero);
+        if constexpr (M::planes > 1) zero = fmaf(float_of(round_tf32(value)), 0, zero);
       } else {
         const Element before = weight(2 * i - 1), even = weight(2 * i), odd = weight(2 * i + 1);
         visit(even);
@@ -202,7 +201,7 @@ struct ToeplitzBlock : ToeplitzShape<M> {
           if constexpr (S::of_word == 1) {
             of_row[w] = M::pack({float_of(of_row[w])});
             const float value = float_of(of_row[w]);
-            zero = fmaf(M::planes > 1 ? nearest_tf32(value) : value, 0, zero);
+            zero = fmaf(M::planes > 1 ? float_of(round_tf32(value)) : value, 0, zero);
           } else {
             of_row[w] = shifted_right(of_row[w], of_row[w + 1], off % 4 * 8);
             const float2 both = M::pair(of_row[w]);
