@@ -630,13 +630,17 @@ def test_walks_are_those_of_the_kernel(tmp_path: Path) -> None:
             random.choice((1, 16, 128, 530)),
             1_000_000 + random.randrange(16),
             random.choice((1, 2, 3, 10, 16, 41, 500)),
-            stride=random.choice((1, 2, 3, 5, 8, 15, 16, 33, 64)),
+            stride=random.choice((1, 2, 3, 5, 8, 16, 33, 64)),
             padding=random.choice((0, 1, 2, 7, 100)),
             dilation=random.choice((1, 2, 3, 100, 700)),
             transposed=random.random() < 0.5,
             mode=mode,
         )
         cases.append((tile, problem, random.random() < 0.5))
+    # Taps are words, of two planes, that leave room for one stage of the input.
+    folded_tile = BY_NAME["hopper_folded_128x128"].tiles["ieee"]
+    few = Problem(1, 5, 128, 1_000_000, 16, stride=15, mode="ieee")
+    cases += [(folded_tile, few, many) for many in (False, True)]
     lines = []
     for tile, problem, many in cases:
         size = problem.dtype.itemsize
