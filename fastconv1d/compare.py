@@ -296,7 +296,7 @@ def check(
     else:
         ratio = (error / limit).masked_fill_(agreed, 0.0).nan_to_num_(nan=math.inf, posinf=math.inf)
     at = int(ratio.argmax())
-    worst = float(ratio.view(-1)[at])
+    worst = float(ratio.reshape(-1)[at])
     wrong = int((ratio > 1).sum())
     place = tuple(int(i) for i in torch.unravel_index(torch.tensor(at), truth.shape))
     index = (reference.first + place[0], *place[1:])

@@ -212,6 +212,17 @@ def test_shape_and_dtype_are_checked() -> None:
     assert "float64" in compare(output.double(), *tensors, problem).reason
 
 
+def test_an_output_may_lie_in_any_order() -> None:
+    problem = PROBLEMS["dense"]
+    tensors = draw(problem, "cpu", 5)
+    output = torch_convolution(problem, *tensors)
+    strided = output.transpose(0, 2).contiguous().transpose(0, 2)
+    assert compare(strided, *tensors, problem).ok
+    strided[1, 2, 3] += 1
+    verdict = compare(strided, *tensors, problem)
+    assert (verdict.index, verdict.wrong) == ((1, 2, 3), 1)
+
+
 def test_an_empty_batch_is_right() -> None:
     problem = replace(PROBLEMS["dense"], batch=0)
     tensors = draw(problem, "cpu", 6)
