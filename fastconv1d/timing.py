@@ -60,7 +60,8 @@ def synchronize(device: torch.device) -> None:
 def race(calls: Mapping[str, Call], device: torch.device, seconds: float) -> dict[str, Timing]:
     """Times the calls in turn, round after round, for about `seconds` (5 to 200 rounds).
 
-    Taking turns lets a change of clock or temperature hit every call alike. Before each timed call
+    Taking turns lets a change of clock or temperature hit every call alike; every second round has
+    all but the first in reverse, since what came before can matter. Before each timed call
     a buffer larger than the last-level cache is written, outside of the timed region: the inputs
     come from memory, as they do in a model. On a GPU it is written as often as keeps the device
     busy until the host has enqueued the call, so that times are the device's alone, by CUDA events;
@@ -103,8 +104,8 @@ def _rounds(
 ) -> dict[str, list[float]]:
     if device.type == "cpu":
         times: dict[str, list[float]] = {name: [] for name in calls}
-        for _ in range(count):
-            for name, call in calls.items():
+        for number in range(count):
+            for name, call in _in_turn(calls, number):
                 flush.zero_()
                 start = time.perf_counter()
                 call()
@@ -112,8 +113,8 @@ def _rounds(
         return times
     event: Callable[..., torch.cuda.Event] = torch.cuda.Event
     marks: dict[str, list[tuple[torch.cuda.Event, torch.cuda.Event]]] = {n: [] for n in calls}
-    for _ in range(count):
-        for name, call in calls.items():
+    for number in range(count):
+        for name, call in _in_turn(calls, number):
             first, last = event(enable_timing=True), event(enable_timing=True)
             for _ in range(writes):
                 flush.zero_()
@@ -123,6 +124,12 @@ def _rounds(
             marks[name].append((first, last))
     synchronize(device)
     return {n: [first.elapsed_time(last) for first, last in pairs] for n, pairs in marks.items()}
+
+
+def _in_turn(calls: Mapping[str, Call], number: int) -> list[tuple[str, Call]]:
+    """The calls as a round has them: no call always follows the same one, nor ever itself."""
+    first, *others = calls.items()
+    return [first, *(reversed(others) if number % 2 else others)]
 
 
 def host_microseconds(
