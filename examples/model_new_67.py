@@ -993,11 +993,6 @@ struct Ieee : Fp32 {
   static constexpr float most_rounded = 0x1.ffep127f;
   static constexpr bool keeps_places = false;
   static __device__ __forceinline__ void split(const Element (&v)[1], uint32_t (&word)[2]) {
-    const float high = nearest_tf32(v[0]);
-    word[0] = bits_of(high);
-    word[1] = bits_of(v[0] - high);
-  }
-  static __device__ __forceinline__ void split(const Element (&v)[1], uint32_t (&word)[2], float) {
     const uint32_t bits = bits_of(v[0]), half = fabsf(v[0]) < most_rounded ? 0x1000u : 0u;
     const float high = float_of((bits + half) & 0xffffe000u);
     word[0] = bits_of(high);
@@ -1129,6 +1124,25 @@ struct Fp16 : Half16 {
                 pack({float_to_fp16(sum[2]), float_to_fp16(sum[3])}), exists);
   }
 };
+template <class M>
+__device__ __forceinline__ void unpack_four(const uint32_t (&word)[4],
+                                            uint32_t (&of_plane)[M::planes][4]) {
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    uint32_t planes[M::planes];
+    M::unpack(word[i], planes);
+#pragma unroll
+    for (int plane = 0; plane < M::planes; ++plane) of_plane[plane][i] = planes[plane];
+  }
+}
+template <int COUNT>
+__device__ __forceinline__ void end_chain(float (&sum)[COUNT], float (&of_chain)[COUNT]) {
+#pragma unroll
+  for (int i = 0; i < COUNT; ++i) {
+    sum[i] += of_chain[i];
+    of_chain[i] = 0;
+  }
+}
 }
 namespace fastconv1d {
 struct Place {
@@ -1261,12 +1275,7 @@ struct TileSums {
 #pragma unroll
     for (int m = 0; m < T::m_tiles; ++m)
 #pragma unroll
-      for (int n = 0; n < T::n_tiles; ++n)
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          total[m][n][i] += chain[m][n][i];
-          chain[m][n][i] = 0;
-        }
+      for (int n = 0; n < T::n_tiles; ++n) fastconv1d::end_chain(total[m][n], chain[m][n]);
     steps = 0;
   }
   __device__ __forceinline__ float value(int m, int n, int i) const {
@@ -3132,8 +3141,8 @@ struct Hopper {
 namespace fastconv1d {
 using Tf32Kernel = TileLibrary<Hopper, Tf32, fastconv1d::HopperTile<2, 2, 128, false, false>>;
 using IeeeKernel = TileLibrary<Hopper, Halves, fastconv1d::HopperTile<2, 1, 128, false, false>>;
-using Bf16Kernel = TileLibrary<Hopper, Bf16, fastconv1d::HopperTile<3, 2, 64, false, false>>;
-using Fp16Kernel = TileLibrary<Hopper, Fp16, fastconv1d::HopperTile<3, 2, 64, false, false>>;
+using Bf16Kernel = TileLibrary<Hopper, Bf16, fastconv1d::HopperTile<2, 2, 128, false, false>>;
+using Fp16Kernel = TileLibrary<Hopper, Fp16, fastconv1d::HopperTile<2, 2, 128, false, false>>;
 }
 namespace fastconv1d {
 template <class Function>

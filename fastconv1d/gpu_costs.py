@@ -151,13 +151,13 @@ class HopperCosts:
 
 
 HOPPER_16_BIT = HopperCosts(
-    *(0.59, 72.9, 49.1, 19.0, 624, 7.85, 1790, 0.0719, 0.00289, 11.2, 20.7, 0.382),
-    *(0.202, 0, 4.57, 598, 0.191),
+    *(0.545, 69.7, 56.7, 27.3, 622, 33.7, 1140, 0.0727, 0.00796, 11.2, 22.3, 0.322),
+    *(0.0312, 0, 4.86, 530, 0.192),
 )
 HOPPER = {
     "tf32": HopperCosts(
-        *(0.449, 64.3, 69.2, 8.55, 458, 33.6, 2820, 0.092, 0.0138, 9.89, 0, 0.29),
-        *(0.021, 0.223, 0, 345, 0.206),
+        *(0.446, 60.9, 68.3, 26.8, 453, 17.8, 2120, 0.0965, 0.0156, 11.2, 0, 0.3),
+        *(0.00847, 0.217, 1.17, 427, 0.172),
     ),
     "ieee": HopperCosts(
         *(0.515, 216, 142, 11.4, 1070, 3.56, 367, 0.137, 0.028, 14.9, 0, 0.271),
@@ -169,6 +169,21 @@ HOPPER = {
     ),
     "bf16": HOPPER_16_BIT,
     "fp16": HOPPER_16_BIT,
+}
+# Times as long as all that says, by channels and positions of a tile and size, but fp32-accurate.
+HOPPER_TILE = {
+    (256, 128): {4: 0.973, 2: 1.0},
+    (192, 128): {4: 0.922, 2: 1.01},
+    (128, 256): {4: 1.0, 2: 1.0},
+    (128, 192): {4: 0.981, 2: 1.0},
+    (128, 128): {4: 0.917, 2: 0.92},
+    (96, 256): {4: 1.0, 2: 1.01},
+    (96, 192): {4: 0.986, 2: 1.045},
+    (64, 384): {4: 0.966, 2: 1.0},
+    (64, 256): {4: 1.0, 2: 1.07},
+    (64, 128): {4: 0.947, 2: 0.972},
+    (32, 384): {4: 0.933, 2: 1.05},
+    (32, 256): {4: 0.972, 2: 1.06},
 }
 
 
@@ -333,7 +348,10 @@ def hopper(tile: HopperTile | None, problem: Problem) -> float:
     narrow = costs.narrow + costs.split * split
     # Phases that are not woven write parts of the same sectors.
     time = larger(time, traffic * (1 + narrow * (tile.m_tiles == 1)))
-    return phases * (costs.start + time) + before
+    time = phases * (costs.start + time) + before
+    return (
+        time if problem.mode == "ieee" else time * HOPPER_TILE[tile.channels, tile.positions][size]
+    )
 
 
 def larger(one: float, other: float) -> float:

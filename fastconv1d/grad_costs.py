@@ -34,25 +34,25 @@ MOST_GRAD_STRIDE = {2: 3, 4: 8}
 # What it takes, measured on an H200: µs of a slice, by channels and pairs, in TF32 and in 16 bits,
 # which has twice as many positions in one.
 GRAD_HOPPER_SLICE = {
-    (128, 256): {4: 0.92, 2: 1.1},
-    (128, 192): {4: 0.8, 2: 1.01},
-    (128, 128): {4: 0.8, 2: 0.84},
-    (64, 256): {4: 0.63, 2: 0.82},
-    (64, 192): {4: 0.57, 2: 0.64},
+    (128, 256): {4: 0.816, 2: 1.14},
+    (128, 192): {4: 0.73, 2: 0.99},
+    (128, 128): {4: 0.662, 2: 0.85},
+    (64, 256): {4: 0.618, 2: 0.833},
+    (64, 192): {4: 0.485, 2: 0.634},
 }
-# Times as long where there is a bias; where rows of grad_output begin within 16 bytes; where rows
-# of either tensor begin at odd 16-bit values; where taps are so far apart that each has a row.
-GRAD_HOPPER_BIAS, GRAD_HOPPER_WITHIN, GRAD_HOPPER_ODD = {4: 1.22, 2: 1.1}, 1.27, 1.4
-GRAD_HOPPER_APART = {4: 1.4, 2: 1.7}
+# Times as long where it adds up a bias; where rows of either tensor begin at odd 16-bit values;
+# where taps are so far apart that each has a row.
+GRAD_HOPPER_BIAS, GRAD_HOPPER_ODD, GRAD_HOPPER_APART = {4: 1.11, 2: 1.06}, 1.29, {4: 2.2, 2: 2.1}
 GRAD_HOPPER_INNERMOST = 4  # taps: `taps_innermost` of csrc/grad_hopper.cuh
+GRAD_BIAS_APART = 512  # pairs of a group: kBiasApart there
 # Without a bias, where rows of grad_output come as products read them, as far as a bucket's length
 # can tell, by channels and pairs; what 16-bit rows with a bias take so is in the above.
-GRAD_HOPPER_DIRECT = {(128, 256): 0.95, (128, 192): 0.8, (128, 128): 0.75}
+GRAD_HOPPER_DIRECT = {(128, 256): 0.937, (128, 192): 0.802, (128, 128): 0.796}
 GRAD_HOPPER_SHARED = 223 << 10  # bytes of shared memory for stages
-GRAD_HOPPER_START, GRAD_HOPPER_WAVE = 13.0, 7.4  # µs: both kernels; a block's start and its end
-GRAD_HOPPER_BANDWIDTH = 3.9e6  # bytes per µs that it reads
-# What the bias's kernel takes beside the product written out: µs, and bytes per µs by size.
-GRAD_EXPLICIT_BIAS_START, GRAD_EXPLICIT_BIAS = 8.0, {2: 2.2e6, 4: 5e6}
+GRAD_HOPPER_START, GRAD_HOPPER_WAVE = 13.4, 4.9  # µs: both kernels; a block's start and its end
+GRAD_HOPPER_BANDWIDTH = 3.36e6  # bytes per µs that it reads
+# What a kernel takes that adds up the bias alone: µs more than without it, and bytes per µs.
+GRAD_BIAS_START, GRAD_BIAS_BANDWIDTH = 0.5, 3.1e6
 GRAD_BLOCK_SLICES = 12  # slices' time that a block's start takes: splits_of in csrc/grad_tile.cuh
 # Times as long with a stride, and where rows have few slices and taps share little of what is read.
 GRAD_STRIDED, GRAD_SHORT = 1.18, 1.5
@@ -110,7 +110,7 @@ def hopper(tile: GradHopperTile | None, problem: Problem) -> float:
     if problem.gpu is None or tile is None:
         return float("inf")
     tiles = problem.groups * ceil_div(problem.channels_out // problem.groups, tile.channels)
-    blocks, apart = _pair_blocks(tile, problem)
+    blocks, taps_apart = _pair_blocks(tile, problem)
     if not blocks:
         return float("inf")
     tiles *= blocks
@@ -119,7 +119,9 @@ def hopper(tile: GradHopperTile | None, problem: Problem) -> float:
     size = tile.channels, tile.pairs
     work = waves * slices * GRAD_HOPPER_SLICE[size][itemsize]
     row_bytes = problem.length_out * itemsize
-    if problem.bias:
+    pairs = problem.channels_in // problem.groups * problem.kernel_size
+    apart = problem.bias and pairs >= GRAD_BIAS_APART and (itemsize == 4 or row_bytes % 16 == 0)
+    if problem.bias and not apart:
         work *= GRAD_HOPPER_BIAS[itemsize]
     elif row_bytes % 16 == 0:
         work *= GRAD_HOPPER_DIRECT.get(size, 1)
@@ -127,13 +129,17 @@ def hopper(tile: GradHopperTile | None, problem: Problem) -> float:
     taps_innermost = problem.dilation == 1 and problem.kernel_size >= GRAD_HOPPER_INNERMOST
     if (row_bytes % 4 or problem.aligned % 4) and not taps_innermost:
         work *= GRAD_HOPPER_ODD
-    if row_bytes % 16:
-        work *= GRAD_HOPPER_WITHIN
-    if apart:
+    if taps_apart:
         work *= GRAD_HOPPER_APART[itemsize]
     traffic = problem.bytes / (GRAD_HOPPER_BANDWIDTH * gpu_scale(problem))
     time = GRAD_HOPPER_START + waves * GRAD_HOPPER_WAVE + larger(work, traffic)
-    return time + _parts_time(problem, splits)
+    return time + _parts_time(problem, splits) + (_bias_time(problem) if apart else 0.0)
+
+
+def _bias_time(problem: Problem) -> float:
+    """µs in which the bias is added up by a kernel of its own."""
+    read = problem.output_elements * problem.dtype.itemsize
+    return GRAD_BIAS_START + read / (GRAD_BIAS_BANDWIDTH * gpu_scale(problem))
 
 
 def _pair_blocks(tile: GradHopperTile, problem: Problem) -> tuple[int, bool]:
@@ -316,11 +322,7 @@ def explicit_why_not(tile: ProductTile | None, problem: Problem) -> str | None:
 def explicit(tile: ProductTile | None, problem: Problem) -> float:
     """The product written out."""
     time = gpu_costs.explicit(tile, problem, gradient=True)
-    if problem.bias:
-        size = problem.dtype.itemsize
-        read = problem.output_elements * size / GRAD_EXPLICIT_BIAS[size] / gpu_scale(problem)
-        time += GRAD_EXPLICIT_BIAS_START + read
-    return time
+    return time + (_bias_time(problem) if problem.bias else 0.0)
 
 
 def direct(problem: Problem) -> float:

@@ -222,7 +222,8 @@ def test_rows_that_come_as_products_read_them(build: Build, tmp_path: Path, libr
 
 
 # Several taps and channels of a block, of which the last blocks have a part on NAMED tiles, and
-# several kinds of rows; grad_output made ready, and as products read it.
+# several kinds of rows; grad_output made ready, and as products read it. They have so many pairs
+# that the bias is added up apart.
 NEIGHBOURING_TAPS = (
     Problem(2, 26, 20, 171, 71, padding=3, groups=2),
     Problem(1, 13, 20, 170, 71, padding=2),
@@ -237,8 +238,29 @@ def test_taps_that_are_neighbours(build: Build, tmp_path: Path, library: str) ->
         for variant in {*TESTED[library], 3}
         for run in corner_runs(NEIGHBOURING_TAPS, mode, variant)
     ]
-    runs = on_family("grad_hopper", gradient_runs(runs))
+    biased = [replace(run, problem=replace(run.problem, bias=True)) for run in runs]
+    runs = on_family("grad_hopper", gradient_runs([*runs, *biased]))
     source, runs = with_tested_tiles(library, runs)
+    assert_right(build(source), runs, tmp_path)
+
+
+# Taps far apart, some of which see padding alone for whole slices, before rows and behind them:
+# grad_output made ready, and as products read it; rows that begin within 16 bytes; a short row.
+TAPS_BESIDE_ROWS = (
+    Problem(2, 5, 20, 150, 3, padding=200, dilation=100),
+    Problem(2, 10, 20, 152, 3, padding=200, dilation=100, groups=2),
+    Problem(3, 6, 9, 151, 4, stride=2, padding=300, dilation=101),
+    Problem(2, 3, 5, 40, 3, padding=400, dilation=400),
+)
+
+
+@pytest.mark.parametrize("library", grouped("grad_hopper_tf32", "grad_hopper_bf16"))
+def test_taps_that_see_padding_alone(build: Build, tmp_path: Path, library: str) -> None:
+    mode = library.rsplit("_", 1)[1]
+    runs = [
+        run for variant in TESTED[library] for run in corner_runs(TAPS_BESIDE_ROWS, mode, variant)
+    ]
+    source, runs = with_tested_tiles(library, on_family("grad_hopper", gradient_runs(runs)))
     assert_right(build(source), runs, tmp_path)
 
 

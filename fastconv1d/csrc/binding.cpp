@@ -442,8 +442,9 @@ class Beside {
     forked_ = &own;
     return own.stream;
   }
-  bool forked() const { return forked_ != nullptr; }
-  void keep(const Tensor& tensor) { kept_.push_back(tensor); }
+  void keep(const Tensor& tensor) {
+    if (forked_ != nullptr) kept_.push_back(tensor);
+  }
 
  private:
   struct Stream {
@@ -489,7 +490,7 @@ void run_kernels(Launch launch, Workspace workspace_of, int64_t variant, fastcon
   }
   const auto stream =
       beside != nullptr ? beside->fork() : c10::cuda::getCurrentCUDAStream().stream();
-  if (beside != nullptr && beside->forked()) beside->keep(workspace);
+  if (beside != nullptr) beside->keep(workspace);
   check_launch(launch(variant, &a, stream), "a kernel");
 #else
   a.multiprocessors = at::get_num_threads();
@@ -643,7 +644,7 @@ std::tuple<Tensor, Tensor> weight_gradient(const Tensor& grad_output, const Tens
   }
   run_kernels(entry, a, input, beside);
 #ifdef FASTCONV1D_CUDA
-  if (beside != nullptr && beside->forked())
+  if (beside != nullptr)
     for (const Tensor& tensor : {x, grads}) beside->keep(tensor);
 #endif
   return {of_weight, of_bias};

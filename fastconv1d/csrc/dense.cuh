@@ -273,14 +273,7 @@ struct Sums : TileSums<M, T> {
 #pragma unroll
         for (int m = 0; m < T::m_tiles; ++m) {
           const uint4 v = *reinterpret_cast<const uint4*>(fragment + m * 128);
-          const uint32_t word[4] = {v.x, v.y, v.z, v.w};
-#pragma unroll
-          for (int i = 0; i < 4; ++i) {
-            uint32_t of_plane[M::planes];
-            M::unpack(word[i], of_plane);
-#pragma unroll
-            for (int plane = 0; plane < M::planes; ++plane) a[m][plane][i] = of_plane[plane];
-          }
+          unpack_four<M>({v.x, v.y, v.z, v.w}, a[m]);
         }
         // Some mma tiles take turns, so that neighbouring instructions wait neither for each
         // other's sums nor for the window.

@@ -1,10 +1,11 @@
 // The gradient of a bias alone: the sum of each channel's rows of grad_output, any dtype. For weights' gradients
-// that ATen computes, whose own sum takes up to a quarter of their time, and for transposed convolutions, where
-// the kernels see grad_output as an input.
+// of ATen's, of the product written out and of those large ones where adding up on the side takes longer; and for
+// transposed convolutions, where the kernels see grad_output as an input.
 //
 // A block has a channel, or one of `splits` shares of its values where channels are few; a second kernel adds
-// shares up (grad_sum.cuh). Threads take turns on a channel's values, neighbours on neighbouring ones, and add up
-// in fp64: [thread] in shared memory, then a tree. The order is the shape's alone. DRAM bounds it.
+// shares up (grad_sum.cuh). Threads take turns on a row's pieces of 16 bytes, which rows begin and end within, and add
+// up in fp64: [thread] in shared memory, then a tree. The order is that of the shape, and of where rows begin. DRAM
+// bounds it.
 #pragma once
 #include "grad_sum.cuh"
 #include "plain.cuh"
@@ -13,41 +14,60 @@ namespace fastconv1d {
 
 constexpr int kGradBiasThreads = 256;
 
+// Pieces of a row, wherever that begins.
+FASTCONV1D_HD constexpr int64_t grad_bias_pieces(const ConvArgs& a) {
+  const int64_t of_piece = a.mode == kFp64 ? 2 : a.mode == kBf16 || a.mode == kFp16 ? 8 : 4;
+  return ceil_div(a.length_out - 1, of_piece) + 1;
+}
+
 template <class M>
 __global__ void __launch_bounds__(kGradBiasThreads)
     grad_bias_kernel(const ConvArgs a, float* parts, int64_t splits) {
   using Element = typename M::Element;
-  constexpr int at_once = 8;  // reads on their way together
+  constexpr int of_piece = 16 / sizeof(Element), at_once = 4;  // pieces on their way together
   FASTCONV1D_SHARED(memory);
   auto* const sums = reinterpret_cast<double*>(memory);
   const int thread = static_cast<int>(threadIdx.x);
   let_next_kernel_begin();
   const int64_t channel = blockIdx.x % a.channels_out, split = blockIdx.x / a.channels_out,
-                all = a.batch * a.length_out, each = ceil_div(all, splits),
-                end = smaller(all, (split + 1) * each),
-                batch_step = kGradBiasThreads / a.length_out,
-                step = kGradBiasThreads % a.length_out,
-                batch_elements = a.channels_out * a.length_out;
-  int64_t i = split * each + thread, batch = i / a.length_out, q = i % a.length_out;
+                pieces = grad_bias_pieces(a), all = a.batch * pieces, each = ceil_div(all, splits),
+                end = smaller(all, (split + 1) * each), batch_step = kGradBiasThreads / pieces,
+                step = kGradBiasThreads % pieces, batch_elements = a.channels_out * a.length_out;
+  int64_t i = split * each + thread, batch = i / pieces, piece = i % pieces;
   const auto* const rows = static_cast<const Element*>(a.grad_output) + channel * a.length_out;
   double total = 0;
   while (i < end) {
-    Element value[at_once];
+    uint4 words[at_once];
+    int64_t position[at_once];  // in its row
 #pragma unroll
     for (int n = 0; n < at_once; ++n) {
-      value[n] = i < end ? rows[batch * batch_elements + q] : Element{0};
+      const Element* const row = rows + batch * batch_elements;
+      const auto before = reinterpret_cast<uintptr_t>(row) / sizeof(Element) % of_piece;
+      position[n] = i < end ? piece * of_piece - static_cast<int64_t>(before) : a.length_out;
+      words[n] = make_uint4(0, 0, 0, 0);
+      if (position[n] < a.length_out) words[n] = *reinterpret_cast<const uint4*>(row + position[n]);
       i += kGradBiasThreads;
       batch += batch_step;
-      q += step;
-      if (q >= a.length_out) {
-        q -= a.length_out;
+      piece += step;
+      if (piece >= pieces) {
+        piece -= pieces;
         ++batch;
       }
     }
-    typename M::Sum sum = 0;
 #pragma unroll
-    for (int n = 0; n < at_once; ++n) sum += M::from(value[n]);
-    total += sum;
+    for (int n = 0; n < at_once; ++n) {
+      Element value[of_piece];
+      memcpy(value, words + n, 16);
+      if (position[n] < 0 || position[n] + of_piece > a.length_out) {
+#pragma unroll
+        for (int k = 0; k < of_piece; ++k)
+          if (position[n] + k < 0 || position[n] + k >= a.length_out) value[k] = Element{0};
+      }
+      typename M::Sum sum = 0;
+#pragma unroll
+      for (int k = 0; k < of_piece; ++k) sum += M::from(value[k]);
+      total += sum;
+    }
   }
   sums[thread] = total;
   __syncthreads();
@@ -62,27 +82,35 @@ __global__ void __launch_bounds__(kGradBiasThreads)
     static_cast<Element*>(a.grad_bias)[channel] = M::to(static_cast<typename M::Sum>(sums[0]));
 }
 
-// Two blocks for each multiprocessor, unless shares would be small. Parts are fp32, which fp64 has no use for.
+// Four blocks for each multiprocessor, unless shares would be small. Parts are fp32, which fp64 has no use for.
 inline int64_t grad_bias_splits(const ConvArgs& a) {
   constexpr int64_t least = 4096;
   if (a.mode == kFp64) return 1;
-  return larger(1, smaller(2 * a.multiprocessors / a.channels_out, a.batch * a.length_out / least));
+  return larger(1, smaller(4 * a.multiprocessors / a.channels_out, a.batch * a.length_out / least));
 }
 
+// Leaves the sums, or parts of them for `add_parts`.
 template <class M>
-int grad_bias_launch(const ConvArgs& a, void* stream) {
+int grad_bias_parts(const ConvArgs& a, float* workspace, GradParts& parts, void* stream) {
   const int64_t splits = grad_bias_splits(a), blocks = splits * a.channels_out;
   if (blocks > INT32_MAX) return 1;  // cudaErrorInvalidValue
-  auto* const parts = splits > 1 ? static_cast<float*>(a.workspace) : nullptr;
-  const int error =
-      launch(grad_bias_kernel<M>, dim3(static_cast<unsigned>(blocks)), dim3(kGradBiasThreads),
-             kGradBiasThreads * sizeof(double), stream, a, parts, splits);
-  if (error != 0 || splits == 1) return error;
-  return add_parts<M>({parts, a.channels_out, a.grad_bias}, {nullptr, 0, nullptr}, splits, stream);
+  parts = {workspace, splits > 1 ? a.channels_out : 0, a.grad_bias, splits};
+  return launch(grad_bias_kernel<M>, dim3(static_cast<unsigned>(blocks)), dim3(kGradBiasThreads),
+                kGradBiasThreads * sizeof(double), stream, a, splits > 1 ? workspace : nullptr,
+                splits);
+}
+inline int grad_bias_parts(const ConvArgs& a, float* workspace, GradParts& parts, void* stream) {
+  return with_plain(
+      a.mode, [&](auto m) { return grad_bias_parts<decltype(m)>(a, workspace, parts, stream); });
 }
 
 inline int grad_bias_launch(int64_t mode, const ConvArgs& a, void* stream) {
-  return with_plain(mode, [&](auto m) { return grad_bias_launch<decltype(m)>(a, stream); });
+  return with_plain(mode, [&](auto m) {
+    using M = decltype(m);
+    GradParts parts;
+    const int error = grad_bias_parts<M>(a, static_cast<float*>(a.workspace), parts, stream);
+    return error != 0 ? error : add_parts<M>(parts, {}, stream);
+  });
 }
 inline int64_t grad_bias_workspace(const ConvArgs& a) {
   const int64_t splits = grad_bias_splits(a);

@@ -389,13 +389,7 @@ struct GradSums : TileSums<M, T> {
     for (int m = 0; m < T::m_tiles; ++m) {
       uint32_t word[4];
       load_matrices(word, rows + m * 16 * kGradPitch);
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        uint32_t of_plane[M::planes];
-        M::unpack(word[i], of_plane);
-#pragma unroll
-        for (int plane = 0; plane < M::planes; ++plane) a[m][plane][i] = of_plane[plane];
-      }
+      unpack_four<M>(word, a[m]);
     }
 #pragma unroll
     for (int n = 0; n < T::n_tiles; ++n)
@@ -692,10 +686,10 @@ struct GradDense {
                    parts,
                    is_near(a, c.columns)});
     if (error != 0 || !parts) return error;
-    return add_parts<M>(
-        {sums, c.elements, a.output},
-        {sums + c.splits * c.elements, a.grad_bias != nullptr ? a.channels_out : 0, a.grad_bias},
-        c.splits, stream);
+    return add_parts<M>({sums, c.elements, a.output, c.splits},
+                        {sums + c.splits * c.elements, a.grad_bias != nullptr ? a.channels_out : 0,
+                         a.grad_bias, c.splits},
+                        stream);
   }
 };
 

@@ -130,10 +130,10 @@ struct GradExplicit {
                                   number(a.padding)};
     const int64_t threads = both.left_threads + both.right_threads;
     if (threads > UINT32_MAX) return 1;  // cudaErrorInvalidValue
+    GradParts bias;
     if (a.grad_bias != nullptr) {
-      ConvArgs of_bias = a;
-      of_bias.workspace = parts + parts_bytes(c);
-      if (const int error = grad_bias_launch(a.mode, of_bias, stream)) return error;
+      auto* const bias_parts = reinterpret_cast<float*>(parts + parts_bytes(c));
+      if (const int error = grad_bias_parts(a, bias_parts, bias, stream)) return error;
     }
     if (const int error =
             launch(grad_explicit_kernel<M, T>, dim3(static_cast<unsigned>(ceil_div(threads, 256))),
@@ -148,7 +148,7 @@ struct GradExplicit {
             p, c, left, a.channels_out, c.depth, pitch_of(c), a.multiprocessors, stream))
       return error;
     const int64_t elements = c.splits == 1 ? 0 : c.groups * c.rows * c.columns;
-    return add_parts<M>({p.parts, elements, a.output}, {p.parts, 0, nullptr}, c.splits, stream);
+    return add_parts<M>({p.parts, elements, a.output, c.splits}, bias, stream);
   }
 };
 

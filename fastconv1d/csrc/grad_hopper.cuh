@@ -20,7 +20,8 @@
 //
 // Where rows of grad_output begin at 16 bytes, DIRECT, boxes come as products read them, in pieces of 16 bytes that are
 // interchanged (a "swizzle"), and as TF32. Warps 1-3 then only make zeros of what boxes show before rows of the input,
-// and add up the bias of 16-bit values: those of fp32 have been rounded, and so fp32 layers with a bias are not direct.
+// and add up the bias of 16-bit values: those of fp32 have been rounded. Where there are many pairs, this takes longer, or
+// keeps rows from being direct for longer, than another kernel takes that adds it up apart (grad_bias.cuh).
 //
 // A word is one fp32 value or two positions of a 16-bit type. Taps near each other share a row of the input;
 // if they are so far apart that a row for each is shorter, a channel has as many rows, its classes.
@@ -39,6 +40,7 @@
 #pragma once
 #include <type_traits>
 
+#include "grad_bias.cuh"
 #include "grad_tile.cuh"
 
 namespace fastconv1d {
@@ -57,6 +59,7 @@ struct GradHopperTile {
 
 constexpr int kGradStages = 8, kLeastInputStages = 3;  // of a ring at most; of inputs at least
 constexpr int kGradMakers = 3;                         // warps
+constexpr int64_t kBiasApart = 512;  // pairs of a group from which on the bias is added up apart
 constexpr int kGradPartBytes = 6 * 8 * kGradStages + 96;
 
 // How a tile's pairs lie in the input.
@@ -122,6 +125,7 @@ struct GradHopperParams {
   int stride;
   int grad_kinds_log2;
   int leads;   // whether boxes of the input show what is before a row
+  int skips;   // whether those that show nothing of one are not copied
   int rounds;  // whether what comes raw of grad_output is still to be rounded
   int raw_stages, ready_stages, input_stages, input_bytes;
 };
@@ -241,6 +245,22 @@ struct GradHopperBlock {
     return (p.input_boxes.leads[row & (p.pairs.kinds() - 1)] + first) & (vector - 1);
   }
 
+  // The classes of taps whose boxes show something of a row: those beside have zeros made for them. The copy engine
+  // makes some 5 bytes of these in a cycle, and taps far apart may have no more than that.
+  struct Seen {
+    int begin, end;
+  };
+  __device__ __forceinline__ Seen seen_of(int slice) const {
+    const GradPairs& c = p.pairs;
+    if (!p.skips) return {0, c.classes};
+    const auto dilation = static_cast<int>(p.dilation);
+    const int first = first_of(0, slice), before = -(first + c.vectors * vector),
+              after = static_cast<int>(p.length) + vector - 1 - first,
+              begin = before < 0 ? 0 : before / dilation + 1,
+              end = after < 0 ? 0 : (after + dilation - 1) / dilation;
+    return {begin < c.classes ? begin : c.classes, end < c.classes ? end : c.classes};
+  }
+
   // One of the boxes of a slice: where it goes in a stage, and where it lies for the first slice of a batch.
   struct Box {
     const BoxMap* map;
@@ -263,7 +283,7 @@ struct GradHopperBlock {
   __device__ __forceinline__ void copy() const {
     const int lane = threadIdx.x % 32, grad_kinds = 1 << p.grad_kinds_log2, boxes = p.pairs.boxes(),
               input_step = positions * p.stride;
-    const auto input_bytes = static_cast<uint32_t>(boxes * p.pairs.box_bytes());
+    const auto class_bytes = static_cast<uint32_t>(p.pairs.box_bytes() << p.pairs.kinds_log2);
     Slice slice = first_slice();
     int of_batch = -1;
     Box grad{}, input{};
@@ -280,15 +300,19 @@ struct GradHopperBlock {
       barrier_wait((DIRECT ? part->ready : part->raw).empty + raw.stage, raw.parity ^ 1);
       // DIRECT, rings are equally long, and who gives a stage of grad_output back has read that of the input.
       if (!DIRECT) barrier_wait(part->inputs.empty + inputs.stage, inputs.parity ^ 1);
+      const Seen seen = seen_of(slice.number);
+      const int begin = seen.begin << p.pairs.kinds_log2, end = seen.end << p.pairs.kinds_log2;
       if (lane == 0) {
         barrier_arrive_expecting(raw_full, T::channels * raw_pitch);
-        barrier_arrive_expecting(inputs_full, input_bytes);
+        barrier_arrive_expecting(inputs_full,
+                                 begin < end ? (seen.end - seen.begin) * class_bytes : 0);
       }
       if (lane < grad_kinds)
         copy_box(raw_stages + raw.stage * raw_bytes + grad.place, grad.map,
                  slice.number * positions, grad.row, raw_full);
       char* const to = input_stages + inputs.stage * p.input_bytes;
-      for (int i = lane; i < boxes; i += 32) {
+      for (int i = lane; i < end; i += 32) {
+        if (i < begin) continue;
         const Box box = i < 32 ? input : input_box(i, of_batch);
         copy_box(to + box.place, box.map, box.column + slice.number * input_step, box.row,
                  inputs_full);
@@ -394,22 +418,32 @@ struct GradHopperBlock {
       }
     });
   }
-  // Whether some rows of the input begin behind what their boxes show.
-  __device__ __forceinline__ bool slice_leads(const Slice& slice) const {
-    return p.leads != 0 && first_of(0, slice.number) < 0;
+  // Whether some rows of the input begin behind what their boxes show, or some boxes show nothing.
+  __device__ __forceinline__ bool needs_zeros(const Slice& slice) const {
+    if (p.leads != 0 && first_of(0, slice.number) < 0) return true;
+    const Seen seen = seen_of(slice.number);
+    return seen.begin > 0 || seen.end < p.pairs.classes;
   }
-  // Makes zeros of what lies before them: a warp, of so many, in some of the boxes.
-  __device__ __forceinline__ void clear_leads(const Slice& slice, const Turn& inputs, int warp,
-                                              int warps) const {
+  // Makes these: a warp, of so many, in some of the boxes.
+  __device__ __forceinline__ void make_zeros(const Slice& slice, const Turn& inputs, int warp,
+                                             int warps) const {
     const GradPairs& c = p.pairs;
+    const Seen seen = seen_of(slice.number);
     barrier_wait(part->inputs.full + inputs.stage, inputs.parity);
 #pragma unroll 1
-    for (int unit = warp; unit < c.boxes(); unit += warps)
-      clear_box(input_stages + inputs.stage * p.input_bytes + unit * c.box_step(),
-                first_input_row(slice.batch) + (unit & (c.kinds() - 1)),
-                first_of(unit >> c.kinds_log2, slice.number));
+    for (int unit = warp; unit < c.boxes(); unit += warps) {
+      char* const box = input_stages + inputs.stage * p.input_bytes + unit * c.box_step();
+      const int tap_class = unit >> c.kinds_log2;
+      if (tap_class < seen.begin || tap_class >= seen.end) {
+        for (int i = threadIdx.x % 32; i < c.box_bytes() / 16; i += 32)
+          reinterpret_cast<uint4*>(box)[i] = make_uint4(0, 0, 0, 0);
+      } else {
+        make_lead_zero(box, first_input_row(slice.batch) + (unit & (c.kinds() - 1)),
+                       first_of(tap_class, slice.number));
+      }
+    }
   }
-  __device__ __forceinline__ void clear_box(char* box, int row, int first) const {
+  __device__ __forceinline__ void make_lead_zero(char* box, int row, int first) const {
     const GradPairs& c = p.pairs;
     const int lead = p.input_boxes.leads[row & (c.kinds() - 1)],
               begin = ahead_of(row, first) - first - lead;  // of these, in the box's rows
@@ -422,7 +456,7 @@ struct GradHopperBlock {
 
   // Whether products wait for the makers, who have something to do for each slice.
   __device__ __forceinline__ bool waits_for_makers() const {
-    return !DIRECT || p.leads != 0 || part->adds_bias;
+    return !DIRECT || p.leads != 0 || p.skips != 0 || part->adds_bias;
   }
 
   // One of warps 1-3 where grad_output comes as products read it.
@@ -445,8 +479,8 @@ struct GradHopperBlock {
           if (row_of(i) < T::channels)
             sums[i] += sum_of(*reinterpret_cast<const uint4*>(from + row_of(i) * raw_pitch));
       }
-      if (slice_leads(slice)) {
-        clear_leads(slice, inputs, warp, kGradMakers);
+      if (needs_zeros(slice)) {
+        make_zeros(slice, inputs, warp, kGradMakers);
         fence_async_proxy();
       }
       give_back(part->ready.full, raw.stage);
@@ -493,7 +527,7 @@ struct GradHopperBlock {
         else
           make_rows<false>(from + row * raw_pitch, to + row * 16, of_kind, ahead, position);
       }
-      if (slice_leads(slice)) clear_leads(slice, inputs, 0, 1);
+      if (needs_zeros(slice)) make_zeros(slice, inputs, 0, 1);
       fence_async_proxy();
       give_back(part->ready.full, ready.stage);
       give_back(part->raw.empty, raw.stage);
@@ -510,6 +544,7 @@ struct GradHopperBlock {
     else
       make(warp - 1);
     if (part->adds_bias) write_bias();
+    wait_for_kernel_before();  // so that both are over for the kernel after this one
   }
 
   // The channel of the block that a row of grad_output, or a column of the products, has.
@@ -980,7 +1015,8 @@ struct GradHopper {
 
   static int64_t phases(const ConvArgs&) { return 1; }
   static int64_t parts_bytes(const ConvArgs& a, const Cut& c) {
-    return round_up(4 * c.splits * (c.elements + a.channels_out), 256);
+    const int64_t of_bias = larger(c.splits, grad_bias_splits(a)) * a.channels_out;
+    return round_up(4 * (c.splits * c.elements + of_bias), 256);
   }
   // Parts, and behind them a copy of the input.
   static int64_t packed_bytes(const ConvArgs& a, const Cut& c) {
@@ -1007,11 +1043,16 @@ struct GradHopper {
     p.grad_kinds_log2 = kinds_log2_of(a.length_out);
     const bool aligned =
                    p.grad_kinds_log2 == 0 && reinterpret_cast<uintptr_t>(a.grad_output) % 16 == 0,
-               direct = aligned && (Block::values == 2 || a.grad_bias == nullptr);
+               apart = a.grad_bias != nullptr && (Block::values == 1 || aligned) &&
+                       a.channels_in / a.groups * a.kernel_size >= kBiasApart,
+               adds_bias = a.grad_bias != nullptr && !apart,
+               direct = aligned && (Block::values == 2 || !adds_bias);
+    float* const bias_parts = parts + c.splits * c.elements;
+    GradParts bias{bias_parts, adds_bias ? a.channels_out : 0, a.grad_bias, c.splits};
+    if (apart) error = grad_bias_parts(a, bias_parts, bias, stream);
+    if (error != 0) return error;
     // A bias is added up unrounded.
-    const BoxForm form = direct                   ? BoxForm::swizzled
-                         : a.grad_bias != nullptr ? BoxForm::plain
-                                                  : M::boxes;
+    const BoxForm form = direct ? BoxForm::swizzled : adds_bias ? BoxForm::plain : M::boxes;
     p.rounds = form == BoxForm::plain;
     const int raw_pitch = direct ? DirectBlock::raw_pitch : Block::raw_pitch;
     const Rings rings = direct ? direct_rings_of(c.pairs, c.shared_bytes) : c.rings;
@@ -1027,7 +1068,7 @@ struct GradHopper {
     p.output =
         c.splits == 1 && a.batch * c.slices * Block::positions <= kGradChain ? a.output : nullptr;
     p.parts = parts;
-    p.bias_parts = a.grad_bias != nullptr ? parts + c.splits * c.elements : nullptr;
+    p.bias_parts = adds_bias ? bias_parts : nullptr;
     p.batch = a.batch;
     p.length = a.length;
     p.length_out = a.length_out;
@@ -1044,6 +1085,7 @@ struct GradHopper {
     p.padding = a.padding;
     p.stride = static_cast<int>(a.stride);
     p.leads = p.input_boxes.lead();
+    p.skips = c.pairs.classes > 1 && a.padding >= c.pairs.vectors * Block::vector;
     p.raw_stages = static_cast<int>(rings.raw);
     p.ready_stages = static_cast<int>(rings.ready);
     p.input_stages = static_cast<int>(rings.inputs);
@@ -1051,13 +1093,14 @@ struct GradHopper {
     const auto kernel = direct ? grad_hopper_kernel<M, T, true> : grad_hopper_kernel<M, T, false>;
     error = set_shared_limit(kernel, rings.bytes);
     if (error != 0) return error;
-    error = fastconv1d::launch(kernel, dim3(static_cast<unsigned>(c.tiles * c.splits)),
-                               dim3(T::threads), rings.bytes, stream, p);
+    const dim3 blocks(static_cast<unsigned>(c.tiles * c.splits));
+    // Nobody waits for what the bias is added up by but the last kernel.
+    error = apart
+                ? fastconv1d::launch<true>(kernel, blocks, dim3(T::threads), rings.bytes, stream, p)
+                : fastconv1d::launch(kernel, blocks, dim3(T::threads), rings.bytes, stream, p);
     if (error != 0) return error;
-    return add_parts<M>(
-        {parts, p.output != nullptr ? 0 : c.elements, a.output},
-        {parts + c.splits * c.elements, a.grad_bias != nullptr ? a.channels_out : 0, a.grad_bias},
-        c.splits, stream);
+    return add_parts<M>({parts, p.output != nullptr ? 0 : c.elements, a.output, c.splits}, bias,
+                        stream);
   }
 };
 

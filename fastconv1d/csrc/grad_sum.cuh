@@ -77,18 +77,19 @@ struct alignas(4 * WIDTH) GradPart {
   float of[WIDTH];
 };
 
-// The parts of some elements, and where their sums go.
+// The parts of some elements, [split][element], and where their sums go.
 struct GradParts {
-  const float* parts;
-  int64_t count;
-  void* output;
+  const float* parts = nullptr;
+  int64_t count = 0;
+  void* output = nullptr;
+  int64_t splits = 1;
 };
 
 // `shares` of a block's warps, a power of two, share the splits of the same elements. A lane has WIDTH neighbours, read
 // together.
 template <class M, int WIDTH>
 __global__ void __launch_bounds__(kSumLanes* kSumWarps)
-    grad_sum_kernel(const GradParts first, const GradParts second, int64_t splits, int shares) {
+    grad_sum_kernel(const GradParts first, const GradParts second, int shares) {
   FASTCONV1D_SHARED(memory);
   auto* const sums = reinterpret_cast<double*>(memory);
   const int lane = static_cast<int>(threadIdx.x) % kSumLanes,
@@ -112,7 +113,7 @@ __global__ void __launch_bounds__(kSumLanes* kSumWarps)
     const auto read = [](const float* from) {
       return *reinterpret_cast<const GradPart<WIDTH>*>(from);
     };
-    int64_t left = ceil_div(splits - share, shares);
+    int64_t left = ceil_div((of_second ? second : first).splits - share, shares);
     for (; left >= at_once; left -= at_once) {
       GradPart<WIDTH> part[at_once];
 #pragma unroll
@@ -141,7 +142,8 @@ __global__ void __launch_bounds__(kSumLanes* kSumWarps)
 // Adds up the splits' parts of two sets of elements, either of which may be empty, once the kernel before is over.
 // Returns a cudaError_t.
 template <class M, int WIDTH>
-int add_parts_of(const GradParts& first, const GradParts& second, int64_t splits, void* stream) {
+int add_parts_of(const GradParts& first, const GradParts& second, void* stream) {
+  const int64_t splits = first.count > 0 ? first.splits : second.splits;
   int shares = 1;
   while (shares < kSumWarps && 4 * shares < splits) shares *= 2;
   const int64_t of_block = kSumLanes * kSumWarps * WIDTH / shares,
@@ -150,25 +152,26 @@ int add_parts_of(const GradParts& first, const GradParts& second, int64_t splits
   if (blocks > INT32_MAX) return 1;  // cudaErrorInvalidValue
   return launch<true>(grad_sum_kernel<M, WIDTH>, dim3(static_cast<unsigned>(blocks)),
                       dim3(kSumLanes * kSumWarps), kSumLanes * kSumWarps * WIDTH * 8, stream, first,
-                      second, splits, shares);
+                      second, shares);
 }
 template <class M>
-int add_parts(const GradParts& first, const GradParts& second, int64_t splits, void* stream) {
+int add_parts(const GradParts& first, const GradParts& second, void* stream) {
   // Few elements have too few lanes that way; and all splits' must begin at multiples of 16 bytes.
   constexpr int64_t many = 1 << 14;
   const bool aligned =
       first.count % 4 == 0 && second.count % 4 == 0 &&
       (reinterpret_cast<uintptr_t>(first.parts) | reinterpret_cast<uintptr_t>(second.parts)) % 16 ==
           0;
-  return first.count >= many && aligned ? add_parts_of<M, 4>(first, second, splits, stream)
-                                        : add_parts_of<M, 1>(first, second, splits, stream);
+  return first.count >= many && aligned ? add_parts_of<M, 4>(first, second, stream)
+                                        : add_parts_of<M, 1>(first, second, stream);
 }
 // The same of what a kernel stored, if there are several splits.
 template <class M>
 int add_parts(const GradStore<M>& s, void* stream) {
   if (s.splits == 1) return 0;
-  return add_parts<M>({s.weight_parts, s.weights, s.weight},
-                      {s.bias_parts, s.bias != nullptr ? s.channels : 0, s.bias}, s.splits, stream);
+  const int64_t channels = s.bias != nullptr ? s.channels : 0;
+  return add_parts<M>({s.weight_parts, s.weights, s.weight, s.splits},
+                      {s.bias_parts, channels, s.bias, s.splits}, stream);
 }
 
 }  // namespace fastconv1d

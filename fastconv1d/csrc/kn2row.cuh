@@ -191,14 +191,6 @@ struct Kn2rowBlock : Kn2rowShape<M, TILES> {
     for (int i = 0; i < S::ahead; ++i) read(x[i]);
   }
 
-  // A value, rounded or in parts that stay finite if it is.
-  static __device__ __forceinline__ void split(uint32_t bits, uint32_t (&of_plane)[M::planes]) {
-    if constexpr (S::splits)
-      M::split({float_of(bits)}, of_plane, 1);
-    else
-      M::split({float_of(bits)}, of_plane);
-  }
-
   __device__ __forceinline__ void multiply_step(Sums& sums, const uint32_t (&word)[8],
                                                 const uint32_t* fragments) const {
     uint32_t b[4][M::planes][2];
@@ -208,7 +200,7 @@ struct Kn2rowBlock : Kn2rowShape<M, TILES> {
       for (int half = 0; half < 2; ++half) {
         uint32_t of_plane[M::planes];
         if constexpr (S::of_word == 1)
-          split(word[4 * half + j], of_plane);
+          M::split({float_of(word[4 * half + j])}, of_plane);
         else
           of_plane[0] = halves_of(word[4 * half + j / 2], word[4 * half + 2 + j / 2], j % 2 != 0);
 #pragma unroll
@@ -217,18 +209,8 @@ struct Kn2rowBlock : Kn2rowShape<M, TILES> {
 #pragma unroll
     for (int i = 0; i < TILES; ++i) {
       const uint4 four = *reinterpret_cast<const uint4*>(fragments + i * S::fragment);
-      const uint32_t weight[4] = {four.x, four.y, four.z, four.w};
       uint32_t a[M::planes][4];
-#pragma unroll
-      for (int k = 0; k < 4; ++k) {
-        uint32_t of_plane[M::planes];
-        if constexpr (S::splits)
-          split(weight[k], of_plane);
-        else
-          of_plane[0] = weight[k];
-#pragma unroll
-        for (int plane = 0; plane < M::planes; ++plane) a[plane][k] = of_plane[plane];
-      }
+      unpack_four<M>({four.x, four.y, four.z, four.w}, a);
 #pragma unroll
       for (int product = 0; product < M::products; ++product)
 #pragma unroll
@@ -258,12 +240,7 @@ struct Kn2rowBlock : Kn2rowShape<M, TILES> {
 #pragma unroll
         for (int i = 0; i < TILES; ++i)
 #pragma unroll
-          for (int j = 0; j < 4; ++j)
-#pragma unroll
-            for (int e = 0; e < 4; ++e) {
-              sums[i][j][e] += of_chain[i][j][e];
-              of_chain[i][j][e] = 0;
-            }
+          for (int j = 0; j < 4; ++j) end_chain(sums[i][j], of_chain[i][j]);
     }
   }
 

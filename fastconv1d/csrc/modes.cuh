@@ -83,15 +83,9 @@ struct Ieee : Fp32 {
   static constexpr int planes = 2, products = 3, values_per_word = 1, chain = 6;
   static constexpr float most_rounded = 0x1.ffep127f;  // what is less is finite when rounded
   static constexpr bool keeps_places = false;
+  // What would be infinite when rounded is cut off instead; a NaN survives in the low part, which the tensor cores
+  // truncate. Low parts are multiples of 2^-136, whose subnormal numbers end there: below 2^-113 a value has fewer bits.
   static __device__ __forceinline__ void split(const Element (&v)[1], uint32_t (&word)[2]) {
-    // A NaN survives in the low part, which the tensor cores truncate.
-    const float high = nearest_tf32(v[0]);
-    word[0] = bits_of(high);
-    word[1] = bits_of(v[0] - high);
-  }
-  // The same for wgmma; what would be infinite when rounded is cut off instead. Low parts are multiples of 2^-136,
-  // whose subnormal numbers end there: below 2^-113 a value has fewer bits.
-  static __device__ __forceinline__ void split(const Element (&v)[1], uint32_t (&word)[2], float) {
     const uint32_t bits = bits_of(v[0]), half = fabsf(v[0]) < most_rounded ? 0x1000u : 0u;
     const float high = float_of((bits + half) & 0xffffe000u);
     word[0] = bits_of(high);
@@ -244,5 +238,28 @@ struct Fp16 : Half16 {
                 pack({float_to_fp16(sum[2]), float_to_fp16(sum[3])}), exists);
   }
 };
+
+// What four words are in each plane.
+template <class M>
+__device__ __forceinline__ void unpack_four(const uint32_t (&word)[4],
+                                            uint32_t (&of_plane)[M::planes][4]) {
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    uint32_t planes[M::planes];
+    M::unpack(word[i], planes);
+#pragma unroll
+    for (int plane = 0; plane < M::planes; ++plane) of_plane[plane][i] = planes[plane];
+  }
+}
+
+// Adds up sums of a chain of products apart, which begins anew.
+template <int COUNT>
+__device__ __forceinline__ void end_chain(float (&sum)[COUNT], float (&of_chain)[COUNT]) {
+#pragma unroll
+  for (int i = 0; i < COUNT; ++i) {
+    sum[i] += of_chain[i];
+    of_chain[i] = 0;
+  }
+}
 
 }  // namespace fastconv1d

@@ -54,18 +54,10 @@ struct ProductParams {
 template <class M, class T>
 __device__ __forceinline__ void store_right(
     uint32_t* right, int64_t number, const typename M::Element (&value)[4][M::values_per_word]) {
-  uint32_t word[M::planes][4];
+  uint32_t packed[4], word[M::planes][4];
 #pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    if constexpr (M::planes == 1) {
-      word[0][i] = M::pack(value[i]);
-    } else {
-      uint32_t parts[M::planes];
-      M::split(value[i], parts, 1.f);
-#pragma unroll
-      for (int plane = 0; plane < M::planes; ++plane) word[plane][i] = parts[plane];
-    }
-  }
+  for (int i = 0; i < 4; ++i) packed[i] = M::pack(value[i]);
+  unpack_four<M>(packed, word);
   constexpr int of_plane = kProductPieces * T::columns;
   if (M::planes > 1) number += number / of_plane * of_plane * (M::planes - 1);
 #pragma unroll
@@ -189,17 +181,12 @@ struct ProductBlock {
     } else {
       constexpr int to_half = TURNED ? pitch : 16, to_rows = TURNED ? 32 : 8 * pitch,
                     to_step = TURNED ? 8 * pitch : 32;
+      uint32_t packed[4];
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        word[0][i] = *reinterpret_cast<const uint32_t*>(left + step * to_step + i / 2 * to_half +
-                                                        i % 2 * to_rows);
-        if constexpr (values == 1) {
-          uint32_t parts[M::planes];
-          M::split({float_of(word[0][i])}, parts, 1.f);
-#pragma unroll
-          for (int plane = 0; plane < M::planes; ++plane) word[plane][i] = parts[plane];
-        }
-      }
+      for (int i = 0; i < 4; ++i)
+        packed[i] = *reinterpret_cast<const uint32_t*>(left + step * to_step + i / 2 * to_half +
+                                                       i % 2 * to_rows);
+      unpack_four<M>(packed, word);
     }
   }
 
@@ -243,11 +230,7 @@ struct ProductBlock {
           wgmma_wait<0>();
           wgmma_hold(sums[0]);
           give_back(part->barriers.empty, turn.stage);
-#pragma unroll
-          for (int i = 0; i < T::columns / 2; ++i) {
-            total[i] += sums[0][i];
-            sums[0][i] = 0;
-          }
+          end_chain(total, sums[0]);
           wgmma_hold(sums[0]);
         } else {
           before = turn.stage;

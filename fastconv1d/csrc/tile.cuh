@@ -167,12 +167,7 @@ struct TileSums {
 #pragma unroll
     for (int m = 0; m < T::m_tiles; ++m)
 #pragma unroll
-      for (int n = 0; n < T::n_tiles; ++n)
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          total[m][n][i] += chain[m][n][i];
-          chain[m][n][i] = 0;
-        }
+      for (int n = 0; n < T::n_tiles; ++n) fastconv1d::end_chain(total[m][n], chain[m][n]);
     steps = 0;
   }
 

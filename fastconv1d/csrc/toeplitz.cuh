@@ -252,13 +252,7 @@ struct ToeplitzBlock : ToeplitzShape<M> {
       for (int step = 0; step < S::steps; ++step) {
         uint32_t raw[4], values[M::planes][4];
         load_matrices(raw, lines + place(row, 2 * step + half));
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          uint32_t of_plane[M::planes];
-          M::unpack(raw[i], of_plane);
-#pragma unroll
-          for (int plane = 0; plane < M::planes; ++plane) values[plane][i] = of_plane[plane];
-        }
+        unpack_four<M>(raw, values);
         M::unpack(at[8 * step], word[S::behind + 2 * step]);
         M::unpack(at[8 * step + 4], word[S::behind + 2 * step + 1]);
         // One product of all tiles after the other: they do not wait for each other.
@@ -283,12 +277,7 @@ struct ToeplitzBlock : ToeplitzShape<M> {
           word[i][plane] = word[i + 2 * S::steps][plane];
       if constexpr (M::chain > 0)
 #pragma unroll
-        for (int i = 0; i < S::tiles; ++i)
-#pragma unroll
-          for (int e = 0; e < 4; ++e) {
-            sums[i][e] += of_line[i][e];
-            of_line[i][e] = 0;
-          }
+        for (int i = 0; i < S::tiles; ++i) end_chain(sums[i], of_line[i]);
       at += S::line_words;
       ++row;
     }
