@@ -248,17 +248,25 @@ struct GradHopperBlock {
   // The classes of taps whose boxes show something of a row: those beside have zeros made for them. The copy engine
   // makes some 5 bytes of these in a cycle, and taps far apart may have no more than that.
   struct Seen {
-    int begin, end;
+    int begin = 0, end = 0, slice = -1;
+    __device__ __forceinline__ bool all(const GradPairs& c) const {
+      return begin == 0 && end == c.classes;
+    }
   };
-  __device__ __forceinline__ Seen seen_of(int slice) const {
+  // Moves on to a later slice of a row, of which fewer classes are before the row's begin and more behind its end, or to
+  // another row's.
+  __device__ __forceinline__ void see(Seen& seen, int slice) const {
     const GradPairs& c = p.pairs;
-    if (!p.skips) return {0, c.classes};
+    if (slice <= seen.slice || seen.slice < 0) {
+      seen.begin = p.skips ? c.classes : 0;
+      seen.end = c.classes;
+    }
+    seen.slice = slice;
+    if (!p.skips) return;
     const auto dilation = static_cast<int>(p.dilation);
-    const int first = first_of(0, slice), before = -(first + c.vectors * vector),
-              after = static_cast<int>(p.length) + vector - 1 - first,
-              begin = before < 0 ? 0 : before / dilation + 1,
-              end = after < 0 ? 0 : (after + dilation - 1) / dilation;
-    return {begin < c.classes ? begin : c.classes, end < c.classes ? end : c.classes};
+    const int first = first_of(0, slice) - dilation, end = static_cast<int>(p.length) + vector - 1;
+    while (seen.begin > 0 && first + seen.begin * dilation + c.vectors * vector > 0) --seen.begin;
+    while (seen.end > 0 && first + seen.end * dilation >= end) --seen.end;
   }
 
   // One of the boxes of a slice: where it goes in a stage, and where it lies for the first slice of a batch.
@@ -287,6 +295,7 @@ struct GradHopperBlock {
     Slice slice = first_slice();
     int of_batch = -1;
     Box grad{}, input{};
+    Seen seen;
     Turn raw, inputs;
 #pragma unroll 1
     for (int number = 0; number < part->count; ++number) {
@@ -300,7 +309,7 @@ struct GradHopperBlock {
       barrier_wait((DIRECT ? part->ready : part->raw).empty + raw.stage, raw.parity ^ 1);
       // DIRECT, rings are equally long, and who gives a stage of grad_output back has read that of the input.
       if (!DIRECT) barrier_wait(part->inputs.empty + inputs.stage, inputs.parity ^ 1);
-      const Seen seen = seen_of(slice.number);
+      see(seen, slice.number);
       const int begin = seen.begin << p.pairs.kinds_log2, end = seen.end << p.pairs.kinds_log2;
       if (lane == 0) {
         barrier_arrive_expecting(raw_full, T::channels * raw_pitch);
@@ -419,16 +428,14 @@ struct GradHopperBlock {
     });
   }
   // Whether some rows of the input begin behind what their boxes show, or some boxes show nothing.
-  __device__ __forceinline__ bool needs_zeros(const Slice& slice) const {
-    if (p.leads != 0 && first_of(0, slice.number) < 0) return true;
-    const Seen seen = seen_of(slice.number);
-    return seen.begin > 0 || seen.end < p.pairs.classes;
+  __device__ __forceinline__ bool needs_zeros(const Slice& slice, Seen& seen) const {
+    see(seen, slice.number);
+    return (p.leads != 0 && first_of(0, slice.number) < 0) || !seen.all(p.pairs);
   }
   // Makes these: a warp, of so many, in some of the boxes.
-  __device__ __forceinline__ void make_zeros(const Slice& slice, const Turn& inputs, int warp,
-                                             int warps) const {
+  __device__ __forceinline__ void make_zeros(const Slice& slice, const Seen& seen,
+                                             const Turn& inputs, int warp, int warps) const {
     const GradPairs& c = p.pairs;
-    const Seen seen = seen_of(slice.number);
     barrier_wait(part->inputs.full + inputs.stage, inputs.parity);
 #pragma unroll 1
     for (int unit = warp; unit < c.boxes(); unit += warps) {
@@ -468,6 +475,7 @@ struct GradHopperBlock {
     const auto row_of = [&](int i) { return (warp + i * kGradMakers) * rows_of_warp; };
     float sums[most]{};
     Slice slice = first_slice();
+    Seen seen;
     Turn raw, inputs;
 #pragma unroll 1
     for (int number = 0; number < part->count; ++number) {
@@ -479,8 +487,8 @@ struct GradHopperBlock {
           if (row_of(i) < T::channels)
             sums[i] += sum_of(*reinterpret_cast<const uint4*>(from + row_of(i) * raw_pitch));
       }
-      if (needs_zeros(slice)) {
-        make_zeros(slice, inputs, warp, kGradMakers);
+      if (needs_zeros(slice, seen)) {
+        make_zeros(slice, seen, inputs, warp, kGradMakers);
         fence_async_proxy();
       }
       give_back(part->ready.full, raw.stage);
@@ -501,6 +509,7 @@ struct GradHopperBlock {
     // By the lanes that add to them.
     for (int i = threadIdx.x % 32; i < bias_sums; i += 32) bias[warp * bias_sums + i] = 0;
     Slice slice = first_slice();
+    Seen seen;
     Turn raw, ready, inputs;
     const auto advance = [&] {
       raw.advance(p.raw_stages);
@@ -527,7 +536,7 @@ struct GradHopperBlock {
         else
           make_rows<false>(from + row * raw_pitch, to + row * 16, of_kind, ahead, position);
       }
-      if (needs_zeros(slice)) make_zeros(slice, inputs, 0, 1);
+      if (needs_zeros(slice, seen)) make_zeros(slice, seen, inputs, 0, 1);
       fence_async_proxy();
       give_back(part->ready.full, ready.stage);
       give_back(part->raw.empty, raw.stage);
