@@ -1,12 +1,13 @@
 """What plans can run on the CPU, and what they take, in µs: functions of a Problem.
 
-Costs know threads and vectors' width. Their constants were fitted to the layer table on two cores
-with AVX-512 (docs/performance.md). Only the ratio of ours to torch's matters: both are in
-proportion to threads and to the width of vectors.
+Costs know threads and vectors' width, and two kinds of processors. Their constants were fitted to
+the layer table on two cores with AVX-512 of each (docs/performance.md). Only the ratio of ours to
+torch's matters: both are in proportion to threads and to the width of vectors.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
@@ -15,37 +16,32 @@ from fastconv1d.problem import Problem
 
 START = 3.0  # µs of a call
 WORK_PER_THREAD = 1 << 16  # multiplications that are worth another thread: csrc/cpu_conv.h
-RATE = 104e3  # FLOP per µs of one thread, fp32
 RATE_OF_PAIRS = 198e3  # with the processor's own products of bf16
 BANDWIDTH = 16e3  # bytes per µs of one thread
 ROWS = {1: 0.33, 2: 0.6, 4: 0.9, 8: 1.0}  # share of the rate that blocks of so many rows reach
 SMALL_RATE = 0.75  # share that blocks of 16 registers reach where they read much of L2:
 SMALL_WIDE, SMALL_WIDE_STRIDED = 512, 128  # channels of the input from which on they do
-WIDE, WIDE_STRIDED = 512, 0.95  # those from which on a stride leaves so much of the others' rate
+WIDE, FEW_TAPS = 512, 3  # those from which on a stride, or so few taps, leave a share of it
 ROW_START = 0.05  # µs: one row of a group of few channels
-PACKED = 1e-3, 2e-3  # µs for each value of the weight, ordinary and transposed
-PACKED_PAIRS = 0.5e-3, 1.4e-3
+PACKED_PAIRS = 0.5e-3, 1.4e-3  # as `Processor.packed`, of words of two
 
 ONE_TILE = 48  # positions that surely are one tile
 VECTOR_BYTES = 64  # AVX-512's
 
-GRAD_RATE = 58e3  # FLOP per µs of one thread
-GRAD_LANES = 100  # positions of a tile whose products take as long as adding up lanes
 GRAD_TILE = 1024  # positions: kGradPositions of csrc/cpu_grad.h
-GRAD_SUM = 2e-3  # µs for each value of the weight and tile
 
 IM2COL_RATE = 50e3  # FLOP per µs, and columns written
 
 ATEN_START = 6.0
-ATEN_RATE = {"ieee": 99e3, "tf32": 99e3, "fp16": 2e3, "fp64": 30e3}
+ATEN_RATE = {"fp16": 2e3, "fp64": 30e3}
 ATEN_BF16 = {"amx": 800e3, "pairs": 202e3, "": 80e3}
 """By the products of bf16 that the processor has; AMX's is a guess on the safe side."""
-ATEN_PACKED, ATEN_PACKED_PAIRS = 0.6e-3, 0.3e-3
+ATEN_PACKED_PAIRS = 0.3e-3
 ATEN_FRESH = ((32 << 20, 0.25e-3), (4 << 20, 0.05e-3))
 """µs for each byte of blocks of so many, which malloc maps anew, always or now and then."""
 ATEN_FEW = 16  # channels on either side of a group below which its blocks are partly empty
 ATEN_BF16_SHARE = ((96, 0.95), (32, 0.7), (4, 0.45), (1, 0.1))  # by channels on the side of fewer
-ATEN_TRANSPOSED, ATEN_TRANSPOSED_BF16 = 0.9, 0.78  # share of the rate with a stride,
+ATEN_TRANSPOSED_BF16 = 0.78  # share of the rate with a stride,
 ATEN_TRANSPOSED_APART = 0.15  # and dilated
 ATEN_DEPTHWISE = 1.2e3  # elements per µs and thread of depthwise layers
 ATEN_DEPTHWISE_RATE = 2.8e3  # FLOP per µs and thread of those that have no kernel of their own
@@ -53,12 +49,45 @@ ATEN_DEPTHWISE_TAPS = 16  # more have none
 ATEN_DEPTHWISE_TRANSPOSED_RATE = 150e3
 ATEN_DEPTHWISE_SMALL = 2 << 20  # elements that stay in caches
 
-GRAD_ATEN_RATE = {"ieee": 80e3, "tf32": 80e3, "fp16": 17e3, "fp64": 45e3}
+GRAD_ATEN_RATE = {"fp16": 17e3, "fp64": 45e3}
 GRAD_ATEN_BF16 = {"amx": 160e3, "pairs": 160e3, "": 60e3}
 GRAD_ATEN_APART = 0.6  # share of the rate where there is a stride and a dilation
 GRAD_ATEN_FEW = 48  # channels, or pairs of a channel and a tap
 GRAD_ATEN_GROUPED = 0.5
 GRAD_ATEN_DEPTHWISE = 2.2e3  # FLOP per µs and thread
+
+
+@dataclass(frozen=True, slots=True)
+class Processor:
+    """What tells processors apart: rates of fp32, in FLOP per µs of one thread."""
+
+    rate: float
+    strided: float  # share of it that a stride leaves of layers with many channels,
+    few_taps: float  # and that few taps leave of these
+    packed: tuple[float, float]  # µs for each value of the weight, ordinary and transposed
+    grad_rate: float  # of the weight's gradient
+    grad_lanes: float  # positions of a tile whose products take as long as adding up lanes
+    grad_sum: float  # µs for each value of the weight and tile
+    aten_rate: float
+    aten_transposed: float  # share of it with a stride
+    aten_packed: float  # µs for each value of the weight
+    aten_small: float  # share of the time of depthwise layers that stay in caches
+    aten_grad_rate: float
+
+
+ZEN_4 = Processor(
+    *(104e3, 0.95, 1.0, (1e-3, 2e-3), 58e3, 100, 2e-3),
+    *(99e3, 0.9, 0.6e-3, 0.5, 80e3),
+)
+EMERALD_RAPIDS = Processor(
+    *(104e3, 0.63, 0.76, (1e-3, 2.7e-3), 92e3, 300, 1.8e-3),
+    *(81e3, 1.05, 0.8e-3, 1.15, 60e3),
+)
+
+
+def _processor() -> Processor:
+    """AMX tells Intel's since Sapphire Rapids, of which one was measured, from all others."""
+    return EMERALD_RAPIDS if _products_of_bf16() == "amx" else ZEN_4
 
 
 @lru_cache(maxsize=1)
@@ -108,7 +137,8 @@ def simd(problem: Problem) -> float:
     rows = _channels(problem)[1] * (problem.stride if problem.transposed else 1)
     block = next(size for size in (8, 4, 2, 1) if size <= rows)
     pairs = problem.mode == "bf16" and _products_of_bf16() != ""
-    rate = RATE_OF_PAIRS if pairs else RATE
+    processor = _processor()
+    rate = RATE_OF_PAIRS if pairs else processor.rate
     sum_bytes = max(4, problem.dtype.itemsize)
     rate *= ROWS[block] * _width() * 4 / sum_bytes
     channels_in = _channels(problem)[0]
@@ -116,7 +146,9 @@ def simd(problem: Problem) -> float:
     if _width() < 1 and channels_in >= (SMALL_WIDE_STRIDED if strided else SMALL_WIDE):
         rate *= SMALL_RATE
     elif strided and channels_in >= WIDE:
-        rate *= WIDE_STRIDED
+        rate *= processor.strided
+    elif channels_in >= WIDE and problem.kernel_size <= FEW_TAPS:
+        rate *= processor.few_taps
     # Vectors are whole.
     positions = -(-problem.length_out // (problem.stride if problem.transposed else 1))
     lanes = int(VECTOR_BYTES * _width()) // sum_bytes
@@ -126,7 +158,7 @@ def simd(problem: Problem) -> float:
         time += problem.batch * problem.groups * ROW_START
     # Weights that one tile alone reads are packed in cache.
     in_cache = problem.batch == 1 and positions <= ONE_TILE
-    packed = (PACKED_PAIRS if pairs else PACKED)[problem.transposed and not in_cache]
+    packed = (PACKED_PAIRS if pairs else processor.packed)[problem.transposed and not in_cache]
     return START + (time + problem.weight_elements * packed) / _threads(problem)
 
 
@@ -142,6 +174,7 @@ def im2col(problem: Problem) -> float:
 def aten(problem: Problem) -> float:
     """The time of torch's own convolution."""
     threads, itemsize = _threads(problem), problem.dtype.itemsize
+    processor = _processor()
     start = ATEN_START + _fresh(problem.output_elements * itemsize)
     if problem.weight_elements * itemsize >= ATEN_FRESH[0][0]:
         start += _fresh(problem.weight_elements * itemsize)
@@ -149,7 +182,7 @@ def aten(problem: Problem) -> float:
         elements = problem.input_elements + problem.output_elements
         time = elements / ATEN_DEPTHWISE
         if elements < ATEN_DEPTHWISE_SMALL:
-            time /= 2
+            time *= processor.aten_small
         apart = problem.dilation > 1 or problem.stride > 1
         if problem.transposed and not apart and itemsize == 4:
             time = max(time, problem.flops / ATEN_DEPTHWISE_TRANSPOSED_RATE)
@@ -157,7 +190,7 @@ def aten(problem: Problem) -> float:
             time = max(time, problem.flops / ATEN_DEPTHWISE_RATE)
         return start + time / threads
     bf16 = ATEN_BF16[_products_of_bf16()]
-    rate = bf16 if problem.mode == "bf16" else ATEN_RATE[problem.mode]
+    rate = bf16 if problem.mode == "bf16" else ATEN_RATE.get(problem.mode, processor.aten_rate)
     channels = min(_channels(problem))
     if problem.mode == "bf16":
         rate *= next(share for least, share in ATEN_BF16_SHARE if channels >= least)
@@ -165,12 +198,12 @@ def aten(problem: Problem) -> float:
         rate *= min(1.0, channels / ATEN_FEW)
     rate *= _width()
     if problem.transposed and problem.stride > 1:
-        near = ATEN_TRANSPOSED_BF16 if problem.mode == "bf16" else ATEN_TRANSPOSED
+        near = ATEN_TRANSPOSED_BF16 if problem.mode == "bf16" else processor.aten_transposed
         rate *= near if problem.dilation == 1 else ATEN_TRANSPOSED_APART
     if problem.groups > 1:
         rate *= 0.7
     time = max(problem.flops / rate, problem.bytes / BANDWIDTH)
-    packed = ATEN_PACKED_PAIRS if problem.mode == "bf16" else ATEN_PACKED
+    packed = ATEN_PACKED_PAIRS if problem.mode == "bf16" else processor.aten_packed
     return start + (time + problem.weight_elements * packed) / threads
 
 
@@ -178,11 +211,13 @@ def grad_simd(problem: Problem) -> float:
     """Our kernels' time for the gradient of the weight."""
     tiles = -(-problem.length_out // GRAD_TILE)
     positions = problem.length_out / tiles
-    rate = GRAD_RATE * _width() * 4 / max(4, problem.dtype.itemsize)
+    processor = _processor()
+    rate = processor.grad_rate * _width() * 4 / max(4, problem.dtype.itemsize)
     if _channels(problem)[1] == 1:
         rate *= 0.4
-    time = max(problem.flops / rate * (1 + GRAD_LANES / positions), problem.bytes / BANDWIDTH)
-    sums = problem.weight_elements * problem.batch * tiles * GRAD_SUM
+    lanes = 1 + processor.grad_lanes / positions
+    time = max(problem.flops / rate * lanes, problem.bytes / BANDWIDTH)
+    sums = problem.weight_elements * problem.batch * tiles * processor.grad_sum
     return START + (time + sums) / _threads(problem)
 
 
@@ -191,8 +226,9 @@ def grad_aten(problem: Problem) -> float:
     threads = _threads(problem)
     if _is_depthwise(problem):
         return ATEN_START + problem.flops / GRAD_ATEN_DEPTHWISE / threads
-    bf16 = GRAD_ATEN_BF16[_products_of_bf16()]
-    rate = bf16 if problem.mode == "bf16" else GRAD_ATEN_RATE[problem.mode]
+    processor = _processor()
+    bf16, others = GRAD_ATEN_BF16[_products_of_bf16()], processor.aten_grad_rate
+    rate = bf16 if problem.mode == "bf16" else GRAD_ATEN_RATE.get(problem.mode, others)
     channels_in, channels_out = _channels(problem)
     # The columns of its product are pairs of a channel and a tap.
     pairs = min(channels_out, channels_in * problem.kernel_size) / GRAD_ATEN_FEW
@@ -204,4 +240,4 @@ def grad_aten(problem: Problem) -> float:
     if problem.stride > 1 and problem.dilation > 1:
         rate *= GRAD_ATEN_APART
     time = max(problem.flops / rate, problem.bytes / BANDWIDTH)
-    return ATEN_START + (time + problem.weight_elements * 2 * ATEN_PACKED) / threads
+    return ATEN_START + (time + problem.weight_elements * 2 * processor.aten_packed) / threads
