@@ -126,7 +126,7 @@ ATEN_DEPTHWISE_RATE = 8e6  # FLOP per µs of that kernel
 
 @dataclass(frozen=True, slots=True)
 class HopperCosts:
-    """What the Hopper kernel takes, fitted to 55 layers on an H200 (docs/performance.md).
+    """What the Hopper kernel takes, fitted to layers and their gradients on an H200.
 
     All ns but `start`. A step is 8 words of channels and one tap.
     """

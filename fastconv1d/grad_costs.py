@@ -45,8 +45,8 @@ GRAD_HOPPER_SLICE = {
 GRAD_HOPPER_BIAS, GRAD_HOPPER_ODD, GRAD_HOPPER_APART = {4: 1.11, 2: 1.06}, 1.29, {4: 2.2, 2: 2.1}
 GRAD_HOPPER_INNERMOST = 4  # taps: `taps_innermost` of csrc/grad_hopper.cuh
 GRAD_BIAS_APART = 512  # pairs of a group: kBiasApart there
-# Without a bias, where rows of grad_output come as products read them, as far as a bucket's length
-# can tell, by channels and pairs; what 16-bit rows with a bias take so is in the above.
+# Where it adds up no bias and rows of grad_output come as products read them, as far as a bucket's
+# length can tell, by channels and pairs; what 16-bit rows with a bias take so is in the above.
 GRAD_HOPPER_DIRECT = {(128, 256): 0.937, (128, 192): 0.802, (128, 128): 0.796}
 GRAD_HOPPER_SHARED = 223 << 10  # bytes of shared memory for stages
 GRAD_HOPPER_START, GRAD_HOPPER_WAVE = 13.4, 4.9  # µs: both kernels; a block's start and its end

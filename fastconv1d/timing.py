@@ -127,7 +127,7 @@ def _rounds(
 
 
 def _in_turn(calls: Mapping[str, Call], number: int) -> list[tuple[str, Call]]:
-    """The calls as a round has them: no call always follows the same one, nor ever itself."""
+    """The calls as a round has them: of three and more none always follows the same one."""
     first, *others = calls.items()
     return [first, *(reversed(others) if number % 2 else others)]
 

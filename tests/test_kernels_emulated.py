@@ -223,11 +223,13 @@ def test_rows_that_come_as_products_read_them(build: Build, tmp_path: Path, libr
 
 # Several taps and channels of a block, of which the last blocks have a part on NAMED tiles, and
 # several kinds of rows; grad_output made ready, and as products read it. They have so many pairs
-# that the bias is added up apart.
+# that the bias is added up apart where it may be; the last one's in parts of other numbers than the
+# weight's.
 NEIGHBOURING_TAPS = (
     Problem(2, 26, 20, 171, 71, padding=3, groups=2),
     Problem(1, 13, 20, 170, 71, padding=2),
 )
+BIAS_IN_PARTS = Problem(2, 520, 4, 4200, 1, bias=True)
 
 
 @pytest.mark.parametrize("library", grouped("grad_hopper_tf32", "grad_hopper_bf16"))
@@ -239,18 +241,23 @@ def test_taps_that_are_neighbours(build: Build, tmp_path: Path, library: str) ->
         for run in corner_runs(NEIGHBOURING_TAPS, mode, variant)
     ]
     biased = [replace(run, problem=replace(run.problem, bias=True)) for run in runs]
-    runs = on_family("grad_hopper", gradient_runs([*runs, *biased]))
+    parts = corner_runs([BIAS_IN_PARTS], mode, min(TESTED[library]))
+    parts = [replace(run, multiprocessors=132) for run in parts]
+    runs = on_family("grad_hopper", gradient_runs([*runs, *biased, *parts]))
     source, runs = with_tested_tiles(library, runs)
     assert_right(build(source), runs, tmp_path)
 
 
 # Taps far apart, some of which see padding alone for whole slices, before rows and behind them:
-# grad_output made ready, and as products read it; rows that begin within 16 bytes; a short row.
+# grad_output made ready, and as products read it; rows that begin within 16 bytes; short rows, the
+# last of which some slices do not see at all; with a bias.
 TAPS_BESIDE_ROWS = (
     Problem(2, 5, 20, 150, 3, padding=200, dilation=100),
     Problem(2, 10, 20, 152, 3, padding=200, dilation=100, groups=2),
     Problem(3, 6, 9, 151, 4, stride=2, padding=300, dilation=101),
     Problem(2, 3, 5, 40, 3, padding=400, dilation=400),
+    Problem(1, 5, 20, 40, 2, padding=300, dilation=400),
+    Problem(2, 5, 20, 152, 3, padding=200, dilation=100, bias=True),
 )
 
 
