@@ -21,6 +21,7 @@ import pytest
 import torch
 
 from fastconv1d import build
+from kernel_runs import IN_CI
 
 GLUE = 'extern "C" int fastconv1d_answer() { return 42; }'
 KERNEL = '#include "tiny.cuh"\n'
@@ -412,7 +413,7 @@ def test_the_cache_is_private_whatever_the_umask(cache: Path) -> None:
 # ----------------------------------------------------------------------------- several processes
 
 
-@pytest.mark.parametrize("processes", [2, 8])
+@pytest.mark.parametrize("processes", [8] if IN_CI else [2, 8])
 def test_processes_that_start_together_build_once(
     processes: int, cache: Path, compilations: Callable[[], int]
 ) -> None:

@@ -625,8 +625,7 @@ WAITS = [
         ("grad_bias", "grad_bias"),
     )
     for number, _ in enumerate(WAIT.finditer((CSRC / f"{header}.cuh").read_text()))
-    if not IN_CI or number % 24 == 0
-]
+][:: 8 if IN_CI else 1]
 
 
 @pytest.mark.parametrize(("family", "header", "number"), WAITS)
