@@ -7,6 +7,7 @@ torch's matters: both are in proportion to threads and to the width of vectors.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -104,6 +105,13 @@ def _products_of_bf16() -> str:
     return next((kind for kind, name in kinds.items() if getattr(torch.cpu, name, bool)()), "")
 
 
+def _aten_rate(
+    mode: str, fp32: float, others: Mapping[str, float], bf16: Mapping[str, float]
+) -> float:
+    """A rate of torch's by mode; of bf16, by the products that the processor has."""
+    return bf16[_products_of_bf16()] if mode == "bf16" else others.get(mode, fp32)
+
+
 def _threads(problem: Problem) -> int:
     return min(torch.get_num_threads(), 1 + problem.flops // (2 * WORK_PER_THREAD))
 
@@ -189,8 +197,7 @@ def aten(problem: Problem) -> float:
         elif apart or problem.kernel_size > ATEN_DEPTHWISE_TAPS or problem.mode in ("fp16", "fp64"):
             time = max(time, problem.flops / ATEN_DEPTHWISE_RATE)
         return start + time / threads
-    bf16 = ATEN_BF16[_products_of_bf16()]
-    rate = bf16 if problem.mode == "bf16" else ATEN_RATE.get(problem.mode, processor.aten_rate)
+    rate = _aten_rate(problem.mode, processor.aten_rate, ATEN_RATE, ATEN_BF16)
     channels = min(_channels(problem))
     if problem.mode == "bf16":
         rate *= next(share for least, share in ATEN_BF16_SHARE if channels >= least)
@@ -227,8 +234,7 @@ def grad_aten(problem: Problem) -> float:
     if _is_depthwise(problem):
         return ATEN_START + problem.flops / GRAD_ATEN_DEPTHWISE / threads
     processor = _processor()
-    bf16, others = GRAD_ATEN_BF16[_products_of_bf16()], processor.aten_grad_rate
-    rate = bf16 if problem.mode == "bf16" else GRAD_ATEN_RATE.get(problem.mode, others)
+    rate = _aten_rate(problem.mode, processor.aten_grad_rate, GRAD_ATEN_RATE, GRAD_ATEN_BF16)
     channels_in, channels_out = _channels(problem)
     # The columns of its product are pairs of a channel and a tap.
     pairs = min(channels_out, channels_in * problem.kernel_size) / GRAD_ATEN_FEW

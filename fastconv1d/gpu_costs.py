@@ -349,9 +349,9 @@ def hopper(tile: HopperTile | None, problem: Problem) -> float:
     # Phases that are not woven write parts of the same sectors.
     time = larger(time, traffic * (1 + narrow * (tile.m_tiles == 1)))
     time = phases * (costs.start + time) + before
-    return (
-        time if problem.mode == "ieee" else time * HOPPER_TILE[tile.channels, tile.positions][size]
-    )
+    if problem.mode != "ieee":
+        time *= HOPPER_TILE[tile.channels, tile.positions][size]
+    return time
 
 
 def larger(one: float, other: float) -> float:
