@@ -361,20 +361,25 @@ constexpr bool kernels_wait() {
     if (architecture < 900) return false;
   return true;
 }
-template <bool EARLY = false, class... Parameters, class... Arguments>
-int launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, int64_t shared_bytes, void* stream,
-           const Arguments&... arguments) {
+template <class... Parameters, class... Arguments>
+int launch_early(bool early, void (*kernel)(Parameters...), dim3 grid, dim3 block,
+                 int64_t shared_bytes, void* stream, const Arguments&... arguments) {
   cudaLaunchConfig_t config{};
   config.gridDim = grid;
   config.blockDim = block;
   config.dynamicSmemBytes = static_cast<size_t>(shared_bytes);
   config.stream = static_cast<cudaStream_t>(stream);
-  cudaLaunchAttribute early{};
-  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  early.val.programmaticStreamSerializationAllowed = 1;
-  config.attrs = &early;
-  config.numAttrs = EARLY && kernels_wait();
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  config.attrs = &attribute;
+  config.numAttrs = early && kernels_wait();
   return cudaLaunchKernelEx(&config, kernel, arguments...);
+}
+template <class... Parameters, class... Arguments>
+int launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, int64_t shared_bytes, void* stream,
+           const Arguments&... arguments) {
+  return launch_early(false, kernel, grid, block, shared_bytes, stream, arguments...);
 }
 inline int64_t shared_budget(int blocks) {
   int device = 0, per_block = 0, per_processor = 0, reserved = 0;
@@ -426,6 +431,17 @@ __device__ __forceinline__ float float_of(uint32_t bits) {
   float x;
   memcpy(&x, &bits, 4);
   return x;
+}
+template <class Element, class Piece, class Length>
+__device__ __forceinline__ void clear_beside(Piece& piece, int position, Length length) {
+  constexpr int count = 16 / sizeof(Element);
+  static_assert(sizeof(Piece) == 16);
+  Element value[count];
+  memcpy(value, &piece, 16);
+#pragma unroll
+  for (int i = 0; i < count; ++i)
+    if (position + i < 0 || position + i >= length) value[i] = Element{0};
+  memcpy(&piece, value, 16);
 }
 __device__ __forceinline__ float nearest_tf32(float x) {
   return float_of((bits_of(x) + 0x1000u) & 0xffffe000u);
@@ -1470,8 +1486,8 @@ __device__ __forceinline__ void pack_columns(const HopperPackParams& p, int64_t 
     }
 #pragma unroll
     for (int plane = 0; plane < M::planes; ++plane)
-      *reinterpret_cast<uint4*>(packed + 4 * (plane * quads * T::channels + c * apart)) =
-          make_uint4(words[plane][0], words[plane][1], words[plane][2], words[plane][3]);
+      store_16(packed + 4 * (plane * quads * T::channels + c * apart),
+               make_uint4(words[plane][0], words[plane][1], words[plane][2], words[plane][3]));
   }
 }
 template <class M, class T, int COLUMNS>
@@ -2308,6 +2324,10 @@ struct HopperBlock {
     fence_async_proxy();
     warpgroup_sync(warpgroup + 1);
   }
+  __device__ __forceinline__ int reach(int taps) const {
+    return (T::positions - 1) * static_cast<int>(p.phase.in_step) +
+           (taps - 1) * static_cast<int>(p.phase.shift_step);
+  }
   struct SplitBlocks {
     const uint16_t* first;
     int count;
@@ -2315,8 +2335,7 @@ struct HopperBlock {
   static constexpr int split_lanes = 4;
   __device__ __forceinline__ SplitBlocks split_blocks(const Place& place, const Source& from,
                                                       int taps) const {
-    const int last = from.position + (T::positions - 1) * static_cast<int>(p.phase.in_step) +
-                     (taps - 1) * static_cast<int>(p.phase.shift_step),
+    const int last = from.position + reach(taps),
               first_block = from.before > 0 ? 0 : from.position / kSplitPositions,
               end = (last < p.length ? last : static_cast<int>(p.length) - 1) / kSplitPositions + 1;
     return {p.split.marks +
@@ -2375,10 +2394,7 @@ struct HopperBlock {
     warpgroup_sync(warpgroup + 1);
   }
   __device__ __forceinline__ bool sees_nothing(const Source& from, int taps) const {
-    if (l.folded > 0) taps = l.folded;
-    const int last = (T::positions - 1) * static_cast<int>(p.phase.in_step) +
-                     (taps - 1) * static_cast<int>(p.phase.shift_step);
-    return from.before > last || from.left <= 0;
+    return from.before > reach(l.folded > 0 ? l.folded : taps) || from.left <= 0;
   }
   __device__ __forceinline__ void pass_weights(Turn& weight, int taps) const {
     if (l.resident) {
@@ -2939,6 +2955,8 @@ __global__ void __launch_bounds__(128, 2) hopper_add_kernel(const SharesParams p
                 static_cast<int>(smaller(p.block_channels, p.channels_out - channel)),
                 static_cast<int64_t>(place.tile) * (T::positions - p.output.overlap)});
 }
+}
+namespace fastconv1d {
 template <class M, class T>
 struct Hopper {
   using Element = typename M::Element;
@@ -3060,8 +3078,8 @@ struct Hopper {
                                  blocks_of(a.batch * p.split.parts_of_batch + Hopper::scales(c)),
                                  dim3(kSplitThreads), kSplitShared, stream, p.split, pack);
       if (error == 0)
-        error = fastconv1d::launch<true>(
-            columns == 1 ? hopper_split_kernel<M, T, 1> : hopper_split_kernel<M, T, at_once>,
+        error = launch_early(
+            true, columns == 1 ? hopper_split_kernel<M, T, 1> : hopper_split_kernel<M, T, at_once>,
             blocks_of(a.batch * p.split.blocks() + ceil_div(threads, kSplitThreads)),
             dim3(kSplitThreads), kSplitShared, stream, p.split, pack);
     } else {
@@ -3069,7 +3087,8 @@ struct Hopper {
         error = fastconv1d::launch(hopper_scale_kernel<M, T>, blocks_of(Hopper::scales(c)),
                                    dim3(128), 16, stream, pack);
       if (error == 0 && threads > 0)
-        error = fastconv1d::launch<(M::sets > 1)>(
+        error = launch_early(
+            M::sets > 1,
             columns == 1 ? hopper_pack_kernel<M, T, 1> : hopper_pack_kernel<M, T, at_once>,
             blocks_of(ceil_div(threads, 128)), dim3(128), 0, stream, pack);
     }
@@ -3122,15 +3141,14 @@ struct Hopper {
       p.shares = reinterpret_cast<float*>(static_cast<char*>(a.workspace) + before_shares(args, c));
     const dim3 blocks(static_cast<unsigned>(a.groups * c.channel_blocks * c.runs),
                       static_cast<unsigned>(shares(c)));
-    error = threads > 0 || M::sets > 1
-                ? fastconv1d::launch<true>(kernel, blocks, dim3(T::threads), bytes, stream, p)
-                : fastconv1d::launch(kernel, blocks, dim3(T::threads), bytes, stream, p);
+    error = launch_early(threads > 0 || M::sets > 1, kernel, blocks, dim3(T::threads), bytes,
+                         stream, p);
     return error != 0 || p.shares == nullptr ? error : add_shares(a, c, p, stream);
   }
   static int add_shares(const ConvArgs& a, const Cut& c, const HopperParams& p, void* stream) {
     const int64_t tiles = a.groups * c.channel_blocks * a.batch * c.tiles;
-    return fastconv1d::launch<true>(
-        hopper_add_kernel<M, T>, dim3(static_cast<unsigned>(tiles)), dim3(128),
+    return launch_early(
+        true, hopper_add_kernel<M, T>, dim3(static_cast<unsigned>(tiles)), dim3(128),
         4 * T::channels + OutputLayout<M, T::m_tiles>::bytes, stream,
         SharesParams{p.shares, a.bias, p.output, a.batch, c.tiles, c.channels_out, a.groups,
                      c.block_channels, c.channel_blocks, static_cast<int>(shares(c))});

@@ -185,6 +185,8 @@ HOPPER_TILE = {
     (32, 384): {4: 0.933, 2: 1.05},
     (32, 256): {4: 0.972, 2: 1.06},
 }
+# And where taps are words: a value's address is looked up once for both mma tiles of a warpgroup.
+HOPPER_FOLDED = {(128, 256): 0.87, (96, 256): 0.95, (64, 384): 0.96, (32, 384): 1.0}
 
 
 def gpu_scale(problem: Problem) -> float:
@@ -351,6 +353,8 @@ def hopper(tile: HopperTile | None, problem: Problem) -> float:
     time = phases * (costs.start + time) + before
     if problem.mode != "ieee":
         time *= HOPPER_TILE[tile.channels, tile.positions][size]
+        if walk.taps == 1 < problem.kernel_size:
+            time *= HOPPER_FOLDED.get((tile.channels, tile.positions), 1.12)
     return time
 
 

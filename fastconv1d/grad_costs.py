@@ -40,10 +40,11 @@ GRAD_HOPPER_SLICE = {
     (64, 256): {4: 0.618, 2: 0.833},
     (64, 192): {4: 0.485, 2: 0.634},
 }
-# Times as long where it adds up a bias; where rows of either tensor begin at odd 16-bit values;
+# Times as long where it adds up a bias; where rows of either tensor begin at odd values;
 # where taps are so far apart that each has a row.
-GRAD_HOPPER_BIAS, GRAD_HOPPER_ODD, GRAD_HOPPER_APART = {4: 1.11, 2: 1.06}, 1.29, {4: 2.2, 2: 2.1}
-GRAD_HOPPER_INNERMOST = 4  # taps: `taps_innermost` of csrc/grad_hopper.cuh
+GRAD_HOPPER_BIAS, GRAD_HOPPER_APART = {4: 1.11, 2: 1.06}, {4: 2.2, 2: 2.1}
+GRAD_HOPPER_ODD = {4: 1.28, 2: 1.45}
+GRAD_HOPPER_INNERMOST = 4  # taps: `taps_innermost` of csrc/grad_hopper_kernel.cuh
 GRAD_BIAS_APART = 512  # pairs of a group: kBiasApart there
 # Where it adds up no bias and rows of grad_output come as products read them, as far as a bucket's
 # length can tell, by channels and pairs; what 16-bit rows with a bias take so is in the above.
@@ -57,6 +58,7 @@ GRAD_BLOCK_SLICES = 12  # slices' time that a block's start takes: splits_of in 
 # Times as long with a stride, and where rows have few slices and taps share little of what is read.
 GRAD_STRIDED, GRAD_SHORT = 1.18, 1.5
 GRAD_FEW_SLICES = 8
+GRAD_EXPLICIT = {4: (10.6, 0.836), 2: (6.0, 0.92)}  # µs more than the product, times its share
 GRAD_PARTS_BANDWIDTH = 2.7e6  # bytes per µs in which parts are written and added up
 GRAD_WORKSPACE = 64 << 20  # bytes of parts: kGradWorkspace of csrc/grad_dense.cuh
 GRAD_BANDWIDTH = 2.3e6  # bytes per µs that the dense kernel reads
@@ -73,12 +75,11 @@ GRAD_LONG_KERNEL = 32
 # kMostTaps and kMostTapsApart there.
 GRAD_MOST_TAPS, GRAD_MOST_TAPS_APART = 16, 8
 GRAD_DIRECT_RATE = 0.3e6  # FLOP per µs
-GRAD_ATEN_START = 36.0  # µs
+GRAD_ATEN_START = 30.0  # µs
 GRAD_ATEN_RATE = {"tf32": 155e6, "ieee": 36e6, "bf16": 670e6, "fp16": 670e6, "fp64": 10e6}
-GRAD_ATEN_GROUPED = {2: 0.2, 4: 0.75, 8: 0.75}  # share of that rate with groups, by size
+GRAD_ATEN_GROUPED = {2: 0.13, 4: 0.75, 8: 0.75}  # share of that rate with groups, by size
 GRAD_ATEN_DILATED = {2: 0.5, 4: 1.0, 8: 1.0}  # and with taps apart
 GRAD_ATEN_LAYOUT = {2: 0.62e6, 4: 0.46e6, 8: 0.4e6}  # elements per µs that change their layout
-GRAD_ATEN_BIAS = 0.54e6  # elements per µs
 GRAD_ATEN_WEIGHTS = {2: 0.3e6, 4: 0.5e6, 8: 0.5e6}  # likewise, of the gradient
 GRAD_ATEN_FILLED = 64  # rows and columns below which cuDNN's tiles are partly empty
 GRAD_ATEN_DEPTHWISE_RATE = 1e6  # FLOP per µs
@@ -127,8 +128,8 @@ def hopper(tile: GradHopperTile | None, problem: Problem) -> float:
         work *= GRAD_HOPPER_DIRECT.get(size, 1)
     # Not where neighbouring taps are rows that products read together: half of these are even.
     taps_innermost = problem.dilation == 1 and problem.kernel_size >= GRAD_HOPPER_INNERMOST
-    if (row_bytes % 4 or problem.aligned % 4) and not taps_innermost:
-        work *= GRAD_HOPPER_ODD
+    if (row_bytes | problem.aligned) % (2 * itemsize) and not taps_innermost:
+        work *= GRAD_HOPPER_ODD[itemsize]
     if taps_apart:
         work *= GRAD_HOPPER_APART[itemsize]
     traffic = problem.bytes / (GRAD_HOPPER_BANDWIDTH * gpu_scale(problem))
@@ -156,7 +157,10 @@ def _pair_blocks(tile: GradHopperTile, problem: Problem) -> tuple[int, bool]:
     def vectors(reach: int) -> int:
         return ceil_div((positions - 1) * problem.stride + reach + vector, vector) | 1
 
-    fewest, apart_at_best = 0, False
+    # Cycles of a slice: products, or what goes through shared memory, with three quarters of them.
+    products = tile.pairs * tile.channels // 32
+    grad_output = 2 * 144 * tile.channels + 128 * (tile.channels + 1)
+    least, best, apart_at_best = 0.0, 0, False
     first = ceil_div(kernel_size, tile.pairs)
     for taps in {ceil_div(kernel_size, n) for n in range(first, kernel_size + 1)[:40]}:
         apart, together = vectors(0), vectors((taps - 1) * problem.dilation)
@@ -165,9 +169,11 @@ def _pair_blocks(tile: GradHopperTile, problem: Problem) -> tuple[int, bool]:
         channels = min(channels_in, tile.pairs // taps, room // (16 * row))
         if channels > 0 and (together if shares else apart) * vector <= 256:
             blocks = ceil_div(channels_in, channels) * ceil_div(kernel_size, taps)
-            if not fewest or blocks < fewest:
-                fewest, apart_at_best = blocks, not shares and taps > 1
-    return fewest, apart_at_best
+            traffic = (grad_output + 16 * channels * row) / 128 + products * 3 / 4
+            cost = blocks * larger(products, traffic)
+            if not best or cost < least:
+                least, best, apart_at_best = cost, blocks, not shares and taps > 1
+    return best, apart_at_best
 
 
 def _slices_of_row(problem: Problem) -> int:
@@ -321,7 +327,10 @@ def explicit_why_not(tile: ProductTile | None, problem: Problem) -> str | None:
 
 def explicit(tile: ProductTile | None, problem: Problem) -> float:
     """The product written out."""
-    time = gpu_costs.explicit(tile, problem, gradient=True)
+    if tile is None:
+        return float("inf")
+    start, share = GRAD_EXPLICIT[problem.dtype.itemsize]
+    time = start + share * gpu_costs.explicit(tile, problem, gradient=True)
     return time + (_bias_time(problem) if problem.bias else 0.0)
 
 
@@ -347,6 +356,6 @@ def aten(problem: Problem) -> float:
     if problem.dilation > 1:
         rate *= GRAD_ATEN_DILATED[problem.dtype.itemsize]
     time = problem.flops / rate + elements / GRAD_ATEN_LAYOUT[problem.dtype.itemsize]
-    time += problem.bias * problem.output_elements / GRAD_ATEN_BIAS
     time += _elements(problem) / GRAD_ATEN_WEIGHTS[problem.dtype.itemsize]
-    return GRAD_ATEN_START + time / gpu_scale(problem)
+    of_bias = _bias_time(problem) if problem.bias else 0.0  # which our own kernel adds up
+    return GRAD_ATEN_START + time / gpu_scale(problem) + of_bias

@@ -321,8 +321,8 @@ class Problem:
         A transposed convolution's is that of an ordinary one with the same weight, whose input is
         the gradient of the output and whose gradient of the output is the input. With
         output_padding >= stride, `length_out` of the result is more than the input has positions:
-        `length` of this problem is the true number. `bias` stays as it is, although the gradient of
-        a transposed convolution's bias sums up other positions: those of its own output.
+        `length` of this problem is the true number. It has no bias: the gradient of a transposed
+        convolution's sums up other positions, those of its own output.
         """
         if not self.transposed:
             return self
@@ -333,6 +333,7 @@ class Problem:
             length=self.length_out,
             transposed=False,
             output_padding=0,
+            bias=False,
             row_alignment=0,  # of a tensor that is grad_output here
         )
 

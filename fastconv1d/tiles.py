@@ -83,19 +83,19 @@ class HopperTile(_Template):
         return self.warpgroups * self.m_tiles * 64
 
     def least_words(self, mode: str) -> int:
-        """Words of channels that a slice has at least: `steps_at_once` of hopper.cuh."""
+        """Words of channels that a slice has at least: `steps_at_once` of hopper_kernel.cuh."""
         return 16 if self.m_tiles * self.n > 128 or self.m_tiles > 1 or mode == "ieee" else 32
 
     @property
     def room(self) -> int:
-        """Registers of a thread beside its sums: `HopperTile::room` of hopper.cuh."""
+        """Registers of a thread beside its sums: `HopperTile::room` of hopper_kernel.cuh."""
         threads = 128 + 128 * self.warpgroups
         of_block = threads * (65536 // threads // 8 * 8)
         of_thread = (of_block - 128 * 40) // (128 * self.warpgroups) // 8 * 8
         return of_thread - self.m_tiles * self.n // 2
 
     def folds(self, mode: str) -> bool:
-        """Whether taps may be words: `HopperBlock::folds` of hopper.cuh."""
+        """Whether taps may be words: `HopperBlock::folds` of hopper_kernel.cuh."""
         if mode == "ieee":
             return self.folded
         return self.room >= (72 if HOPPER_VALUES[mode] > 1 else 80)
@@ -254,7 +254,7 @@ class HopperWalk:
 
 
 def hopper_fixed_bytes(tile: HopperTile, mode: str) -> int:
-    """Shared memory that a block takes beside its stages: `hopper_fixed_bytes` of hopper.cuh."""
+    """Shared memory of a block beside its stages: `hopper_fixed_bytes` of hopper_kernel.cuh."""
     itemsize = 2 if mode in ("bf16", "fp16") else 4
     outputs = 2 * 16 * (tile.m_tiles * 64 * itemsize + 48)
     of_channels = (8 if mode == "ieee" else 4) * tile.channels

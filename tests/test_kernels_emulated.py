@@ -612,7 +612,7 @@ WAIT = re.compile(
 WAITS = [
     (family, header, number)
     for family, header in (
-        ("hopper", "hopper"),
+        ("hopper", "hopper_kernel"),
         ("hopper", "hopper_pack"),
         ("hopper", "output"),
         ("explicit", "product"),
@@ -622,7 +622,7 @@ WAITS = [
         ("kn2row", "kn2row"),
         ("grad_dense", "grad_dense"),
         ("grad_dense", "grad_sum"),
-        ("grad_hopper", "grad_hopper"),
+        ("grad_hopper", "grad_hopper_kernel"),
         ("grad_toeplitz", "grad_toeplitz"),
         ("grad_sliding", "grad_sliding"),
         ("grad_sliding", "grad_long"),

@@ -304,10 +304,13 @@ def test_an_empty_batch_costs_something(mode: str) -> None:
             assert plan.select(problem.ordinary, gradient=True).cost(problem.ordinary) > 0
 
 
-def test_costs_are_explained_on_gpus_that_no_kernel_of_tensor_cores_knows() -> None:
+@pytest.mark.parametrize("gradient", [False, True])
+@pytest.mark.parametrize("mode", MODES)
+def test_costs_are_explained_on_every_gpu_and_in_every_mode(mode: str, gradient: bool) -> None:
     for problem in (LAYER_67, DEPTHWISE, FEW_OUT):
-        rows = plan.explain(replace(problem, gpu=V100))
-        assert any(reason is None for _, reason, *_ in rows)
+        for gpu in (V100, A100, H200):
+            rows = plan.explain(replace(problem, mode=mode, gpu=gpu), gradient=gradient)
+            assert any(reason is None for _, reason, *_ in rows)
 
 
 def test_aten_runs_what_would_be_slower_here() -> None:

@@ -123,8 +123,7 @@ __global__ void __launch_bounds__(128) pack_kernel(const PackParams p) {
                      : typename M::Element{0};
     fragment[i] = M::pack(value);
   }
-  *reinterpret_cast<uint4*>(p.packed + 4 * index) =
-      make_uint4(fragment[0], fragment[1], fragment[2], fragment[3]);
+  store_16(p.packed + 4 * index, make_uint4(fragment[0], fragment[1], fragment[2], fragment[3]));
 }
 
 // Where a slice's window comes from.

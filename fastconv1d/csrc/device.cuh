@@ -413,21 +413,27 @@ constexpr bool kernels_wait() {
   return true;
 }
 
-// EARLY: the kernel may begin before the one before it in the stream is over (see above), where it can wait for that.
-template <bool EARLY = false, class... Parameters, class... Arguments>
-int launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, int64_t shared_bytes, void* stream,
-           const Arguments&... arguments) {
+// A kernel that may begin before the one before it in the stream is over, if it is `early`, and waits for that itself
+// (see above) where it can.
+template <class... Parameters, class... Arguments>
+int launch_early(bool early, void (*kernel)(Parameters...), dim3 grid, dim3 block,
+                 int64_t shared_bytes, void* stream, const Arguments&... arguments) {
   cudaLaunchConfig_t config{};
   config.gridDim = grid;
   config.blockDim = block;
   config.dynamicSmemBytes = static_cast<size_t>(shared_bytes);
   config.stream = static_cast<cudaStream_t>(stream);
-  cudaLaunchAttribute early{};
-  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  early.val.programmaticStreamSerializationAllowed = 1;
-  config.attrs = &early;
-  config.numAttrs = EARLY && kernels_wait();
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  config.attrs = &attribute;
+  config.numAttrs = early && kernels_wait();
   return cudaLaunchKernelEx(&config, kernel, arguments...);
+}
+template <class... Parameters, class... Arguments>
+int launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, int64_t shared_bytes, void* stream,
+           const Arguments&... arguments) {
+  return launch_early(false, kernel, grid, block, shared_bytes, stream, arguments...);
 }
 
 // Bytes of shared memory that one block may take where `blocks` of them share a multiprocessor.
@@ -495,6 +501,19 @@ __device__ __forceinline__ float float_of(uint32_t bits) {
   float x;
   memcpy(&x, &bits, 4);
   return x;
+}
+
+// Clears what of a piece of 16 bytes, which begins at this position of a row, lies beside the row.
+template <class Element, class Piece, class Length>
+__device__ __forceinline__ void clear_beside(Piece& piece, int position, Length length) {
+  constexpr int count = 16 / sizeof(Element);
+  static_assert(sizeof(Piece) == 16);
+  Element value[count];
+  memcpy(value, &piece, 16);
+#pragma unroll
+  for (int i = 0; i < count; ++i)
+    if (position + i < 0 || position + i >= length) value[i] = Element{0};
+  memcpy(&piece, value, 16);
 }
 
 // The nearest TF32 number, ties away from zero: the rounding that cuDNN applies to both operands. By

@@ -267,16 +267,16 @@ struct Explicit {
     if (c.splits * parts_of_split(c) > INT32_MAX || outputs > INT32_MAX) return 1;
     if (!TRANSPOSED) {
       sum.count = size(outputs);
-      return fastconv1d::launch<true>(explicit_sum_kernel<M>, blocks_of(outputs), dim3(256), 0,
-                                      stream, sum);
+      return launch_early(true, explicit_sum_kernel<M>, blocks_of(outputs), dim3(256), 0, stream,
+                          sum);
     }
     sum.first = sum.padding / sum.stride;
     sum.steps = (sum.padding + sum.length_out - 1) / sum.stride - sum.first + 1;
     sum.count = size(a.channels_out * ceil_div(a.batch * sum.steps, 32));
-    return fastconv1d::launch<true>(
-        explicit_weave_kernel<M>, dim3(size(ceil_div(sum.count, kExplicitWarps))),
-        dim3(32 * kExplicitWarps), 8 * kMostExplicitStride + 4 * kExplicitWarps * kExplicitStaged,
-        stream, sum);
+    return launch_early(true, explicit_weave_kernel<M>,
+                        dim3(size(ceil_div(sum.count, kExplicitWarps))), dim3(32 * kExplicitWarps),
+                        8 * kMostExplicitStride + 4 * kExplicitWarps * kExplicitStaged, stream,
+                        sum);
   }
   static int launch_phase(const ConvArgs& a, const ProductCut& c, void* stream) {
     return a.transposed ? launch<true>(a, c, stream) : launch<false>(a, c, stream);

@@ -14,12 +14,6 @@ namespace fastconv1d {
 
 constexpr int kGradBiasThreads = 256;
 
-// Pieces of a row, wherever that begins.
-FASTCONV1D_HD constexpr int64_t grad_bias_pieces(const ConvArgs& a) {
-  const int64_t of_piece = a.mode == kFp64 ? 2 : a.mode == kBf16 || a.mode == kFp16 ? 8 : 4;
-  return ceil_div(a.length_out - 1, of_piece) + 1;
-}
-
 template <class M>
 __global__ void __launch_bounds__(kGradBiasThreads)
     grad_bias_kernel(const ConvArgs a, float* parts, int64_t splits) {
@@ -29,10 +23,12 @@ __global__ void __launch_bounds__(kGradBiasThreads)
   auto* const sums = reinterpret_cast<double*>(memory);
   const int thread = static_cast<int>(threadIdx.x);
   let_next_kernel_begin();
+  // A row has so many pieces, wherever it begins.
   const int64_t channel = blockIdx.x % a.channels_out, split = blockIdx.x / a.channels_out,
-                pieces = grad_bias_pieces(a), all = a.batch * pieces, each = ceil_div(all, splits),
-                end = smaller(all, (split + 1) * each), batch_step = kGradBiasThreads / pieces,
-                step = kGradBiasThreads % pieces, batch_elements = a.channels_out * a.length_out;
+                pieces = ceil_div(a.length_out - 1, of_piece) + 1, all = a.batch * pieces,
+                each = ceil_div(all, splits), end = smaller(all, (split + 1) * each),
+                batch_step = kGradBiasThreads / pieces, step = kGradBiasThreads % pieces,
+                batch_elements = a.channels_out * a.length_out;
   int64_t i = split * each + thread, batch = i / pieces, piece = i % pieces;
   const auto* const rows = static_cast<const Element*>(a.grad_output) + channel * a.length_out;
   double total = 0;
@@ -56,13 +52,10 @@ __global__ void __launch_bounds__(kGradBiasThreads)
     }
 #pragma unroll
     for (int n = 0; n < at_once; ++n) {
+      if (position[n] < 0 || position[n] + of_piece > a.length_out)
+        clear_beside<Element>(words[n], static_cast<int>(position[n]), a.length_out);
       Element value[of_piece];
       memcpy(value, words + n, 16);
-      if (position[n] < 0 || position[n] + of_piece > a.length_out) {
-#pragma unroll
-        for (int k = 0; k < of_piece; ++k)
-          if (position[n] + k < 0 || position[n] + k >= a.length_out) value[k] = Element{0};
-      }
       typename M::Sum sum = 0;
 #pragma unroll
       for (int k = 0; k < of_piece; ++k) sum += M::from(value[k]);
@@ -104,8 +97,8 @@ inline int grad_bias_parts(const ConvArgs& a, float* workspace, GradParts& parts
       a.mode, [&](auto m) { return grad_bias_parts<decltype(m)>(a, workspace, parts, stream); });
 }
 
-inline int grad_bias_launch(int64_t mode, const ConvArgs& a, void* stream) {
-  return with_plain(mode, [&](auto m) {
+inline int grad_bias_launch(const ConvArgs& a, void* stream) {
+  return with_plain(a.mode, [&](auto m) {
     using M = decltype(m);
     GradParts parts;
     const int error = grad_bias_parts<M>(a, static_cast<float*>(a.workspace), parts, stream);
@@ -119,10 +112,10 @@ inline int64_t grad_bias_workspace(const ConvArgs& a) {
 
 }  // namespace fastconv1d
 
-#define FASTCONV1D_GRAD_BIAS_LIBRARY                                                       \
-  int fastconv1d_launch(int64_t variant, const fastconv1d::ConvArgs* args, void* stream) { \
-    return fastconv1d::grad_bias_launch(variant, *args, stream);                           \
-  }                                                                                        \
-  int64_t fastconv1d_workspace(int64_t, const fastconv1d::ConvArgs* args) {                \
-    return fastconv1d::grad_bias_workspace(*args);                                         \
+#define FASTCONV1D_GRAD_BIAS_LIBRARY                                               \
+  int fastconv1d_launch(int64_t, const fastconv1d::ConvArgs* args, void* stream) { \
+    return fastconv1d::grad_bias_launch(*args, stream);                            \
+  }                                                                                \
+  int64_t fastconv1d_workspace(int64_t, const fastconv1d::ConvArgs* args) {        \
+    return fastconv1d::grad_bias_workspace(*args);                                 \
   }

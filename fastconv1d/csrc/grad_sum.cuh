@@ -150,7 +150,7 @@ int add_parts_of(const GradParts& first, const GradParts& second, void* stream) 
                 blocks = ceil_div(first.count, of_block) + ceil_div(second.count, of_block);
   if (blocks == 0) return 0;
   if (blocks > INT32_MAX) return 1;  // cudaErrorInvalidValue
-  return launch<true>(grad_sum_kernel<M, WIDTH>, dim3(static_cast<unsigned>(blocks)),
+  return launch_early(true, grad_sum_kernel<M, WIDTH>, dim3(static_cast<unsigned>(blocks)),
                       dim3(kSumLanes * kSumWarps), kSumLanes * kSumWarps * WIDTH * 8, stream, first,
                       second, shares);
 }

@@ -172,8 +172,8 @@ __device__ __forceinline__ void pack_columns(const HopperPackParams& p, int64_t 
     }
 #pragma unroll
     for (int plane = 0; plane < M::planes; ++plane)
-      *reinterpret_cast<uint4*>(packed + 4 * (plane * quads * T::channels + c * apart)) =
-          make_uint4(words[plane][0], words[plane][1], words[plane][2], words[plane][3]);
+      store_16(packed + 4 * (plane * quads * T::channels + c * apart),
+               make_uint4(words[plane][0], words[plane][1], words[plane][2], words[plane][3]));
   }
 }
 

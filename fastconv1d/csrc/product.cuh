@@ -340,9 +340,9 @@ struct Product {
     if (tiles > INT32_MAX - multiprocessors) return 1;  // cudaErrorInvalidValue
     p.tiles = static_cast<int>(tiles);
     if (const int error = set_shared_limit(product_kernel<M, T, TURNED>, bytes)) return error;
-    return fastconv1d::launch<true>(product_kernel<M, T, TURNED>,
-                                    dim3(static_cast<unsigned>(smaller(tiles, multiprocessors))),
-                                    dim3(T::threads), bytes, stream, p);
+    return launch_early(true, product_kernel<M, T, TURNED>,
+                        dim3(static_cast<unsigned>(smaller(tiles, multiprocessors))),
+                        dim3(T::threads), bytes, stream, p);
   }
 };
 

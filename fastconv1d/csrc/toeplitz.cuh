@@ -72,16 +72,6 @@ struct ToeplitzShape {
   }
 };
 
-// Drops what of a piece of 16 bytes, which begins at this position, lies beside the row.
-template <class M>
-__device__ __forceinline__ void clear_beside(uint32_t* word, int position, int length) {
-  constexpr int of_word = 4 / sizeof(typename M::Element);
-#pragma unroll
-  for (int i = 0; i < 4 * of_word; ++i)
-    if (position + i < 0 || position + i >= length)
-      word[i / of_word] &= of_word == 1 ? 0 : i % 2 == 0 ? 0xffff0000u : 0x0000ffffu;
-}
-
 template <class M>
 struct ToeplitzBlock : ToeplitzShape<M> {
   using S = ToeplitzShape<M>;
@@ -181,7 +171,8 @@ struct ToeplitzBlock : ToeplitzShape<M> {
 #pragma unroll
       for (int number = 0; number <= S::at_once; ++number) {
         const int at = position + (first_piece + 32 * number) * S::of_piece;
-        if (at < 0 || at + S::of_piece > p.length) clear_beside<M>(word[number], at, p.length);
+        if (at < 0 || at + S::of_piece > p.length)
+          clear_beside<Element>(word[number], at, p.length);
       }
 #pragma unroll
       for (int number = 0; number < S::at_once; ++number) {

@@ -945,7 +945,7 @@ int set_shared_limit(void (*kernel)(P...), int64_t bytes) {
 }
 
 // Runs the grid to its end; returns a cudaError_t.
-template <bool EARLY = false, class... P, class... A>
+template <class... P, class... A>
 int launch(void (*kernel)(P...), dim3 grid, dim3 block, int64_t bytes, void*, const A&... args) {
   using namespace emulation;
   const auto limit = shared_limits.find(reinterpret_cast<const void*>(kernel));
@@ -958,6 +958,11 @@ int launch(void (*kernel)(P...), dim3 grid, dim3 block, int64_t bytes, void*, co
     return kInvalidConfiguration;
   std::function<void()> call = [&] { kernel(P(args)...); };
   return run_grid(grid, block, bytes, call);
+}
+template <class... P, class... A>
+int launch_early(bool, void (*kernel)(P...), dim3 grid, dim3 block, int64_t bytes, void* stream,
+                 const A&... args) {
+  return launch(kernel, grid, block, bytes, stream, args...);
 }
 
 }  // namespace fastconv1d
