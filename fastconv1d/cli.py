@@ -398,7 +398,7 @@ def diagnosis() -> dict[str, Any]:
         needed = list(plan.CPU_LIBRARIES)
     else:
         fallback = "nothing but what a plan leaves to ATen"
-        needed = list(plan.libraries_for(arch))
+        needed = list(plan.libraries(arch))
     if built["cannot_build"]:
         fallback = f"everything runs on ATen: {built['cannot_build']}"
     return {

@@ -23,6 +23,7 @@ from fastconv1d.tiles import (
     HopperTile,
     ProductTile,
     Tile,
+    ceil_div,
 )
 
 SomeTile = TypeVar("SomeTile", bound=AnyTile)
@@ -369,8 +370,11 @@ def tile_glue(family: str, mode: str, rows: Sequence[Plan]) -> str:
 CPU_LIBRARIES = ("simd", "grad_simd", "binding_cpu")
 
 
-def libraries() -> dict[str, str]:
-    """The C++ glue of every library, by name: the instantiations that the table needs."""
+def kernels(arch: str = "") -> dict[str, str]:
+    """The C++ glue of each family's kernels in each mode, by name: what the table needs.
+
+    With `arch`, as '90a', of those that a GPU of it runs.
+    """
     glue = {}
     for family in TENSOR_CORE_FAMILIES:
         for mode in TENSOR_CORE_MODES:
@@ -406,29 +410,47 @@ def libraries() -> dict[str, str]:
     glue["simd"] = '#include "cpu_conv.h"\nFASTCONV1D_SIMD_LIBRARY\n'
     glue["binding_cuda"] = '#define FASTCONV1D_CUDA 1\n#include "binding.cpp"\n'
     glue["binding_cpu"] = '#include "binding.cpp"\n'
-    return glue
+    if not arch:
+        return glue
+    return {
+        name: text
+        for name, text in glue.items()
+        if name not in CPU_LIBRARIES and (arch == "90a" or not needs_hopper(name))
+    }
+
+
+MOST_TILES = 4
+"""Tiles of a library at most: who needs one waits for the others to be compiled."""
+
+
+def libraries(arch: str = "") -> dict[str, str]:
+    """The C++ glue of every library, by name: `kernels`, many tiles of which several share.
+
+    Those that take long to compile come first, for who builds all of them side by side.
+    """
+    glue: dict[str, str] = {}
+    for name, text in kernels(arch).items():
+        family, _, mode = name.rpartition("_")
+        parts = tile_parts(family, mode) if family in TENSOR_CORE_FAMILIES else {}
+        glue |= {part: tile_glue(family, mode, rows) for part, rows in parts.items()} or {
+            name: text
+        }
+    long = ("binding", "hopper", "sliding")
+    ranks = {name: [part in name for part in long] for name in glue}
+    return {name: glue[name] for name in sorted(glue, key=ranks.__getitem__, reverse=True)}
 
 
 @lru_cache(maxsize=2)
 def sources_hash(device: str = "cuda") -> str:
     """A hash of all that our kernels' results on a device depend on: sources and generated glue."""
-    glue = libraries().items()
+    glue = kernels().items()
     of_device = [text for name, text in glue if (name in CPU_LIBRARIES) == (device == "cpu")]
     return build.sources_hash(text for text in of_device if "binding.cpp" not in text)
 
 
-def needs_hopper(library: str) -> bool:
-    """Whether a library is of a family whose instructions GPUs of sm_90a alone have."""
-    return library.rsplit("_", 1)[0] in HOPPER_FAMILIES
-
-
-def libraries_for(arch: str) -> dict[str, str]:
-    """Those libraries that a GPU architecture, as '90a', can run."""
-    return {
-        name: glue
-        for name, glue in libraries().items()
-        if name not in CPU_LIBRARIES and (arch == "90a" or not needs_hopper(name))
-    }
+def needs_hopper(name: str) -> bool:
+    """Whether kernels are of a family whose instructions GPUs of sm_90a alone have."""
+    return name.startswith(tuple(f"{family}_" for family in HOPPER_FAMILIES))
 
 
 def family_of(plan: Plan) -> str:
@@ -437,17 +459,29 @@ def family_of(plan: Plan) -> str:
 
 
 def tile_rows(family: str, mode: str) -> list[Plan]:
-    """A family's plans that have this arithmetic, in the order of their library's variants."""
+    """A family's plans that have this arithmetic, in the order of their variants."""
     return [plan for plan in EVERY_PLAN if family_of(plan) == family and mode in plan.tiles]
+
+
+def tile_parts(family: str, mode: str) -> dict[str, list[Plan]]:
+    """The same by library."""
+    rows, name = tile_rows(family, mode), f"{family}_{mode}"
+    if len(rows) <= MOST_TILES:
+        return {name: rows} if rows else {}
+    each = ceil_div(len(rows), ceil_div(len(rows), MOST_TILES))
+    firsts = enumerate(range(0, len(rows), each), 1)
+    return {f"{name}_{number}": rows[first : first + each] for number, first in firsts}
 
 
 def library_of(plan: Plan, problem: Problem) -> str:
     """The kernel library that a plan runs from, or '' if it needs none."""
-    family = family_of(plan)
-    if family in (*TENSOR_CORE_FAMILIES, "toeplitz", "grad_toeplitz", "kn2row"):
-        return f"{family}_{problem.mode}"
+    family, mode = family_of(plan), problem.mode
+    if family in TENSOR_CORE_FAMILIES:
+        return next(name for name, rows in tile_parts(family, mode).items() if plan in rows)
+    if family in ("toeplitz", "grad_toeplitz", "kn2row"):
+        return f"{family}_{mode}"
     if plan.family == "sliding":
-        return f"{family}_{'fp32' if problem.dtype.itemsize == 4 else problem.mode}"
+        return f"{family}_{'fp32' if problem.dtype.itemsize == 4 else mode}"
     if plan.family == "aten" or (plan.family == "im2col" and problem.gpu is None):
         return ""
     return family
@@ -457,5 +491,6 @@ def variant_of(plan: Plan, problem: Problem) -> int:
     """The variant of its library that a plan runs."""
     family = family_of(plan)
     if family in TENSOR_CORE_FAMILIES:
-        return tile_rows(family, problem.mode).index(plan)
+        parts = tile_parts(family, problem.mode).values()
+        return next(rows.index(plan) for rows in parts if plan in rows)
     return config.MODES.index(problem.mode)

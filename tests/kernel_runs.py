@@ -155,7 +155,7 @@ def harness(library: str, variants: Sequence[int] = ()) -> str:
     With `variants`, of a library of tiles, it has these alone, which take a part of the time to
     compile.
     """
-    glue = plan.libraries()[library]
+    glue = plan.kernels()[library]
     if variants:
         family, mode = library.rsplit("_", 1)
         rows = plan.tile_rows(family, mode)

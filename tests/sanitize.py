@@ -22,7 +22,7 @@ from fastconv1d import build, plan
 from kernel_runs import EMULATION, FEW, execute, harness, library_runs
 
 TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
-LIBRARIES = tuple(name for name in plan.libraries_for("90a") if "binding" not in name)
+LIBRARIES = tuple(name for name in plan.kernels("90a") if "binding" not in name)
 
 
 def compile_harness(library: str, architecture: str, folder: Path) -> Path:
@@ -51,7 +51,7 @@ def main() -> int:
         programs = {
             library: pool.submit(compile_harness, library, architecture, folder)
             for library in arguments.libraries
-            if library in plan.libraries_for(architecture)
+            if library in plan.kernels(architecture)
         }
         for library, compiled in programs.items():
             program = compiled.result()

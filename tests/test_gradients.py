@@ -259,22 +259,31 @@ def test_gradients_run_beside_each_other(fp32_precision: str, name: str) -> None
     input, weight, bias = draw(problem, device, 0)
     grad_output = draw_grad_output(problem, device, 0)
 
-    def gradients() -> list[Tensor]:
+    late = torch.empty_like(grad_output)
+
+    def gradients(factor: float = 1) -> list[Tensor]:
+        """Of grad_output times a power of two, with all enqueued before the GPU begins."""
+        late.fill_(math.nan)
+        torch.cuda._sleep(10_000_000)  # cycles
+        torch.mul(grad_output, factor, out=late)
         sizes = None if bias is None else [problem.channels_out]
         geometry = [problem.stride], [problem.padding], [problem.dilation], problem.transposed
         of_all = ops.convolution_backward(
-            grad_output, input, weight, sizes, *geometry, [problem.output_padding],
-            problem.groups, [True, True, bias is not None],
+            late, input, weight, sizes, *geometry, [problem.output_padding], problem.groups,
+            [True, True, bias is not None],
         )  # fmt: skip
-        return [gradient for gradient in of_all if gradient is not None]
+        # The last one first, as the stream beside may be late.
+        return [g.clone() for g in reversed(of_all) if g is not None][::-1]
 
     expected = gradients()
     assert not fault((*expected, None)[:3], grad_output, input, weight, problem)
-    for _ in range(20):
-        found = gradients()
+    for number in range(20):
+        factor = 1 + number % 2  # so that nothing of the last time is right
+        found = gradients(factor)
         # Takes whatever workspace has been freed.
         taken = [torch.full((1 << size,), math.nan, device=device) for size in range(8, 23)]
-        assert all(map(torch.equal, found, expected))
+        for gradient, right in zip(found, expected, strict=True):
+            assert torch.equal(gradient, right * factor)
         del taken
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):

@@ -24,7 +24,7 @@ ARCHITECTURES = ("80", "90a", "100")
 LEFT_OUT = "binding"
 if IN_CI:
     LEFT_OUT += "|fp16|(sliding|toeplitz|kn2row)_bf16|dense_(tf32|bf16)"
-LIBRARIES = {n: g for n, g in plan.libraries_for("90a").items() if not re.search(LEFT_OUT, n)}
+LIBRARIES = {n: g for n, g in plan.kernels("90a").items() if not re.search(LEFT_OUT, n)}
 
 
 def tiles_of(family: str, mode: str) -> list[plan.Plan]:
@@ -82,7 +82,7 @@ def architectures_of(library: str) -> list[str]:
         architectures = ("90a",)
     elif IN_CI:
         architectures = ("90a",) if plan.needs_hopper(library) else ("80",)
-    return [a for a in architectures if library in plan.libraries_for(a)]
+    return [a for a in architectures if library in plan.kernels(a)]
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import warnings
 from dataclasses import astuple, replace
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -513,8 +513,8 @@ def test_large_weights_over_few_positions_are_written_out(mode: str) -> None:
 
 
 def test_every_plan_has_its_library_and_variant() -> None:
-    libraries = plan.libraries()
-    assert set(libraries) == {
+    kernels, libraries = plan.kernels(), plan.libraries()
+    assert set(kernels) == {
         "dense_tf32", "dense_ieee", "dense_bf16", "dense_fp16", "direct", "im2col",
         "hopper_tf32", "hopper_ieee", "hopper_bf16", "hopper_fp16",
         "sliding_fp32", "sliding_bf16", "sliding_fp16",
@@ -528,12 +528,12 @@ def test_every_plan_has_its_library_and_variant() -> None:
         "grad_sliding_fp32", "grad_sliding_bf16", "grad_sliding_fp16", "grad_direct", "grad_bias",
         "binding_cuda", *plan.CPU_LIBRARIES,
     }  # fmt: skip
-    assert libraries["dense_tf32"].splitlines() == [
+    assert kernels["dense_tf32"].splitlines() == [
         '#include "dense.cuh"',
         "FASTCONV1D_DENSE_LIBRARY(fastconv1d::Tf32, fastconv1d::Tile<4, 4, 2, 8>, "
         "fastconv1d::Tile<4, 2, 2, 8>, fastconv1d::Tile<4, 2, 1, 8>, fastconv1d::Tile<2, 4, 1, 4>)",
     ]
-    assert libraries["hopper_ieee"].splitlines() == [
+    assert kernels["hopper_ieee"].splitlines() == [
         '#include "hopper.cuh"',
         "FASTCONV1D_HOPPER_LIBRARY(fastconv1d::Halves, "
         + ", ".join(
@@ -546,13 +546,26 @@ def test_every_plan_has_its_library_and_variant() -> None:
         )
         + ")",
     ]
-    assert set(libraries) - set(plan.libraries_for("90a")) == set(plan.CPU_LIBRARIES)
-    assert not any(re.search("hopper|explicit", name) for name in plan.libraries_for("100"))
-    for row in plan.PLANS:
-        name = plan.library_of(row, replace(LAYER_67, mode=next(iter(row.tiles), "tf32")))
-        assert name in libraries or (row.family == "aten" and name == "")
+    assert set(libraries) - set(plan.libraries("90a")) == set(plan.CPU_LIBRARIES)
+    assert set(plan.kernels("90a")) == set(kernels) - set(plan.CPU_LIBRARIES)
+    assert not any(re.search("hopper|explicit", name) for name in plan.libraries("100"))
+    for row in plan.EVERY_PLAN:
+        for mode in row.tiles:
+            problem = replace(LAYER_67, mode=mode)
+            glue = libraries[plan.library_of(row, problem)]
+            tiles_there = re.findall(r"fastconv1d::\w+<[^>]*>", glue)
+            assert len(tiles_there) <= plan.MOST_TILES
+            assert tiles_there[plan.variant_of(row, problem)] == row.tiles[mode].glue
+        if not row.tiles:
+            assert plan.library_of(row, LAYER_67) in {"": row.family == "aten", **libraries}
+    # What is compiled apart is what is compiled together.
+    for name, glue in kernels.items():
+        parts = [text for part, text in libraries.items() if re.fullmatch(rf"{name}(_\d+)?", part)]
+        compiled = [re.findall(r"fastconv1d::\w+<[^>]*>", text) for text in (glue, *parts)]
+        assert list(chain(*compiled[1:])) == compiled[0], name
     assert plan.library_of(BY_NAME["im2col"], on_cpu(LAYER_67)) == ""
     assert plan.variant_of(BY_NAME["dense_32x128"], LAYER_67) == 3
+    assert plan.library_of(BY_NAME["hopper_32x256"], LAYER_67) == "hopper_tf32_3"
     assert plan.variant_of(BY_NAME["direct"], replace(LAYER_67, mode="fp64")) == 4
     assert plan.variant_of(BY_NAME["im2col"], replace(LAYER_67, mode="bf16")) == 2
     assert plan.variant_of(BY_NAME["im2col"], replace(LAYER_67, mode="fp16")) == 3
