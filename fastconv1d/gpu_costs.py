@@ -304,11 +304,11 @@ def hopper(tile: HopperTile | None, problem: Problem) -> float:
     woven = is_woven(problem) and problem.stride > 1
     split, weights = _rows_are_split(problem), problem.weight_elements
     before = _presplit_cost(problem) if tile.presplit else 0.0
-    problem = hopper_phase(problem)
+    whole, problem = problem, hopper_phase(problem)
     assert problem.gpu is not None
     waves = wave_count(tile, problem, problem.gpu)
     costs = HOPPER["split" if tile.presplit else problem.mode]
-    walk = hopper_walk(tile, problem, waves >= 4)
+    walk = hopper_walk(tile, whole, waves >= 4)
     if walk is None:
         return float("inf")
     size = problem.dtype.itemsize

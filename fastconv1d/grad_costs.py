@@ -40,11 +40,11 @@ GRAD_HOPPER_SLICE = {
     (64, 256): {4: 0.618, 2: 0.833},
     (64, 192): {4: 0.485, 2: 0.634},
 }
-# Times as long where it adds up a bias; where rows of either tensor begin at odd values;
-# where taps are so far apart that each has a row.
+# Times as long where it adds up a bias; where taps are so far apart that each has a row; where rows
+# of either tensor begin at odd values, as far as a bucket's length can tell.
 GRAD_HOPPER_BIAS, GRAD_HOPPER_APART = {4: 1.11, 2: 1.06}, {4: 2.2, 2: 2.1}
 GRAD_HOPPER_ODD = {4: 1.28, 2: 1.45}
-GRAD_HOPPER_INNERMOST = 4  # taps: `taps_innermost` of csrc/grad_hopper_kernel.cuh
+GRAD_HOPPER_INNERMOST = 4  # taps: `pairs_of` of csrc/grad_hopper.cuh
 GRAD_BIAS_APART = 512  # pairs of a group: kBiasApart there
 # Where it adds up no bias and rows of grad_output come as products read them, as far as a bucket's
 # length can tell, by channels and pairs; what 16-bit rows with a bias take so is in the above.
@@ -168,7 +168,9 @@ def _pair_blocks(tile: GradHopperTile, problem: Problem) -> tuple[int, bool]:
         row = together if shares else apart * taps
         channels = min(channels_in, tile.pairs // taps, room // (16 * row))
         if channels > 0 and (together if shares else apart) * vector <= 256:
-            blocks = ceil_div(channels_in, channels) * ceil_div(kernel_size, taps)
+            of_channels = ceil_div(channels_in, channels)
+            channels = ceil_div(channels_in, of_channels)
+            blocks = of_channels * ceil_div(kernel_size, taps)
             traffic = (grad_output + 16 * channels * row) / 128 + products * 3 / 4
             cost = blocks * larger(products, traffic)
             if not best or cost < least:
@@ -344,9 +346,10 @@ def aten(problem: Problem) -> float:
     # cuDNN changes the layout of both tensors, and few channels leave its tiles empty; ATen's own
     # depthwise kernel adds up products one by one.
     elements = problem.input_elements + problem.output_elements
+    of_bias = _bias_time(problem) if problem.bias else 0.0  # which our own kernel adds up
     if problem.groups == problem.channels_in and problem.groups > 1:
         time = problem.flops / GRAD_ATEN_DEPTHWISE_RATE
-        return GRAD_ATEN_START / 3 + time / gpu_scale(problem)
+        return GRAD_ATEN_START / 3 + time / gpu_scale(problem) + of_bias
     rows = problem.channels_out // problem.groups
     columns = problem.channels_in // problem.groups * problem.kernel_size
     filled = min(1.0, rows / GRAD_ATEN_FILLED) * min(1.0, columns / GRAD_ATEN_FILLED)
@@ -357,5 +360,4 @@ def aten(problem: Problem) -> float:
         rate *= GRAD_ATEN_DILATED[problem.dtype.itemsize]
     time = problem.flops / rate + elements / GRAD_ATEN_LAYOUT[problem.dtype.itemsize]
     time += _elements(problem) / GRAD_ATEN_WEIGHTS[problem.dtype.itemsize]
-    of_bias = _bias_time(problem) if problem.bias else 0.0  # which our own kernel adds up
     return GRAD_ATEN_START + time / gpu_scale(problem) + of_bias

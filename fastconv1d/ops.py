@@ -236,9 +236,7 @@ def _select(
     numbers = [kind, index, *_addresses(library), variant]
     if not gradient:
         return numbers
-    alone = (
-        bias and problem.gpu is not None and (transposed or kind == ATEN) and algorithm != "aten"
-    )
+    alone = plan.bias_alone(chosen, aligned, algorithm)
     numbers += _addresses(_load("grad_bias", problem.gpu) if alone else None)
     return [*numbers, int(plan.in_one_pass(chosen, aligned, algorithm))]
 

@@ -301,6 +301,16 @@ def model_choice(problem: Problem) -> Plan:
     return _cheapest_first(problem.bucketed(), "", False)[0]
 
 
+def bias_alone(of_weight: Plan, problem: Problem, algorithm: str = "") -> bool:
+    """Whether the library `grad_bias` makes a bias's gradient, and not the weight's plan or torch.
+
+    It counts the positions of a row with 32 bits.
+    """
+    left = problem.transposed or of_weight.family == "aten"
+    ours = problem.gpu is not None and algorithm != "aten"
+    return problem.bias and left and ours and problem.length_out < gpu_costs.MOST_LENGTH
+
+
 def in_one_pass(of_weight: Plan, problem: Problem, algorithm: str = "") -> bool:
     """Whether a problem's plan for the weight's gradient is to compute the input's in its pass.
 
@@ -459,7 +469,7 @@ def family_of(plan: Plan) -> str:
 
 
 def tile_rows(family: str, mode: str) -> list[Plan]:
-    """A family's plans that have this arithmetic, in the order of their variants."""
+    """A family's plans that have this arithmetic, in the order of the table."""
     return [plan for plan in EVERY_PLAN if family_of(plan) == family and mode in plan.tiles]
 
 

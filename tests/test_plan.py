@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shutil
 import subprocess
@@ -304,13 +305,27 @@ def test_an_empty_batch_costs_something(mode: str) -> None:
             assert plan.select(problem.ordinary, gradient=True).cost(problem.ordinary) > 0
 
 
+def test_who_adds_up_the_gradient_of_a_bias() -> None:
+    aten, ours = (plan.select(LAYER_67, name, gradient=True) for name in ("aten", "hopper"))
+    biased = replace(LAYER_67, bias=True)
+    turned = replace(biased, transposed=True)
+    long = replace(turned, length=1 << 30)
+    assert plan.bias_alone(aten, biased)
+    assert plan.bias_alone(ours, turned)
+    assert not plan.bias_alone(aten, biased, "aten")
+    for problem in (LAYER_67, biased, replace(turned, bias=False), on_cpu(turned), long):
+        assert not plan.bias_alone(ours, problem), problem
+
+
 @pytest.mark.parametrize("gradient", [False, True])
 @pytest.mark.parametrize("mode", MODES)
 def test_costs_are_explained_on_every_gpu_and_in_every_mode(mode: str, gradient: bool) -> None:
-    for problem in (LAYER_67, DEPTHWISE, FEW_OUT):
+    transposed = Problem(2, 8, 8, 100, 4, stride=2, transposed=True, bias=True)
+    for problem in (LAYER_67, DEPTHWISE, FEW_OUT, transposed, replace(transposed, batch=0)):
         for gpu in (V100, A100, H200):
-            rows = plan.explain(replace(problem, mode=mode, gpu=gpu), gradient=gradient)
-            assert any(reason is None for _, reason, *_ in rows)
+            case = replace(problem, mode=mode, gpu=gpu)
+            rows = plan.explain(case.ordinary if gradient else case, gradient=gradient)
+            assert all(0 < cost < math.inf for _, reason, cost in rows if reason is None)
 
 
 def test_aten_runs_what_would_be_slower_here() -> None:
@@ -557,7 +572,8 @@ def test_every_plan_has_its_library_and_variant() -> None:
             assert len(tiles_there) <= plan.MOST_TILES
             assert tiles_there[plan.variant_of(row, problem)] == row.tiles[mode].glue
         if not row.tiles:
-            assert plan.library_of(row, LAYER_67) in {"": row.family == "aten", **libraries}
+            name = plan.library_of(row, LAYER_67)
+            assert name in libraries or (name == "" and row.family == "aten")
     # What is compiled apart is what is compiled together.
     for name, glue in kernels.items():
         parts = [text for part, text in libraries.items() if re.fullmatch(rf"{name}(_\d+)?", part)]
