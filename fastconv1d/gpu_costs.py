@@ -331,7 +331,8 @@ def hopper(tile: HopperTile | None, problem: Problem) -> float:
     out = tile.m_tiles * 128 * costs.output * (1 + woven) + costs.row * split
     time += tile.channels * out * crowd
     channels = problem.channels_in // problem.groups
-    missing = 1 - channels / (walk.slices * walk.rows) if walk.taps == problem.kernel_size else 0
+    folded = walk.taps < problem.kernel_size
+    missing = 0.0 if folded else 1 - channels / (walk.slices * walk.rows)
     time += walk.parts * costs.ragged * missing
     if problem.aligned < 16 and problem.kernel_size > 1:
         time += slices * costs.clear / ceil_div(problem.length_out, 64 * tile.m_tiles)
@@ -353,7 +354,7 @@ def hopper(tile: HopperTile | None, problem: Problem) -> float:
     time = phases * (costs.start + time) + before
     if problem.mode != "ieee":
         time *= HOPPER_TILE[tile.channels, tile.positions][size]
-        if walk.taps == 1 < problem.kernel_size:
+        if folded:
             time *= HOPPER_FOLDED.get((tile.channels, tile.positions), 1.12)
     return time
 

@@ -138,7 +138,9 @@ def hopper(tile: GradHopperTile | None, problem: Problem) -> float:
 
 
 def _bias_time(problem: Problem) -> float:
-    """µs in which the bias is added up by a kernel of its own."""
+    """µs in which a kernel of its own adds up the bias, if there is one."""
+    if not problem.bias:
+        return 0.0
     read = problem.output_elements * problem.dtype.itemsize
     return GRAD_BIAS_START + read / (GRAD_BIAS_BANDWIDTH * gpu_scale(problem))
 
@@ -152,14 +154,15 @@ def _pair_blocks(tile: GradHopperTile, problem: Problem) -> tuple[int, bool]:
     channels_in, kernel_size = problem.channels_in // problem.groups, problem.kernel_size
     itemsize = problem.dtype.itemsize
     vector, positions = 16 // itemsize, 128 // itemsize
-    room = GRAD_HOPPER_SHARED // 3 - 2 * tile.channels * 144
+    raw = 144 * tile.channels  # bytes of a stage of grad_output as it lies in memory
+    room = GRAD_HOPPER_SHARED // 3 - 2 * raw
 
     def vectors(reach: int) -> int:
         return ceil_div((positions - 1) * problem.stride + reach + vector, vector) | 1
 
     # Cycles of a slice: products, or what goes through shared memory, with three quarters of them.
     products = tile.pairs * tile.channels // 32
-    grad_output = 2 * 144 * tile.channels + 128 * (tile.channels + 1)
+    grad_output = 2 * raw + 128 * (tile.channels + 1)
     least, best, apart_at_best = 0.0, 0, False
     first = ceil_div(kernel_size, tile.pairs)
     for taps in {ceil_div(kernel_size, n) for n in range(first, kernel_size + 1)[:40]}:
@@ -333,7 +336,7 @@ def explicit(tile: ProductTile | None, problem: Problem) -> float:
         return float("inf")
     start, share = GRAD_EXPLICIT[problem.dtype.itemsize]
     time = start + share * gpu_costs.explicit(tile, problem, gradient=True)
-    return time + (_bias_time(problem) if problem.bias else 0.0)
+    return time + _bias_time(problem)
 
 
 def direct(problem: Problem) -> float:
@@ -346,7 +349,7 @@ def aten(problem: Problem) -> float:
     # cuDNN changes the layout of both tensors, and few channels leave its tiles empty; ATen's own
     # depthwise kernel adds up products one by one.
     elements = problem.input_elements + problem.output_elements
-    of_bias = _bias_time(problem) if problem.bias else 0.0  # which our own kernel adds up
+    of_bias = _bias_time(problem)  # our own kernel adds it up
     if problem.groups == problem.channels_in and problem.groups > 1:
         time = problem.flops / GRAD_ATEN_DEPTHWISE_RATE
         return GRAD_ATEN_START / 3 + time / gpu_scale(problem) + of_bias

@@ -7,6 +7,7 @@ cache.
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -380,16 +381,20 @@ def tile_glue(family: str, mode: str, rows: Sequence[Plan]) -> str:
 CPU_LIBRARIES = ("simd", "grad_simd", "binding_cpu")
 
 
-def kernels(arch: str = "") -> dict[str, str]:
+MOST_TILES = 4
+"""Tiles of a library at most: who needs one waits for the others to be compiled."""
+
+
+def kernels(arch: str = "", most_tiles: int = sys.maxsize) -> dict[str, str]:
     """The C++ glue of each family's kernels in each mode, by name: what the table needs.
 
-    With `arch`, as '90a', of those that a GPU of it runs.
+    With `arch`, as '90a', of those that a GPU of it runs. No more than `most_tiles` are together.
     """
     glue = {}
     for family in TENSOR_CORE_FAMILIES:
         for mode in TENSOR_CORE_MODES:
-            if rows := tile_rows(family, mode):
-                glue[f"{family}_{mode}"] = tile_glue(family, mode, rows)
+            for name, rows in tile_parts(family, mode, most_tiles).items():
+                glue[name] = tile_glue(family, mode, rows)
     for mode in TENSOR_CORE_MODES:
         glue[f"toeplitz_{mode}"] = (
             '#include "toeplitz.cuh"\n'
@@ -429,25 +434,15 @@ def kernels(arch: str = "") -> dict[str, str]:
     }
 
 
-MOST_TILES = 4
-"""Tiles of a library at most: who needs one waits for the others to be compiled."""
-
-
 def libraries(arch: str = "") -> dict[str, str]:
     """The C++ glue of every library, by name: `kernels`, many tiles of which several share.
 
     Those that take long to compile come first, for who builds all of them side by side.
     """
-    glue: dict[str, str] = {}
-    for name, text in kernels(arch).items():
-        family, _, mode = name.rpartition("_")
-        parts = tile_parts(family, mode) if family in TENSOR_CORE_FAMILIES else {}
-        glue |= {part: tile_glue(family, mode, rows) for part, rows in parts.items()} or {
-            name: text
-        }
-    long = ("binding", "hopper", "sliding")
-    ranks = {name: [part in name for part in long] for name in glue}
-    return {name: glue[name] for name in sorted(glue, key=ranks.__getitem__, reverse=True)}
+    glue, long = kernels(arch, MOST_TILES), ("binding", "hopper", "sliding")
+    return {
+        name: glue[name] for name in sorted(glue, key=lambda name: [s not in name for s in long])
+    }
 
 
 @lru_cache(maxsize=2)
@@ -473,21 +468,27 @@ def tile_rows(family: str, mode: str) -> list[Plan]:
     return [plan for plan in EVERY_PLAN if family_of(plan) == family and mode in plan.tiles]
 
 
-def tile_parts(family: str, mode: str) -> dict[str, list[Plan]]:
+def tile_parts(family: str, mode: str, most_tiles: int = MOST_TILES) -> dict[str, list[Plan]]:
     """The same by library."""
     rows, name = tile_rows(family, mode), f"{family}_{mode}"
-    if len(rows) <= MOST_TILES:
+    if len(rows) <= most_tiles:
         return {name: rows} if rows else {}
-    each = ceil_div(len(rows), ceil_div(len(rows), MOST_TILES))
+    each = ceil_div(len(rows), ceil_div(len(rows), most_tiles))
     firsts = enumerate(range(0, len(rows), each), 1)
     return {f"{name}_{number}": rows[first : first + each] for number, first in firsts}
+
+
+def _library_and_variant(plan: Plan, mode: str) -> tuple[str, int]:
+    """Of a plan with tiles."""
+    parts = tile_parts(family_of(plan), mode).items()
+    return next((name, rows.index(plan)) for name, rows in parts if plan in rows)
 
 
 def library_of(plan: Plan, problem: Problem) -> str:
     """The kernel library that a plan runs from, or '' if it needs none."""
     family, mode = family_of(plan), problem.mode
     if family in TENSOR_CORE_FAMILIES:
-        return next(name for name, rows in tile_parts(family, mode).items() if plan in rows)
+        return _library_and_variant(plan, mode)[0]
     if family in ("toeplitz", "grad_toeplitz", "kn2row"):
         return f"{family}_{mode}"
     if plan.family == "sliding":
@@ -499,8 +500,6 @@ def library_of(plan: Plan, problem: Problem) -> str:
 
 def variant_of(plan: Plan, problem: Problem) -> int:
     """The variant of its library that a plan runs."""
-    family = family_of(plan)
-    if family in TENSOR_CORE_FAMILIES:
-        parts = tile_parts(family, problem.mode).values()
-        return next(rows.index(plan) for rows in parts if plan in rows)
+    if family_of(plan) in TENSOR_CORE_FAMILIES:
+        return _library_and_variant(plan, problem.mode)[1]
     return config.MODES.index(problem.mode)
