@@ -186,6 +186,11 @@ __device__ __forceinline__ void copy_box(void* shared, const BoxMap* box, int co
       "r"(static_cast<uint32_t>(__cvta_generic_to_shared(barrier)))
       : "memory");
 }
+__device__ __forceinline__ void barrier_expect(uint64_t* barrier, uint32_t bytes) {
+  const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(barrier));
+  asm volatile("mbarrier.expect_tx.relaxed.cta.shared::cta.b64 [%0], %1;" ::"r"(address), "r"(bytes)
+               : "memory");
+}
 __device__ __forceinline__ void barrier_arrive_expecting(uint64_t* barrier, uint32_t bytes) {
   const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(barrier));
   asm volatile(
@@ -432,10 +437,11 @@ __device__ __forceinline__ float float_of(uint32_t bits) {
   memcpy(&x, &bits, 4);
   return x;
 }
-template <class Element, class Piece, class Length>
-__device__ __forceinline__ void clear_beside(Piece& piece, int position, Length length) {
+template <class Element, class Piece, class Position, class Length>
+__device__ __forceinline__ void clear_beside(Piece& piece, Position position, Length length) {
   constexpr int count = 16 / sizeof(Element);
   static_assert(sizeof(Piece) == 16);
+  if (position >= 0 && position + count <= length) return;
   Element value[count];
   memcpy(value, &piece, 16);
 #pragma unroll
@@ -702,6 +708,8 @@ struct Pipeline {
   int kinds_log2, box_rows_log2;
   int block_outputs, blocks, block_positions, row_pitch;
   int block_rows;
+  int block_step;
+  int64_t tap_bytes;
   int resident;
   int inputs, weights;
   int input_bytes, weight_bytes;
@@ -750,12 +758,18 @@ FASTCONV1D_HD constexpr int64_t block_outputs_of(const PipelineLimits& t, const 
   }
   return best;
 }
+enum class Taps { kTogether, kApart, kFolded };
 FASTCONV1D_HD constexpr Pipeline try_pipeline(const PipelineLimits& t, const Phase& p,
                                               int64_t channels_in, int64_t words, int64_t taps,
-                                              bool resident, int inputs, bool folded) {
+                                              bool resident, int inputs, Taps are) {
   Pipeline l{};
-  const int64_t seen = folded ? p.taps : taps, outputs = block_outputs_of(t, p, seen, folded);
-  if (outputs == 0) return l;
+  const bool folded = are == Taps::kFolded, apart = are == Taps::kApart;
+  const int64_t seen = folded  ? p.taps
+                       : apart ? 1
+                               : taps,
+                outputs = apart ? t.outputs : block_outputs_of(t, p, seen, folded);
+  if (outputs == 0 || block_positions_of(t, p, outputs, seen, folded) > kMostBlockPositions)
+    return l;
   l.parts = static_cast<int>(folded ? 1 : ceil_div(larger(p.taps, 1), taps));
   l.words = static_cast<int>(words);
   l.folded = static_cast<int>(folded ? p.taps : 0);
@@ -766,10 +780,12 @@ FASTCONV1D_HD constexpr Pipeline try_pipeline(const PipelineLimits& t, const Pha
   l.kinds_log2 = folded ? log2_of(2 * channels_in - 1) : l.alike_log2;
   l.box_rows_log2 = folded ? 0 : log2_of(4 * t.values_per_word) + l.quads_of_kind_log2;
   l.block_outputs = static_cast<int>(outputs);
-  l.blocks = static_cast<int>(t.outputs / outputs);
+  l.blocks = static_cast<int>(apart ? taps : t.outputs / outputs);
   l.block_positions = static_cast<int>(block_positions_of(t, p, outputs, seen, folded));
   l.row_pitch = static_cast<int>(l.block_positions * t.element_bytes);
   l.block_rows = (1 << (l.kinds_log2 + l.box_rows_log2)) + folded;
+  l.block_step = static_cast<int>(apart ? p.shift_step : outputs * p.in_step);
+  l.tap_bytes = apart ? int64_t{l.block_rows} * l.row_pitch : p.shift_step * t.element_bytes;
   l.input_bytes = static_cast<int>(t.warpgroups * l.blocks * l.block_rows * l.row_pitch);
   l.weight_bytes = static_cast<int>(t.planes * words * t.channels * 4);
   const int64_t all_weights = int64_t{l.slices} * l.parts * taps;
@@ -802,20 +818,32 @@ FASTCONV1D_HD constexpr Pipeline pipeline_of(const PipelineLimits& t, const Phas
     const int64_t words = channels_in * p.taps > 16 * t.values_per_word ? 32 : t.least_words;
     for (int inputs = 2; inputs >= 1; --inputs)
       for (int resident = t.many_tiles; resident >= 0; --resident) {
-        const Pipeline l = try_pipeline(t, p, channels_in, words, 1, resident, inputs, true);
+        const Pipeline l =
+            try_pipeline(t, p, channels_in, words, 1, resident, inputs, Taps::kFolded);
         if (l.taps > 0) return l;
       }
   }
-  const bool apart = p.shift_step >= t.outputs * p.in_step;
+  const auto widest = [&](int64_t taps, int inputs, Taps are) {
+    for (int resident = t.many_tiles; resident >= 0; --resident)
+      for (int64_t words = ceil_div(all_words, 16) % 2 == 0 ? 32 : least; words >= least;
+           words /= 2) {
+        const Pipeline l = try_pipeline(t, p, channels_in, words, taps, resident, inputs, are);
+        if (l.taps > 0) return l;
+      }
+    return Pipeline{};
+  };
+  const int64_t of_tile = t.outputs * p.in_step;
+  const bool apart = p.shift_step >= of_tile;
+  if (p.taps > 1 && p.shift_step > of_tile && p.shift_step * t.element_bytes % 16 == 0) {
+    const Pipeline l = widest(p.taps, 2, Taps::kApart);
+    if (l.taps > 0) return l;
+  }
   for (int64_t parts = 1;; parts = apart ? p.taps : parts + 1) {
     const int64_t taps = ceil_div(larger(p.taps, 1), parts);
-    for (int inputs = 2; inputs >= 1; --inputs)
-      for (int resident = t.many_tiles; resident >= 0; --resident)
-        for (int64_t words = ceil_div(all_words, 16) % 2 == 0 ? 32 : least; words >= least;
-             words /= 2) {
-          const Pipeline l = try_pipeline(t, p, channels_in, words, taps, resident, inputs, false);
-          if (l.taps > 0) return l;
-        }
+    for (int inputs = 2; inputs >= 1; --inputs) {
+      const Pipeline l = widest(taps, inputs, Taps::kTogether);
+      if (l.taps > 0) return l;
+    }
     if (taps == 1) return Pipeline{};
   }
 }
@@ -2032,7 +2060,7 @@ struct HopperTile {
   static constexpr int warpgroups = WARPGROUPS, m_tiles = M_TILES, channels = N;
   static constexpr int positions = 64 * M_TILES;
   static constexpr int threads = 128 + 128 * WARPGROUPS;
-  static constexpr int producer_registers = 40,
+  static constexpr int producer_registers = WARPGROUPS > 3 ? 48 : 40,
                        consumer_registers =
                            (threads * (65536 / threads / 8 * 8) - 128 * producer_registers) /
                            (128 * WARPGROUPS) / 8 * 8;
@@ -2087,6 +2115,7 @@ struct HopperParams {
   int64_t tile_step;
   int in_boxes;
   int leads;
+  int reach;
   SplitParams split;
 };
 template <class M, class T>
@@ -2097,6 +2126,7 @@ struct HopperBlock {
   static constexpr int rows_of_quad = 4 * values;
   static constexpr bool folds = M::sets > 1 ? T::folded : T::room >= (values > 1 ? 72 : 80);
   static constexpr bool scans = M::sets > 1 && !T::presplit;
+  static constexpr bool skips = M::sets == 1;
   const HopperParams& p;
   const Pipeline& l;
   HopperShared* shared;
@@ -2151,7 +2181,9 @@ struct HopperBlock {
                          part * l.taps * static_cast<int>(p.phase.shift_step);
     const int channels = l.words * values, channel = l.folded > 0 ? 0 : slice * channels,
               left = static_cast<int>(p.length) - position,
-              rows = static_cast<int>(p.channels_in) - channel;
+              rows = skips && (position < -p.reach || left <= 0)
+                         ? 0
+                         : static_cast<int>(p.channels_in) - channel;
     const int row = shared->group * static_cast<int>(p.channels_in) + channel;
     int needed = channels;
     if (folds && l.folded > 0) needed = scans ? 1 << (l.kinds_log2 + l.box_rows_log2) : 0;
@@ -2178,11 +2210,9 @@ struct HopperBlock {
     return static_cast<int>((from.address + kind * static_cast<uint32_t>(p.row_bytes)) % 16 /
                             static_cast<uint32_t>(element));
   }
-  __device__ __forceinline__ int first_of_block(int block) const {
-    return block * l.block_outputs * static_cast<int>(p.phase.in_step);
-  }
-  __device__ __forceinline__ uint32_t copy_boxes(int warp, const Place& place, int slice, int part,
-                                                 char* stage, uint64_t* full) const {
+  __device__ __forceinline__ int first_of_block(int block) const { return block * l.block_step; }
+  __device__ __forceinline__ void copy_boxes(int warp, const Place& place, int slice, int part,
+                                             char* stage, uint64_t* full) const {
     const int kinds = 1 << l.kinds_log2, of_warpgroup = l.blocks * kinds;
     const int box_bytes = l.row_pitch << l.box_rows_log2;
     const int boxes = busy(place) * of_warpgroup;
@@ -2191,21 +2221,21 @@ struct HopperBlock {
          i += kInputWarps * 32) {
       const int warpgroup = i / of_warpgroup;
       const Source from = source(tile_of(place, warpgroup), slice, part);
+      if (skips && from.rows <= 0) continue;
       const int kind = i & (kinds - 1), row = from.row + kind,
                 of_row = row & ((1 << l.alike_log2) - 1),
                 block = (i - warpgroup * of_warpgroup) >> l.kinds_log2;
+      barrier_expect(full, box_bytes);
       copy_box(stage + (i >> l.kinds_log2) * l.block_rows * l.row_pitch + kind * box_bytes,
                &p.boxes.maps[of_row],
                from.position + first_of_block(block) + p.boxes.leads[of_row] - ahead(from, kind),
                row >> l.alike_log2, full);
     }
-    reconverge();
-    return (boxes - warp + kInputWarps - 1) / kInputWarps * box_bytes;
+    __syncwarp();
   }
-  __device__ __forceinline__ uint32_t copy_rows(int warp, const Place& place, int slice, int part,
-                                                char* stage, uint64_t* full) const {
+  __device__ __forceinline__ void copy_rows(int warp, const Place& place, int slice, int part,
+                                            char* stage, uint64_t* full) const {
     const int kinds = 1 << l.kinds_log2, blocks = busy(place) * l.blocks;
-    uint32_t bytes = 0;
 #pragma unroll 1
     for (int block = 0; block < blocks; ++block) {
       const int warpgroup = block / l.blocks;
@@ -2228,12 +2258,11 @@ struct HopperBlock {
         const char* const end =
             origin + l.row_pitch < end_of_row ? origin + l.row_pitch : end_of_row;
         if (begin >= end) continue;
-        copy_bulk(stage + place_of_row * l.row_pitch + (begin - origin), begin,
-                  static_cast<uint32_t>(end - begin), full);
-        bytes += static_cast<uint32_t>(end - begin);
+        const auto bytes = static_cast<uint32_t>(end - begin);
+        barrier_expect(full, bytes);
+        copy_bulk(stage + place_of_row * l.row_pitch + (begin - origin), begin, bytes, full);
       }
     }
-    return bytes;
   }
   static __device__ __forceinline__ const char* piece_of(const char* address) {
     return reinterpret_cast<const char*>(reinterpret_cast<uint64_t>(address) & ~uint64_t{15});
@@ -2251,9 +2280,11 @@ struct HopperBlock {
           uint64_t* const full = shared->inputs.full + input.stage;
           barrier_wait(shared->inputs.empty + input.stage, input.parity ^ 1);
           const int of_tile = first_slice() + slice;
-          const uint32_t bytes = BOXES ? copy_boxes(warp, place, of_tile, part, stage, full)
-                                       : copy_rows(warp, place, of_tile, part, stage, full);
-          if (threadIdx.x % 32 == 0) barrier_arrive_expecting(full, bytes);
+          if (BOXES)
+            copy_boxes(warp, place, of_tile, part, stage, full);
+          else
+            copy_rows(warp, place, of_tile, part, stage, full);
+          if (threadIdx.x % 32 == 0) barrier_arrive(full);
           input.advance(l.inputs);
         }
     });
@@ -2392,9 +2423,6 @@ struct HopperBlock {
     }
     fence_async_proxy();
     warpgroup_sync(warpgroup + 1);
-  }
-  __device__ __forceinline__ bool sees_nothing(const Source& from, int taps) const {
-    return from.before > reach(l.folded > 0 ? l.folded : taps) || from.left <= 0;
   }
   __device__ __forceinline__ void pass_weights(Turn& weight, int taps) const {
     if (l.resident) {
@@ -2685,7 +2713,7 @@ struct HopperBlock {
           int first = static_cast<int>(reinterpret_cast<uint64_t>(p.input) / 2 + p.first_position +
                                        part * l.taps * p.phase.shift_step);
           barrier_wait(shared->inputs.full + input.stage, input.parity);
-          if (M::sets == 1 && sees_nothing(from, taps)) {
+          if (skips && from.rows <= 0) {
             wgmma_settle();
             give_back(shared->weights.empty, used_weight);
             used_weight = -1;
@@ -2770,7 +2798,7 @@ struct HopperBlock {
               }
             }
             first += static_cast<int>(p.phase.shift_step);
-            seen.rows += p.phase.shift_step * element;
+            seen.rows += l.tap_bytes;
           }
           if (l.resident) weight.stage += l.taps - taps;
           give_back(shared->inputs.empty, input.stage);
@@ -3136,6 +3164,9 @@ struct Hopper {
     p.in_boxes = make_row_boxes<Element>(p.boxes, rows_of_input(a), l.alike_log2, l.block_positions,
                                          1 << l.box_rows_log2, M::boxes);
     p.leads = !p.in_boxes || p.boxes.lead();
+    const int64_t seen = l.folded > 0 ? l.folded : l.taps;
+    p.reach =
+        static_cast<int>((T::positions - 1) * c.phase.in_step + (seen - 1) * c.phase.shift_step);
     p.slices_of_share = static_cast<int>(c.slices_of_share);
     if (shares(c) > 1)
       p.shares = reinterpret_cast<float*>(static_cast<char*>(a.workspace) + before_shares(args, c));

@@ -333,7 +333,7 @@ def hopper(tile: HopperTile | None, problem: Problem) -> float:
     channels = problem.channels_in // problem.groups
     folded = walk.taps < problem.kernel_size
     missing = 0.0 if folded else 1 - channels / (walk.slices * walk.rows)
-    time += walk.parts * costs.ragged * missing
+    time += walk.windows * costs.ragged * missing
     if problem.aligned < 16 and problem.kernel_size > 1:
         time += slices * costs.clear / ceil_div(problem.length_out, 64 * tile.m_tiles)
     copied = slices * walk.copied * walk.rows * size

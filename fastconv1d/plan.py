@@ -303,13 +303,9 @@ def model_choice(problem: Problem) -> Plan:
 
 
 def bias_alone(of_weight: Plan, problem: Problem, algorithm: str = "") -> bool:
-    """Whether the library `grad_bias` makes a bias's gradient, and not the weight's plan or torch.
-
-    It counts the positions of a row with 32 bits.
-    """
+    """Whether the library `grad_bias` makes a bias's gradient, not the weight's plan or torch."""
     left = problem.transposed or of_weight.family == "aten"
-    ours = problem.gpu is not None and algorithm != "aten"
-    return problem.bias and left and ours and problem.length_out < gpu_costs.MOST_LENGTH
+    return problem.bias and left and problem.gpu is not None and algorithm != "aten"
 
 
 def in_one_pass(of_weight: Plan, problem: Problem, algorithm: str = "") -> bool:

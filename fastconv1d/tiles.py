@@ -91,7 +91,8 @@ class HopperTile(_Template):
         """Registers of a thread beside its sums: `HopperTile::room` of hopper_kernel.cuh."""
         threads = 128 + 128 * self.warpgroups
         of_block = threads * (65536 // threads // 8 * 8)
-        of_thread = (of_block - 128 * 40) // (128 * self.warpgroups) // 8 * 8
+        of_producers = 128 * (48 if self.warpgroups > 3 else 40)
+        of_thread = (of_block - of_producers) // (128 * self.warpgroups) // 8 * 8
         return of_thread - self.m_tiles * self.n // 2
 
     def folds(self, mode: str) -> bool:
@@ -246,6 +247,7 @@ class HopperWalk:
     words: int  # of channels in a slice, or of channels and taps
     slices: int
     parts: int  # of the taps
+    windows: int  # of each row: of parts, or of taps that have blocks of their own
     taps: int  # that products see: one, where taps are words
     rows: int  # of the input that a slice copies, with zeros in their place
     copied: int  # positions of each
@@ -274,22 +276,22 @@ def hopper_walk(tile: HopperTile, problem: Problem, many_tiles: bool = False) ->
     even = ceil_div(ceil_div(channels, values), 16) % 2 == 0
     fixed = hopper_fixed_bytes(tile, problem.mode)
 
+    def block(outputs: int, taps: int, folded: bool) -> int:
+        """Positions of a block of so many outputs; 0 if a box cannot have them."""
+        positions = (outputs - 1) * problem.stride + (taps - 1) * problem.dilation + 16 // size
+        if folded:
+            positions = ceil_div(positions, 128 // size) * 128 // size
+        else:
+            positions = ceil_div(max(positions - unit, 0), 2 * unit) * 2 * unit + unit
+        return positions if positions <= MOST_BOX else 0
+
+    of_warpgroup = tile.positions // tile.warpgroups
+
     def blocks(taps: int, folded: bool) -> int:
         """Positions of a tile's blocks, as few as may be; 0 if no block is large enough."""
-        copied = 0
-        outputs = of_warpgroup = tile.positions // tile.warpgroups
-        while outputs >= of_warpgroup // 4:  # a warp's
-            positions = (outputs - 1) * problem.stride + (taps - 1) * problem.dilation
-            positions += 16 // size
-            if folded:
-                block = ceil_div(positions, 128 // size) * 128 // size
-            else:
-                block = ceil_div(max(positions - unit, 0), 2 * unit) * 2 * unit + unit
-            of_tile = tile.positions // outputs * block
-            if block <= MOST_BOX and (copied == 0 or of_tile < copied):
-                copied = of_tile
-            outputs //= 2
-        return copied
+        of_warp = (of_warpgroup, of_warpgroup // 2, of_warpgroup // 4)
+        copied = (tile.positions // outputs * block(outputs, taps, folded) for outputs in of_warp)
+        return min(filter(None, copied), default=0)
 
     if folds and taps > 1 and channels <= MOST_FOLDED[0] and channels * taps <= MOST_FOLDED[1]:
         words = 32 if channels * taps > 16 * values else tile.least_words(problem.mode)
@@ -301,30 +303,40 @@ def hopper_walk(tile: HopperTile, problem: Problem, many_tiles: bool = False) ->
             room = stages * (rows + 1) * copied * size + 8 * MOST_FOLDED[1]
             room += (slices if resident else 3) * planes * words * tile.channels * 4
             if fixed + room <= HOPPER_SHARED:
-                return HopperWalk(words, slices, 1, 1, rows, copied, resident, stages > 1)
-    # Taps farther apart than a tile is long are copied one by one, if not all together.
-    apart = problem.dilation >= tile.positions // tile.warpgroups * problem.stride
+                return HopperWalk(words, slices, 1, 1, 1, rows, copied, resident, stages > 1)
+
+    def widest(of_part: int, copied: int, stages: int, windows: int) -> HopperWalk | None:
+        """The walk with so many taps in a part, for which a slice copies so many positions."""
+        parts = ceil_div(taps, of_part)
+        for resident, words in product((True, False), widths):
+            if not copied or (resident and not many_tiles):
+                continue
+            rows = words * values
+            slices, ahead = ceil_div(channels, rows), stages > 1
+            weights = slices * parts * of_part if resident else 3
+            room = stages * rows * copied * size + weights * planes * words * tile.channels * 4
+            if fixed + room <= HOPPER_SHARED:
+                return HopperWalk(
+                    words, slices, parts, windows, taps, rows, copied, resident, ahead
+                )
+        return None
+
+    widths = [32, least] if even and least < 32 else [least]
+    # Taps farther apart than a tile is long have blocks of their own where all begin alike, or are
+    # copied one by one, if not all together.
+    of_tile = of_warpgroup * problem.stride
+    apart = problem.dilation >= of_tile
+    if taps > 1 and problem.dilation > of_tile and problem.dilation * size % 16 == 0:
+        of_taps = tile.warpgroups * taps * block(of_warpgroup, 1, False)
+        if walk := widest(taps, of_taps, 2, taps):
+            return walk
     for parts in (1, taps) if apart else range(1, taps + 1):
         of_part = ceil_div(taps, parts)
         if parts > 1 and of_part == ceil_div(taps, parts - 1):
             continue
-        copied = blocks(of_part, False)
-        if copied == 0:
-            continue
-        widths = [32, least] if even and least < 32 else [least]
-        for stages, resident, words in product((2, 1), (True, False), widths):
-            if resident and not many_tiles:
-                continue
-            slices = ceil_div(channels, words * values)
-            whole_parts = ceil_div(taps, of_part)
-            weights = slices * whole_parts * of_part if resident else 3
-            room = stages * words * values * copied * size
-            room += weights * planes * words * tile.channels * 4
-            if fixed + room <= HOPPER_SHARED:
-                rows = words * values
-                return HopperWalk(
-                    words, slices, whole_parts, taps, rows, copied, resident, stages > 1
-                )
+        for stages in (2, 1):
+            if walk := widest(of_part, blocks(of_part, False), stages, ceil_div(taps, of_part)):
+                return walk
     return None
 
 

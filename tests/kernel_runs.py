@@ -389,6 +389,10 @@ CORNERS = {
     "several tiles and slices": Problem(1, 40, 130, 261, 3),
     "runs of whole tiles": Problem(8, 7, 128, 455, 2, bias=True),
     "taps in uneven groups": Problem(1, 25, 25, 784, 7, padding=768, dilation=128),
+    # In tiles of 64 and 128 positions a tap sees a row's first one, or its last one, and no more.
+    "taps that see a row's ends": Problem(1, 90, 25, 259, 3, padding=384, dilation=257),
+    "taps in blocks of their own": Problem(2, 25, 20, 301, 3, padding=200, dilation=136, bias=True),
+    "the same, aligned rows": Problem(1, 40, 70, 512, 2, stride=2, padding=70, dilation=272),
     "a group without taps": Problem(1, 8, 8, 1200, 5, stride=2, dilation=221),
     "travelling weights": Problem(1, 150, 70, 150, 5, padding=2),
     "long rows": Problem(1, 8, 17, 3203, 2, bias=True),

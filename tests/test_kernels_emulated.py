@@ -689,7 +689,16 @@ def test_each_wait_is_needed(
         without_taps = TRANSPOSED["transposed, stride beyond the kernel"]
         runs["bf16"] += corner_runs([without_taps], "bf16", 3)
         runs["ieee"] = corner_runs(few, "ieee", 1)  # adds up sums in between
-        runs["ieee"] += SPREAD[:2]
+        presplit = [
+            variant
+            for variant, row in enumerate(plan.tile_rows("hopper", "ieee"))
+            if getattr(row.tiles["ieee"], "presplit", False)
+        ]
+        small = [run for run in SPREAD if run.variant == presplit[-1]]
+        runs["ieee"] += [*SPREAD[:2], *small[:2]]
+        # Values that no boxes round.
+        in_rows = corner_runs(few, "tf32", 1)
+        runs["tf32"] = [replace(run, layout="batch_inside") for run in in_rows]
         runs["bf16"] += corner_runs([CORNERS["travelling weights, far padding"]], "bf16", 1)
         runs["bf16"] += shared_runs("bf16", 3)[1:2]
     for mode in runs:

@@ -309,11 +309,11 @@ def test_who_adds_up_the_gradient_of_a_bias() -> None:
     aten, ours = (plan.select(LAYER_67, name, gradient=True) for name in ("aten", "hopper"))
     biased = replace(LAYER_67, bias=True)
     turned = replace(biased, transposed=True)
-    long = replace(turned, length=1 << 30)
     assert plan.bias_alone(aten, biased)
     assert plan.bias_alone(ours, turned)
+    assert plan.bias_alone(ours, replace(turned, length=1 << 30))
     assert not plan.bias_alone(aten, biased, "aten")
-    for problem in (LAYER_67, biased, replace(turned, bias=False), on_cpu(turned), long):
+    for problem in (LAYER_67, biased, replace(turned, bias=False), on_cpu(turned)):
         assert not plan.bias_alone(ours, problem), problem
 
 
@@ -357,9 +357,26 @@ def test_taps_beyond_a_tile_are_copied_one_by_one() -> None:
     walk = tiles.hopper_walk(tile, layer)
     assert walk is not None and (walk.parts, walk.copied) == (7, 3 * 136)
     near = tiles.hopper_walk(tile, replace(layer, dilation=40))
-    few = tiles.hopper_walk(tile, replace(layer, kernel_size=2))
     assert near is not None and 1 < near.parts < 7
-    assert few is not None and few.parts == 1
+
+
+def test_taps_beyond_a_tile_have_blocks_of_their_own() -> None:
+    """Where these find room, and begin alike modulo 16 bytes."""
+    layer = Problem(16, 256, 256, 16384, 3, padding=128, dilation=128, mode="tf32", gpu=H200)
+    tile = BY_NAME["hopper_256x128"].tiles["tf32"]
+    assert isinstance(tile, tiles.HopperTile)
+    copied = {}
+    for dilation in (32, 64, 128, 130, 512):
+        walk = tiles.hopper_walk(tile, replace(layer, padding=dilation, dilation=dilation))
+        assert walk is not None
+        copied[dilation] = (walk.parts, walk.copied)
+    assert copied == {
+        32: (1, 2 * 136),
+        64: (1, 2 * 200),
+        128: (1, 6 * 72),
+        130: (3, 2 * 72),
+        512: (1, 6 * 72),
+    }
 
 
 def test_a_transposed_convolution_is_one_launch_or_many() -> None:
@@ -636,8 +653,9 @@ int main() {
     printf("%ld ", ceil_div(a.channels_out, channels / kWeave * weave_of(a).channels));
     const long taps = l.folded > 0 ? 1 : phase.taps;
     printf("%ld ", slices_of_share(channels / 8, l.slices, taps * (l.words / 8), 132));
-    printf("%d %d %d %d %ld %d %d %d %d\\n", l.taps > 0, l.words, l.slices, l.parts, taps,
-           1 << (l.kinds_log2 + l.box_rows_log2),
+    const bool own = l.tap_bytes == int64_t{l.block_rows} * l.row_pitch;
+    printf("%d %d %d %d %ld %ld %d %d %d %d\\n", l.taps > 0, l.words, l.slices, l.parts,
+           own ? taps : l.parts, taps, 1 << (l.kinds_log2 + l.box_rows_log2),
            int(warpgroups) * l.blocks * l.block_positions, l.resident, l.inputs > 1);
   }
 }

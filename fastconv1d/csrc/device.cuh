@@ -202,7 +202,13 @@ __device__ __forceinline__ void copy_box(void* shared, const BoxMap* box, int co
       "r"(static_cast<uint32_t>(__cvta_generic_to_shared(barrier)))
       : "memory");
 }
-// Arrives, and has the phase end no sooner than `bytes` more have been copied.
+// Has the phase end no sooner than `bytes` more have been copied.
+__device__ __forceinline__ void barrier_expect(uint64_t* barrier, uint32_t bytes) {
+  const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(barrier));
+  asm volatile("mbarrier.expect_tx.relaxed.cta.shared::cta.b64 [%0], %1;" ::"r"(address), "r"(bytes)
+               : "memory");
+}
+// The same, and arrives.
 __device__ __forceinline__ void barrier_arrive_expecting(uint64_t* barrier, uint32_t bytes) {
   const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(barrier));
   asm volatile(
@@ -504,10 +510,11 @@ __device__ __forceinline__ float float_of(uint32_t bits) {
 }
 
 // Clears what of a piece of 16 bytes, which begins at this position of a row, lies beside the row.
-template <class Element, class Piece, class Length>
-__device__ __forceinline__ void clear_beside(Piece& piece, int position, Length length) {
+template <class Element, class Piece, class Position, class Length>
+__device__ __forceinline__ void clear_beside(Piece& piece, Position position, Length length) {
   constexpr int count = 16 / sizeof(Element);
   static_assert(sizeof(Piece) == 16);
+  if (position >= 0 && position + count <= length) return;
   Element value[count];
   memcpy(value, &piece, 16);
 #pragma unroll

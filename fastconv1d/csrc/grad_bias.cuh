@@ -52,8 +52,7 @@ __global__ void __launch_bounds__(kGradBiasThreads)
     }
 #pragma unroll
     for (int n = 0; n < at_once; ++n) {
-      if (position[n] < 0 || position[n] + of_piece > a.length_out)
-        clear_beside<Element>(words[n], static_cast<int>(position[n]), a.length_out);
+      clear_beside<Element>(words[n], position[n], a.length_out);
       Element value[of_piece];
       memcpy(value, words + n, 16);
       typename M::Sum sum = 0;

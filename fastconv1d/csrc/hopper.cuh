@@ -199,6 +199,9 @@ struct Hopper {
     p.in_boxes = make_row_boxes<Element>(p.boxes, rows_of_input(a), l.alike_log2, l.block_positions,
                                          1 << l.box_rows_log2, M::boxes);
     p.leads = !p.in_boxes || p.boxes.lead();
+    const int64_t seen = l.folded > 0 ? l.folded : l.taps;
+    p.reach =
+        static_cast<int>((T::positions - 1) * c.phase.in_step + (seen - 1) * c.phase.shift_step);
     p.slices_of_share = static_cast<int>(c.slices_of_share);
     if (shares(c) > 1)
       p.shares = reinterpret_cast<float*>(static_cast<char*>(a.workspace) + before_shares(args, c));

@@ -42,7 +42,7 @@ struct HopperTile {
   static constexpr int threads = 128 + 128 * WARPGROUPS;
   // Of a thread that copies, and of one that multiplies. A block has no more than it begins with: or else some
   // wait for registers for ever.
-  static constexpr int producer_registers = 40,
+  static constexpr int producer_registers = WARPGROUPS > 3 ? 48 : 40,
                        consumer_registers =
                            (threads * (65536 / threads / 8 * 8) - 128 * producer_registers) /
                            (128 * WARPGROUPS) / 8 * 8;
@@ -112,7 +112,8 @@ struct HopperParams {
   int64_t tile_step;                    // of the input, from one tile to the next
   int in_boxes;                         // whether the input is copied in boxes
   int leads;                            // whether these show what is before a row
-  SplitParams split;                    // what the input was split from, if it was
+  int reach;          // from the first position that a part of a tile's taps sees to the last one
+  SplitParams split;  // what the input was split from, if it was
 };
 
 // What all roles of a block know.
@@ -126,6 +127,8 @@ struct HopperBlock {
   // are slower for it elsewhere, and so have one of their own.
   static constexpr bool folds = M::sets > 1 ? T::folded : T::room >= (values > 1 ? 72 : 80);
   static constexpr bool scans = M::sets > 1 && !T::presplit;  // whether it looks for scales
+  // Whether it leaves out what is padding alone. Halves have no registers for it.
+  static constexpr bool skips = M::sets == 1;
   const HopperParams& p;
   const Pipeline& l;
   HopperShared* shared;
@@ -178,7 +181,7 @@ struct HopperBlock {
     uint32_t address;  // of the first position that products read, in that row: the low half
     int position;      // the same, counted in the input's
     int before, left;  // positions from there to the begin of a row, if ahead, and to its end
-    int rows;          // that exist from here on
+    int rows;  // that exist from here on; none where a part of the taps sees nothing but padding
     bool
         within;  // whether all positions that are read, or looked at for a scale, exist, or are zero
     bool whole;  // whether all rows do, too
@@ -189,7 +192,9 @@ struct HopperBlock {
                          part * l.taps * static_cast<int>(p.phase.shift_step);
     const int channels = l.words * values, channel = l.folded > 0 ? 0 : slice * channels,
               left = static_cast<int>(p.length) - position,
-              rows = static_cast<int>(p.channels_in) - channel;
+              rows = skips && (position < -p.reach || left <= 0)
+                         ? 0
+                         : static_cast<int>(p.channels_in) - channel;
     const int row = shared->group * static_cast<int>(p.channels_in) + channel;
     // Where taps are words, rows that do not exist are not read, but looked at for a scale.
     int needed = channels;
@@ -221,14 +226,13 @@ struct HopperBlock {
   }
 
   // Of a warpgroup's block, counted from the first position that products read.
-  __device__ __forceinline__ int first_of_block(int block) const {
-    return block * l.block_outputs * static_cast<int>(p.phase.in_step);
-  }
+  __device__ __forceinline__ int first_of_block(int block) const { return block * l.block_step; }
 
   // A box has the rows of a kind in a block. Lanes find out side by side where theirs are, since that takes
-  // longer than to begin copying.
-  __device__ __forceinline__ uint32_t copy_boxes(int warp, const Place& place, int slice, int part,
-                                                 char* stage, uint64_t* full) const {
+  // longer than to begin copying. Those that would show padding alone are left out: the copy engines of all
+  // multiprocessors together make some 1,000 bytes of zeros a cycle.
+  __device__ __forceinline__ void copy_boxes(int warp, const Place& place, int slice, int part,
+                                             char* stage, uint64_t* full) const {
     const int kinds = 1 << l.kinds_log2, of_warpgroup = l.blocks * kinds;
     const int box_bytes = l.row_pitch << l.box_rows_log2;
     const int boxes = busy(place) * of_warpgroup;
@@ -237,23 +241,23 @@ struct HopperBlock {
          i += kInputWarps * 32) {
       const int warpgroup = i / of_warpgroup;
       const Source from = source(tile_of(place, warpgroup), slice, part);
+      if (skips && from.rows <= 0) continue;
       const int kind = i & (kinds - 1), row = from.row + kind,
                 of_row = row & ((1 << l.alike_log2) - 1),
                 block = (i - warpgroup * of_warpgroup) >> l.kinds_log2;
+      barrier_expect(full, box_bytes);
       copy_box(stage + (i >> l.kinds_log2) * l.block_rows * l.row_pitch + kind * box_bytes,
                &p.boxes.maps[of_row],
                from.position + first_of_block(block) + p.boxes.leads[of_row] - ahead(from, kind),
                row >> l.alike_log2, full);
     }
-    reconverge();
-    return (boxes - warp + kInputWarps - 1) / kInputWarps * box_bytes;  // of the warp
+    __syncwarp();  // all of them are expected when one thread arrives
   }
 
   // Row by row, where boxes cannot be: whole pieces of 16 bytes.
-  __device__ __forceinline__ uint32_t copy_rows(int warp, const Place& place, int slice, int part,
-                                                char* stage, uint64_t* full) const {
+  __device__ __forceinline__ void copy_rows(int warp, const Place& place, int slice, int part,
+                                            char* stage, uint64_t* full) const {
     const int kinds = 1 << l.kinds_log2, blocks = busy(place) * l.blocks;
-    uint32_t bytes = 0;
 #pragma unroll 1
     for (int block = 0; block < blocks; ++block) {
       const int warpgroup = block / l.blocks;
@@ -277,12 +281,11 @@ struct HopperBlock {
         const char* const end =
             origin + l.row_pitch < end_of_row ? origin + l.row_pitch : end_of_row;
         if (begin >= end) continue;
-        copy_bulk(stage + place_of_row * l.row_pitch + (begin - origin), begin,
-                  static_cast<uint32_t>(end - begin), full);
-        bytes += static_cast<uint32_t>(end - begin);
+        const auto bytes = static_cast<uint32_t>(end - begin);
+        barrier_expect(full, bytes);
+        copy_bulk(stage + place_of_row * l.row_pitch + (begin - origin), begin, bytes, full);
       }
     }
-    return bytes;
   }
   // The 16 bytes that an address lies in.
   static __device__ __forceinline__ const char* piece_of(const char* address) {
@@ -303,9 +306,11 @@ struct HopperBlock {
           uint64_t* const full = shared->inputs.full + input.stage;
           barrier_wait(shared->inputs.empty + input.stage, input.parity ^ 1);
           const int of_tile = first_slice() + slice;
-          const uint32_t bytes = BOXES ? copy_boxes(warp, place, of_tile, part, stage, full)
-                                       : copy_rows(warp, place, of_tile, part, stage, full);
-          if (threadIdx.x % 32 == 0) barrier_arrive_expecting(full, bytes);
+          if (BOXES)
+            copy_boxes(warp, place, of_tile, part, stage, full);
+          else
+            copy_rows(warp, place, of_tile, part, stage, full);
+          if (threadIdx.x % 32 == 0) barrier_arrive(full);
           input.advance(l.inputs);
         }
     });
@@ -462,10 +467,6 @@ struct HopperBlock {
     warpgroup_sync(warpgroup + 1);
   }
 
-  // Whether so many taps see nothing but padding.
-  __device__ __forceinline__ bool sees_nothing(const Source& from, int taps) const {
-    return from.before > reach(l.folded > 0 ? l.folded : taps) || from.left <= 0;
-  }
   // Lets the weights of a part's taps go by.
   __device__ __forceinline__ void pass_weights(Turn& weight, int taps) const {
     if (l.resident) {
@@ -800,8 +801,7 @@ struct HopperBlock {
           int first = static_cast<int>(reinterpret_cast<uint64_t>(p.input) / 2 + p.first_position +
                                        part * l.taps * p.phase.shift_step);
           barrier_wait(shared->inputs.full + input.stage, input.parity);
-          // Halves have no registers for it.
-          if (M::sets == 1 && sees_nothing(from, taps)) {
+          if (skips && from.rows <= 0) {
             wgmma_settle();
             give_back(shared->weights.empty, used_weight);
             used_weight = -1;
@@ -888,7 +888,7 @@ struct HopperBlock {
               }
             }
             first += static_cast<int>(p.phase.shift_step);
-            seen.rows += p.phase.shift_step * element;
+            seen.rows += l.tap_bytes;
           }
           if (l.resident) weight.stage += l.taps - taps;
           give_back(shared->inputs.empty, input.stage);

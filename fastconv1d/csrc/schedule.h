@@ -258,7 +258,8 @@ FASTCONV1D_HD constexpr int64_t product_splits(int64_t tiles, int64_t slices,
 // bytes, of one kind, are 1 << alike_log2 channels apart, and are copied together: a stage has kind after
 // kind, and a quad has rows of one kind. The k-th row of a kind is channel `kind + (k << alike_log2)` of
 // the slice. A stage has a block of all rows for each `block_outputs` positions of the output, so that
-// lanes know theirs once and for all; what two of them read is there twice.
+// lanes know theirs once and for all; what two of them read is there twice. Or it has a block for each tap, where
+// these are apart.
 //
 // Where a group has few channels, these would leave most of a slice's words empty. Its taps are words then
 // (`folded`): value `channel * taps + tap` of a phase is the channel's row, the tap's shift further on, and products
@@ -271,6 +272,8 @@ struct Pipeline {
   int kinds_log2, box_rows_log2;                          // boxes of a block, and rows of a box
   int block_outputs, blocks, block_positions, row_pitch;  // blocks of a warpgroup; pitch in bytes
   int block_rows;                                         // of a stage
+  int block_step;     // positions of the input from one block to the next
+  int64_t tap_bytes;  // of a stage, from one tap's values to the next one's
   int resident;
   int inputs, weights;
   int input_bytes, weight_bytes;  // of one stage
@@ -338,13 +341,21 @@ FASTCONV1D_HD constexpr int64_t block_outputs_of(const PipelineLimits& t, const 
   return best;
 }
 
-// A pipeline with `taps` taps in a part, or with all of them as words; its own are 0 where that does not fit.
+// Where a part's taps are: in blocks that all of them see, in one of its own each, or words of one.
+enum class Taps { kTogether, kApart, kFolded };
+
+// A pipeline with `taps` taps in a part; its own are 0 where that does not fit.
 FASTCONV1D_HD constexpr Pipeline try_pipeline(const PipelineLimits& t, const Phase& p,
                                               int64_t channels_in, int64_t words, int64_t taps,
-                                              bool resident, int inputs, bool folded) {
+                                              bool resident, int inputs, Taps are) {
   Pipeline l{};
-  const int64_t seen = folded ? p.taps : taps, outputs = block_outputs_of(t, p, seen, folded);
-  if (outputs == 0) return l;
+  const bool folded = are == Taps::kFolded, apart = are == Taps::kApart;
+  const int64_t seen = folded  ? p.taps
+                       : apart ? 1
+                               : taps,
+                outputs = apart ? t.outputs : block_outputs_of(t, p, seen, folded);
+  if (outputs == 0 || block_positions_of(t, p, outputs, seen, folded) > kMostBlockPositions)
+    return l;
   l.parts = static_cast<int>(folded ? 1 : ceil_div(larger(p.taps, 1), taps));
   l.words = static_cast<int>(words);
   l.folded = static_cast<int>(folded ? p.taps : 0);
@@ -356,10 +367,12 @@ FASTCONV1D_HD constexpr Pipeline try_pipeline(const PipelineLimits& t, const Pha
   l.kinds_log2 = folded ? log2_of(2 * channels_in - 1) : l.alike_log2;
   l.box_rows_log2 = folded ? 0 : log2_of(4 * t.values_per_word) + l.quads_of_kind_log2;
   l.block_outputs = static_cast<int>(outputs);
-  l.blocks = static_cast<int>(t.outputs / outputs);
+  l.blocks = static_cast<int>(apart ? taps : t.outputs / outputs);
   l.block_positions = static_cast<int>(block_positions_of(t, p, outputs, seen, folded));
   l.row_pitch = static_cast<int>(l.block_positions * t.element_bytes);
   l.block_rows = (1 << (l.kinds_log2 + l.box_rows_log2)) + folded;
+  l.block_step = static_cast<int>(apart ? p.shift_step : outputs * p.in_step);
+  l.tap_bytes = apart ? int64_t{l.block_rows} * l.row_pitch : p.shift_step * t.element_bytes;
   l.input_bytes = static_cast<int>(t.warpgroups * l.blocks * l.block_rows * l.row_pitch);
   l.weight_bytes = static_cast<int>(t.planes * words * t.channels * 4);
   const int64_t all_weights = int64_t{l.slices} * l.parts * taps;
@@ -394,24 +407,36 @@ FASTCONV1D_HD constexpr Pipeline pipeline_of(const PipelineLimits& t, const Phas
     const int64_t words = channels_in * p.taps > 16 * t.values_per_word ? 32 : t.least_words;
     for (int inputs = 2; inputs >= 1; --inputs)
       for (int resident = t.many_tiles; resident >= 0; --resident) {
-        const Pipeline l = try_pipeline(t, p, channels_in, words, 1, resident, inputs, true);
+        const Pipeline l =
+            try_pipeline(t, p, channels_in, words, 1, resident, inputs, Taps::kFolded);
         if (l.taps > 0) return l;
       }
   }
-  // Taps farther apart than a tile is long see nothing in common, and rows between them would be copied for nobody. In
-  // one part they have fewer handovers all the same.
-  const bool apart = p.shift_step >= t.outputs * p.in_step;
+  // Wide slices have fewer handovers than narrow ones, but may have more channels that do not exist.
+  const auto widest = [&](int64_t taps, int inputs, Taps are) {
+    for (int resident = t.many_tiles; resident >= 0; --resident)
+      for (int64_t words = ceil_div(all_words, 16) % 2 == 0 ? 32 : least; words >= least;
+           words /= 2) {
+        const Pipeline l = try_pipeline(t, p, channels_in, words, taps, resident, inputs, are);
+        if (l.taps > 0) return l;
+      }
+    return Pipeline{};
+  };
+  // Taps as far apart as a tile is long see nothing in common, and what lies between them would be copied for nobody. In
+  // one part they have fewer handovers all the same, best in blocks of their own, where all of these begin alike.
+  const int64_t of_tile = t.outputs * p.in_step;
+  const bool apart = p.shift_step >= of_tile;
+  if (p.taps > 1 && p.shift_step > of_tile && p.shift_step * t.element_bytes % 16 == 0) {
+    const Pipeline l = widest(p.taps, 2, Taps::kApart);
+    if (l.taps > 0) return l;
+  }
   for (int64_t parts = 1;; parts = apart ? p.taps : parts + 1) {
     const int64_t taps = ceil_div(larger(p.taps, 1), parts);
-    // One input stage alone is better than copying its rows again for every part. Wide slices have fewer
-    // handovers than narrow ones, but may have more channels that do not exist.
-    for (int inputs = 2; inputs >= 1; --inputs)
-      for (int resident = t.many_tiles; resident >= 0; --resident)
-        for (int64_t words = ceil_div(all_words, 16) % 2 == 0 ? 32 : least; words >= least;
-             words /= 2) {
-          const Pipeline l = try_pipeline(t, p, channels_in, words, taps, resident, inputs, false);
-          if (l.taps > 0) return l;
-        }
+    // One input stage alone is better than copying its rows again for every part.
+    for (int inputs = 2; inputs >= 1; --inputs) {
+      const Pipeline l = widest(taps, inputs, Taps::kTogether);
+      if (l.taps > 0) return l;
+    }
     if (taps == 1) return Pipeline{};
   }
 }

@@ -171,8 +171,7 @@ struct ToeplitzBlock : ToeplitzShape<M> {
 #pragma unroll
       for (int number = 0; number <= S::at_once; ++number) {
         const int at = position + (first_piece + 32 * number) * S::of_piece;
-        if (at < 0 || at + S::of_piece > p.length)
-          clear_beside<Element>(word[number], at, p.length);
+        clear_beside<Element>(word[number], at, p.length);
       }
 #pragma unroll
       for (int number = 0; number < S::at_once; ++number) {

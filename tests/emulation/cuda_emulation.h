@@ -758,6 +758,9 @@ inline void barrier_wait(uint64_t* barrier, uint32_t parity) { emulation::wait(b
 inline bool barrier_is_over(uint64_t* barrier, uint32_t parity) {
   return emulation::is_over(barrier, parity);
 }
+FASTCONV1D_EMULATOR inline void barrier_expect(uint64_t* barrier, uint32_t bytes) {
+  emulation::bulk_of(barrier).expected += bytes;
+}
 inline void barrier_arrive_expecting(uint64_t* barrier, uint32_t bytes) {
   emulation::arrive(barrier, bytes);
 }
