@@ -17,7 +17,6 @@ from fastconv1d.problem import Problem
 
 START = 3.0  # µs of a call
 WORK_PER_THREAD = 1 << 16  # multiplications that are worth another thread: csrc/cpu_conv.h
-RATE_OF_PAIRS = 198e3  # with the processor's own products of bf16
 BANDWIDTH = 16e3  # bytes per µs of one thread
 ROWS = {1: 0.33, 2: 0.6, 4: 0.9, 8: 1.0}  # share of the rate that blocks of so many rows reach
 SMALL_RATE = 0.75  # share that blocks of 16 registers reach where they read much of L2:
@@ -35,11 +34,14 @@ IM2COL_RATE = 50e3  # FLOP per µs, and columns written
 
 ATEN_START = 6.0
 ATEN_RATE = {"fp16": 2e3, "fp64": 30e3}
-ATEN_BF16 = {"amx": 800e3, "pairs": 202e3, "": 80e3}
-"""By the products of bf16 that the processor has; AMX's is a guess on the safe side."""
-ATEN_PACKED_PAIRS = 0.3e-3
+ATEN_BF16 = {"amx": 550e3, "pairs": 202e3, "": 80e3}
+"""By the products of bf16 that the processor has."""
+ATEN_PACKED_BF16 = {"amx": 2.2e-3, "pairs": 0.3e-3, "": 0.3e-3}
 ATEN_FRESH = ((32 << 20, 0.25e-3), (4 << 20, 0.05e-3))
 """µs for each byte of blocks of so many, which malloc maps anew, always or now and then."""
+ATEN_FRESH_AMX = ((9 << 20, 2e-3), (4 << 20, 0.05e-3))
+"""The same where products are AMX's, whose tensors are laid out anew."""
+ATEN_LAYOUT_AMX = 1.3e-3  # µs for each value of these
 ATEN_FEW = 16  # channels on either side of a group below which its blocks are partly empty
 ATEN_BF16_SHARE = ((96, 0.95), (32, 0.7), (4, 0.45), (1, 0.1))  # by channels on the side of fewer
 ATEN_TRANSPOSED_BF16 = 0.78  # share of the rate with a stride,
@@ -63,6 +65,7 @@ class Processor:
     """What tells processors apart: rates of fp32, in FLOP per µs of one thread."""
 
     rate: float
+    pairs: float  # with its own products of bf16
     strided: float  # share of it that a stride leaves of layers with many channels,
     few_taps: float  # and that few taps leave of these
     packed: tuple[float, float]  # µs for each value of the weight, ordinary and transposed
@@ -77,11 +80,11 @@ class Processor:
 
 
 ZEN_4 = Processor(
-    *(104e3, 0.95, 1.0, (1e-3, 2e-3), 58e3, 100, 2e-3),
+    *(104e3, 198e3, 0.95, 1.0, (1e-3, 2e-3), 58e3, 100, 2e-3),
     *(99e3, 0.9, 0.6e-3, 0.5, 80e3),
 )
 EMERALD_RAPIDS = Processor(
-    *(104e3, 0.63, 0.76, (1e-3, 2.7e-3), 92e3, 300, 1.8e-3),
+    *(104e3, 60e3, 0.63, 0.76, (1e-3, 2.7e-3), 92e3, 300, 1.8e-3),
     *(81e3, 1.05, 0.8e-3, 1.15, 60e3),
 )
 
@@ -124,8 +127,8 @@ def _is_depthwise(problem: Problem) -> bool:
     return problem.groups > 1 and problem.groups in (problem.channels_in, problem.channels_out)
 
 
-def _fresh(size: int) -> float:
-    return next((size * each for least, each in ATEN_FRESH if size >= least), 0.0)
+def _fresh(size: int, costs: tuple[tuple[int, float], ...] = ATEN_FRESH) -> float:
+    return next((size * each for least, each in costs if size >= least), 0.0)
 
 
 def simd_why_not(problem: Problem) -> str | None:
@@ -146,7 +149,7 @@ def simd(problem: Problem) -> float:
     block = next(size for size in (8, 4, 2, 1) if size <= rows)
     pairs = problem.mode == "bf16" and _products_of_bf16() != ""
     processor = _processor()
-    rate = RATE_OF_PAIRS if pairs else processor.rate
+    rate = processor.pairs if pairs else processor.rate
     sum_bytes = max(4, problem.dtype.itemsize)
     rate *= ROWS[block] * _width() * 4 / sum_bytes
     channels_in = _channels(problem)[0]
@@ -183,11 +186,13 @@ def aten(problem: Problem) -> float:
     """The time of torch's own convolution."""
     threads, itemsize = _threads(problem), problem.dtype.itemsize
     processor = _processor()
-    start = ATEN_START + _fresh(problem.output_elements * itemsize)
+    amx = problem.mode == "bf16" and _products_of_bf16() == "amx"
+    start = ATEN_START
+    start += _fresh(problem.output_elements * itemsize, ATEN_FRESH_AMX if amx else ATEN_FRESH)
     if problem.weight_elements * itemsize >= ATEN_FRESH[0][0]:
         start += _fresh(problem.weight_elements * itemsize)
+    elements = problem.input_elements + problem.output_elements
     if _is_depthwise(problem):
-        elements = problem.input_elements + problem.output_elements
         time = elements / ATEN_DEPTHWISE
         if elements < ATEN_DEPTHWISE_SMALL:
             time *= processor.aten_small
@@ -210,7 +215,10 @@ def aten(problem: Problem) -> float:
     if problem.groups > 1:
         rate *= 0.7
     time = max(problem.flops / rate, problem.bytes / BANDWIDTH)
-    packed = ATEN_PACKED_PAIRS if problem.mode == "bf16" else processor.aten_packed
+    time += elements * ATEN_LAYOUT_AMX if amx else 0.0
+    packed = processor.aten_packed
+    if problem.mode == "bf16":
+        packed = ATEN_PACKED_BF16[_products_of_bf16()]
     return start + (time + problem.weight_elements * packed) / threads
 
 
