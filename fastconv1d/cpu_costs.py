@@ -25,6 +25,11 @@ WIDE, FEW_TAPS = 512, 3  # those from which on a stride, or so few taps, leave a
 ROW_START = 0.05  # µs: one row of a group of few channels
 PACKED_PAIRS = 0.5e-3, 1.4e-3  # as `Processor.packed`, of words of two
 
+# With tile registers: a rate, µs for each value of input and output, and for each of the weight.
+TILED_RATE, TILED_VALUE, TILED_WEIGHT = 700e3, 0.9e-3, 2.2e-3
+LEAST_TILED = 12  # channels on either side: kLeastTiled of csrc/cpu_conv.h
+TILED_CHANNELS, TILED_ROWS = 32, 16  # of a register: those that do not exist are multiplied
+
 ONE_TILE = 48  # positions that surely are one tile
 VECTOR_BYTES = 64  # AVX-512's
 
@@ -103,7 +108,7 @@ def _width() -> float:
 
 @lru_cache(maxsize=1)
 def _products_of_bf16() -> str:
-    """The processor's own: 'amx' (torch's alone), 'pairs' (ours too) or ''."""
+    """The processor's own: 'amx', 'pairs' or ''."""
     kinds = {"amx": "_is_amx_tile_supported", "pairs": "_is_avx512_bf16_supported"}
     return next((kind for kind, name in kinds.items() if getattr(torch.cpu, name, bool)()), "")
 
@@ -148,6 +153,8 @@ def simd(problem: Problem) -> float:
     rows = _channels(problem)[1] * (problem.stride if problem.transposed else 1)
     block = next(size for size in (8, 4, 2, 1) if size <= rows)
     pairs = problem.mode == "bf16" and _products_of_bf16() != ""
+    if pairs and _products_of_bf16() == "amx" and min(_channels(problem)) >= LEAST_TILED:
+        return START + _tiled(problem, rows) / _threads(problem)
     processor = _processor()
     rate = processor.pairs if pairs else processor.rate
     sum_bytes = max(4, problem.dtype.itemsize)
@@ -171,6 +178,15 @@ def simd(problem: Problem) -> float:
     in_cache = problem.batch == 1 and positions <= ONE_TILE
     packed = (PACKED_PAIRS if pairs else processor.packed)[problem.transposed and not in_cache]
     return START + (time + problem.weight_elements * packed) / _threads(problem)
+
+
+def _tiled(problem: Problem, rows: int) -> float:
+    """Our kernels' time where tile registers multiply blocks of these rows, on one thread."""
+    channels = _channels(problem)[0]
+    rate = TILED_RATE * channels / (-(-channels // TILED_CHANNELS) * TILED_CHANNELS)
+    rate *= rows / (-(-rows // TILED_ROWS) * TILED_ROWS)
+    values = (problem.input_elements + problem.output_elements) * TILED_VALUE
+    return problem.flops / rate + values + problem.weight_elements * TILED_WEIGHT
 
 
 def im2col(problem: Problem) -> float:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fastconv1d import cpu_costs, plan
+from fastconv1d import build, cpu_costs, plan
 from fastconv1d.problem import Problem
 
 OURS = [
@@ -58,14 +58,27 @@ def test_weights_that_few_positions_read_are_torchs(problem: Problem) -> None:
     assert plan.select(problem).name == "aten" or cpu_costs._width() < 1 or exempt
 
 
-@pytest.mark.parametrize(("products", "name"), [("amx", "aten"), ("pairs", "simd"), ("", "simd")])
-def test_bf16_of_many_channels_is_torchs_where_it_has_better_products(
-    monkeypatch: pytest.MonkeyPatch, products: str, name: str
+@pytest.mark.parametrize("products", ["amx", "pairs", ""])
+def test_bf16_of_many_channels_is_ours_whatever_products_there_are(
+    monkeypatch: pytest.MonkeyPatch, products: str
 ) -> None:
     monkeypatch.setattr(cpu_costs, "_products_of_bf16", lambda: products)
     wide = Problem(4, 128, 128, 2048, 7, padding=3, mode="bf16")
-    assert plan.select(wide).name == name
+    assert plan.select(wide).name == "simd"
     assert plan.select(replace(OURS[1], mode="bf16")).name == "simd"
+
+
+def test_who_has_tile_registers_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    wide = Problem(4, 128, 128, 2048, 7, padding=3, mode="bf16")
+    few = replace(wide, channels_out=cpu_costs.LEAST_TILED - 1)
+    costs = {}
+    for products in ("amx", "pairs"):
+        monkeypatch.setattr(cpu_costs, "_products_of_bf16", lambda: products)  # noqa: B023
+        costs[products] = [cpu_costs.simd(problem) for problem in (wide, few)]
+    assert costs["amx"][0] < 0.6 * costs["pairs"][0]
+    assert costs["amx"][1] > costs["pairs"][1]
+    header = (build.CSRC / "cpu_conv.h").read_text()
+    assert f"kLeastTiled = {cpu_costs.LEAST_TILED};" in header
 
 
 @pytest.mark.parametrize(("products", "name"), [("amx", "grad_simd"), ("pairs", "grad_aten")])

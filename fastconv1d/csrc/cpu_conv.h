@@ -8,6 +8,9 @@
 // Where the processor adds up pairs of products of bf16, c and tap are words: two neighbouring channels at a tap, or of
 // a group's only channel two neighbouring taps. A channel or tap that has no partner is beside a zero on both sides.
 //
+// Where it has tile registers for these (cpu_tiles.h), blocks are of 32 rows, and weights are packed as
+// [unit][class][16 rows][chunk of 16 words of channels][tap][row][word]; rows and words that fill these up are zeros.
+//
 // A row is the outputs of one channel in one phase. Phases whose taps have the same shifts are a class, and any rows
 // of a class may share a block. An output's products are added up channel by channel, in chains that then are added
 // up in order: nothing depends on tiles, threads or the width of vectors. Taps and channels that do not exist meet no
@@ -19,6 +22,7 @@
 #include <memory>
 #include <vector>
 
+#include "cpu_tiles.h"
 #include "im2col_cpu.h"
 #include "parallel.h"
 #include "simd.h"
@@ -41,6 +45,7 @@ constexpr int64_t kLeastDirect = 512;        // positions that are worth it
 constexpr int64_t kChain = 128;              // products that are added up one after the other
 constexpr int64_t kWorkPerThread = 1 << 16;  // multiplications that are worth another thread
 constexpr int64_t kWorkPerTask = 1 << 16;
+constexpr int64_t kLeastTiled = 12;  // channels on either side that are worth tile registers
 
 // Columns of a tile that some taps share: column q is input position `first + q * in_step` of the tile's own start;
 // there are `extra` more than outputs.
@@ -62,6 +67,7 @@ struct PhaseClass {
 struct CpuWalk {
   int64_t channels_in, channels_out;  // of a group
   int64_t channel_words;              // of the input
+  int64_t chunks_of_words;            // for tile registers, or none
   int64_t taps_of_word, next_tap;     // how many, and how far the second is from the first
   int64_t phases, positions, in_step;
   std::vector<PhaseClass> classes;
@@ -70,18 +76,23 @@ struct CpuWalk {
   int64_t unit, units, chunk, chunks;  // channels of a unit, units of a task
   int64_t run, runs;                   // groups of a task
   int64_t taps_of_unit;                // words of taps of one channel, all phases
-  int64_t weights_of_group;
-  int64_t tile_size, buffer_size, scratch;  // in sums, of a worker
-  int64_t packed_size;                      // in sums
+  int64_t unit_weights, weights_of_group;
+  int64_t tile_size, buffer_size, sums, scratch;  // in sums, of a worker
+  int64_t packed_size;                            // in sums
   int64_t threads;
   int64_t least_shift, most_shift;
   bool direct;          // reads the input where it lies
   bool packed_in_turn;  // weights that one task alone reads are packed by it
 
   int64_t tasks(const ConvArgs& a) const { return a.batch * runs * tiles * chunks; }
-  int64_t unit_weights() const { return unit * channel_words * taps_of_unit; }
+  bool tiled() const { return chunks_of_words > 0; }
+  // Words of a class's weights for so many rows.
+  int64_t class_weights(int64_t rows, int64_t tap_words) const {
+    return tiled() ? round_up(rows, kSide) * chunks_of_words * kSide * tap_words
+                   : rows * channel_words * tap_words;
+  }
   int64_t packed_place(int64_t group, int64_t number) const {
-    return group * weights_of_group + number * unit_weights();
+    return group * weights_of_group + number * unit_weights;
   }
 };
 
@@ -159,6 +170,8 @@ CpuWalk cpu_walk_of(const ConvArgs& a) {
   constexpr int64_t values = WordOf<Element>::values;
   w.channel_words = ceil_div(w.channels_in, values);
   w.taps_of_word = w.channels_in == 1 ? values : 1;
+  if (values > 1 && smaller(w.channels_in, w.channels_out) >= kLeastTiled && has_tiles())
+    w.chunks_of_words = ceil_div(w.channel_words, kSide);
   w.next_tap = phase_of(a, 0).shift_step;
   w.phases = phase_count(a);
   w.positions = ceil_div(a.length_out, w.phases);
@@ -174,16 +187,21 @@ CpuWalk cpu_walk_of(const ConvArgs& a) {
     w.least_shift = smaller(w.least_shift, c.shifts.front());
     w.most_shift = larger(w.most_shift, c.shifts.back());
   }
-  w.unit = smaller(kMostRows, w.channels_out);
+  w.unit = smaller(w.tiled() ? kTileRows : kMostRows, w.channels_out);
   // All of a channel's phases leave together; of many, few channels at a time.
   while (w.unit > 1 && w.unit * w.phases * most_vectors(1) * lanes * size > kBufferBytes)
     w.unit /= 2;
   w.units = ceil_div(w.channels_out, w.unit);
-  w.weights_of_group = w.channels_out * w.channel_words * w.taps_of_unit;
+  for (const PhaseClass& c : w.classes)
+    w.unit_weights +=
+        w.class_weights(w.unit * static_cast<int64_t>(c.phases.size()), c.tap_words());
+  w.weights_of_group =
+      w.tiled() ? w.units * w.unit_weights : w.channels_out * w.channel_words * w.taps_of_unit;
   rows = w.unit * w.phases;
 
   const int64_t residues = smaller(w.in_step, larger(1, most_taps));
-  const int64_t step = lanes * most_vectors(rows >= kMostRows ? kMostRows : 1);
+  const int64_t step =
+      w.tiled() ? kTileRows : lanes * most_vectors(rows >= kMostRows ? kMostRows : 1);
   // Rows that few outputs are made of are read at memory's pace, which is that of neighbouring addresses.
   const bool few = w.units == 1 && rows <= kMostRows && w.channels_in <= kDirectChannels;
   w.direct = few && sizeof(Element) == size && w.in_step == 1;
@@ -212,16 +230,17 @@ CpuWalk cpu_walk_of(const ConvArgs& a) {
   w.run = smaller(ceil_div(kWorkPerTask, of_group), larger(1, tasks / (8 * w.threads)));
   w.run = smaller(a.groups, w.run);
   w.runs = ceil_div(a.groups, w.run);
-  w.tile_size = round_up(w.channel_words * w.pitch, 16);
+  w.tile_size = round_up(larger(w.channel_words, w.chunks_of_words * kSide) * w.pitch, 16);
   w.buffer_size = w.phases == 1 ? 0 : round_up(rows * w.tile_positions, 16);
   w.packed_in_turn = tasks == a.groups;
   w.packed_size = w.packed_in_turn ? 0 : round_up(a.groups * w.weights_of_group, 16);
-  w.scratch = w.tile_size + w.buffer_size + kMostSums * lanes +
+  w.sums = w.tiled() ? kTileSums : kMostSums * lanes;
+  w.scratch = w.tile_size + w.buffer_size + w.sums +
               round_up((w.phases + 2 * static_cast<int64_t>(w.classes.size() +
                                                             w.taps_of_word * w.pieces.size())) *
                            8 / size,
                        16) +
-              (w.packed_in_turn ? round_up(w.unit_weights(), 16) : 0);
+              (w.packed_in_turn ? round_up(w.unit_weights, 16) : 0);
   return w;
 }
 
@@ -321,6 +340,64 @@ void pack_weights(const CpuWalk& w, const ConvArgs& a, int64_t group, int64_t un
       packed += rows * w.channel_words * c.tap_words();
     });
   }
+}
+
+// The same for tile registers; `first` begins a chunk.
+template <class Element>
+void pack_tiles(const CpuWalk& w, const ConvArgs& a, int64_t group, int64_t unit, int64_t first,
+                int64_t last, uint32_t* packed) {
+  constexpr int64_t of_register = kSide * kSide;
+  const auto* const weight = static_cast<const Element*>(a.weight);
+  const int64_t first_channel = unit * w.unit;
+  const int64_t channels = smaller(w.unit, w.channels_out - first_channel);
+  const int64_t channel_step = (a.transposed ? w.channels_out : 1) * a.kernel_size;
+  for (const PhaseClass& c : w.classes) {
+    const auto members = static_cast<int64_t>(c.phases.size());
+    const int64_t rows = channels * members, taps = c.tap_words();
+    for (int64_t first_row = 0; first_row < rows; first_row += kSide) {
+      const Element* of_row[kSide];
+      int64_t tap_step = 1;
+      for (int64_t m = 0; m < smaller(kSide, rows - first_row); ++m) {
+        const Phase phase = phase_of(a, c.phases[(first_row + m) % members]);
+        const int64_t out = first_channel + (first_row + m) / members;
+        tap_step = phase.tap_step;
+        of_row[m] = weight + phase.first_tap +
+                    (a.transposed ? group * w.channels_in * w.channels_out + out
+                                  : (group * w.channels_out + out) * w.channels_in) *
+                        a.kernel_size;
+      }
+      for (int64_t chunk = first / (2 * kSide); 2 * kSide * chunk < last; ++chunk) {
+        const int64_t left = w.channels_in - 2 * kSide * chunk, pairs = smaller(kSide, left / 2);
+        uint32_t* const of_chunk =
+            packed + (first_row / kSide * w.chunks_of_words + chunk) * taps * of_register;
+        for (int64_t m = 0; m < kSide; ++m)
+          for (int64_t t = 0; t < taps; ++t) {
+            uint32_t* const to = of_chunk + t * of_register + m * kSide;
+            int64_t words = 0;
+            if (first_row + m < rows) {
+              const Element* const from =
+                  of_row[m] + 2 * kSide * chunk * channel_step + t * tap_step;
+              for (; words < pairs; ++words)
+                convert(from[2 * words * channel_step], from[(2 * words + 1) * channel_step],
+                        to[words]);
+              if (words < kSide && 2 * words < left)
+                convert(from[2 * words * channel_step], to[words]), ++words;
+            }
+            std::fill(to + words, to + kSide, 0);
+          }
+      }
+    }
+    packed += w.class_weights(rows, taps);
+  }
+}
+
+// Either, as a convolution is walked.
+template <class Element>
+void pack(const CpuWalk& w, const ConvArgs& a, int64_t group, int64_t unit, int64_t first,
+          int64_t last, Word<Element>* packed) {
+  if constexpr (WordOf<Element>::values > 1)
+    if (w.tiled()) return pack_tiles<Element>(w, a, group, unit, first, last, packed);
+  pack_weights<Element>(w, a, group, unit, first, last, packed);
 }
 
 // What a block of rows multiplies.
@@ -501,10 +578,10 @@ class ConvolutionTask {
         copied(reinterpret_cast<Factor*>(scratch)),
         buffer(scratch + w.tile_size),
         earlier(buffer + w.buffer_size) {
-    rows_of_phases = reinterpret_cast<const Value**>(earlier + kMostSums * kLanes<Value>);
+    rows_of_phases = reinterpret_cast<const Value**>(earlier + w.sums);
     taps = reinterpret_cast<Seen*>(rows_of_phases + w.phases);
     columns = taps + w.classes.size();
-    own_weights = reinterpret_cast<Factor*>(scratch + w.scratch - round_up(w.unit_weights(), 16));
+    own_weights = reinterpret_cast<Factor*>(scratch + w.scratch - round_up(w.unit_weights, 16));
     const int64_t chunk = task % w.chunks, tile = task / w.chunks % w.tiles;
     const int64_t run = task / (w.chunks * w.tiles) % w.runs;
     batch = task / (w.chunks * w.tiles * w.runs);
@@ -577,6 +654,9 @@ class ConvolutionTask {
           join_channel(w, row + a.input_channel_stride, columns, start, to);
       }
     }
+    if (w.tiled())
+      std::fill(copied + w.channel_words * w.pitch, copied + w.chunks_of_words * kSide * w.pitch,
+                Factor{0});
   }
 
   void convolve(int64_t group, int64_t first_unit, int64_t last_unit) {
@@ -593,7 +673,7 @@ class ConvolutionTask {
           a.bias == nullptr ? nullptr : static_cast<const Element*>(a.bias) + channel;
       const Factor* weight = packed + w.packed_place(group, unit);
       if (w.packed_in_turn) {
-        pack_weights<Element>(w, a, group, unit, 0, w.channels_in, own_weights);
+        pack<Element>(w, a, group, unit, 0, w.channels_in, own_weights);
         weight = own_weights;
       }
       if (w.phases == 1) {
@@ -605,18 +685,27 @@ class ConvolutionTask {
     }
   }
 
+  // Biases of some rows of a class.
+  void find_biases(const Element* bias, int64_t members, int64_t first_row, int64_t rows,
+                   Value* biases) const {
+    for (int64_t m = 0; m < rows; ++m) {
+      biases[m] = 0;
+      if (bias != nullptr) convert(bias[(first_row + m) / members], biases[m]);
+    }
+  }
+
   template <class To>
   void multiply_unit(int64_t channels, const Element* input, const Factor* weight,
                      const Element* bias, To* to, int64_t to_pitch) {
+    if constexpr (WordOf<Element>::values > 1)
+      if (w.tiled()) return multiply_tiled_unit(channels, weight, bias, to, to_pitch);
     for (size_t number = 0; number < w.classes.size(); ++number) {
       const PhaseClass& c = w.classes[number];
       const auto members = static_cast<int64_t>(c.phases.size());
       const Seen& s = taps[number];
       for_each_block(channels * members, [&](int64_t rows, int64_t first_row) {
-        Value biases[kMostRows] = {};
-        if (bias != nullptr)
-          for (int64_t m = 0; m < rows; ++m)
-            convert(bias[w.phases == 1 ? first_row + m : (first_row + m) / members], biases[m]);
+        Value biases[kMostRows];
+        find_biases(bias, members, first_row, rows, biases);
         const Factors<Factor, Value> factors{
             direct ? reinterpret_cast<const Factor*>(input + first) : copied,
             direct ? a.input_channel_stride : w.pitch,
@@ -631,6 +720,36 @@ class ConvolutionTask {
         weight += rows * w.channel_words * c.tap_words();
       });
       to += channels * members * to_pitch;
+    }
+  }
+
+  template <class To>
+  void multiply_tiled_unit(int64_t channels, const Factor* weight, const Element* bias, To* to,
+                           int64_t to_pitch) {
+    const TileRegisters registers;
+    for (size_t number = 0; number < w.classes.size(); ++number) {
+      const PhaseClass& c = w.classes[number];
+      const auto members = static_cast<int64_t>(c.phases.size());
+      const Seen& s = taps[number];
+      const int64_t all = channels * members, of_chunk = c.tap_words() * kSide * kSide;
+      for (int64_t first_row = 0; first_row < all; first_row += kTileRows) {
+        const int64_t rows = smaller(kTileRows, all - first_row);
+        Value biases[kTileRows];
+        find_biases(bias, members, first_row, rows, biases);
+        const TileFactors factors{
+            copied,
+            w.pitch,
+            w.chunks_of_words,
+            c.places.data() + s.first,
+            s.last - s.first,
+            weight + w.class_weights(first_row, c.tap_words()) + s.first * kSide * kSide,
+            of_chunk,
+            w.chunks_of_words * of_chunk};
+        multiply_tile_rows(rows, factors, biases, count, earlier, to + first_row * to_pitch,
+                           to_pitch);
+      }
+      weight += w.class_weights(all, c.tap_words());
+      to += all * to_pitch;
     }
   }
 
@@ -667,15 +786,16 @@ void convolve(const ConvArgs& a, const Parallel& parallel) {
   auto* const scratch = static_cast<Sum<Element>*>(a.workspace) + w.packed_size;
   // A transposed weight has the values of a channel of the input side by side: few of these at a time, so that
   // their pages are at hand for some units.
-  const int64_t at_once = a.transposed ? 16 : w.channels_in, some = a.transposed ? 8 : 1;
+  const int64_t at_once = a.transposed ? (w.tiled() ? 2 * kSide : 16) : w.channels_in,
+                some = a.transposed ? 8 : 1;
   const int64_t packs = ceil_div(w.units, some);
   if (!w.packed_in_turn)
     for_each(parallel, w.threads, a.groups * packs, [&](int64_t task, int64_t) {
       const int64_t group = task / packs, unit = task % packs * some;
       for (int64_t first = 0; first < w.channels_in; first += at_once)
         for (int64_t one = unit; one < smaller(w.units, unit + some); ++one)
-          pack_weights<Element>(w, a, group, one, first, smaller(w.channels_in, first + at_once),
-                                packed + w.packed_place(group, one));
+          pack<Element>(w, a, group, one, first, smaller(w.channels_in, first + at_once),
+                        packed + w.packed_place(group, one));
     });
   for_each(parallel, w.threads, w.tasks(a), [&](int64_t task, int64_t worker) {
     ConvolutionTask<Element>(w, a, task, packed, scratch + worker * w.scratch);
