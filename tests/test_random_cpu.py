@@ -16,7 +16,7 @@ from torch import Tensor
 
 import test_random_gpu
 import test_random_gradients_gpu
-from fastconv1d import ops, plan
+from fastconv1d import conv1d, ops, plan
 from fastconv1d.compare import draw, draw_grad_output
 from fastconv1d.problem import Problem
 from random_problems import random_problem
@@ -77,6 +77,8 @@ THREADED = [
     Problem(2, 64, 32, 500, 4, stride=2, padding=1, transposed=True, bias=True),
     Problem(2, 3, 17, 3001, 10, stride=5, bias=True, mode="bf16"),
     Problem(2, 12, 12, 2500, 7, padding=3, groups=12, bias=True, mode="bf16"),
+    Problem(2, 70, 40, 1201, 5, padding=2, bias=True, mode="bf16"),
+    Problem(1, 64, 33, 150, 8, stride=4, padding=2, transposed=True, bias=True, mode="bf16"),
 ]
 
 
@@ -104,3 +106,19 @@ def test_results_are_the_same_for_any_number_of_threads(problem: Problem) -> Non
     for result in results[1:]:
         for one, two in zip(results[0], result, strict=True):
             assert one is not None and two is not None and torch.equal(one, two)
+
+
+def test_torch_and_ours_take_turns() -> None:
+    """With the processor's registers for bf16, which one finds as the other one left them."""
+    torch.manual_seed(0)
+    input, weight = torch.randn(2, 64, 500).bfloat16(), torch.randn(48, 64, 3).bfloat16()
+    other, square = torch.randn(3, 33, 200).bfloat16(), torch.randn(96, 96).bfloat16()
+    calls = {
+        "ours": lambda: conv1d(input, weight, algorithm="simd"),
+        "ours, other sizes": lambda: conv1d(other, weight[:20, :33].contiguous(), algorithm="simd"),
+        "torch": lambda: torch.nn.functional.conv1d(input, weight),
+        "a product": lambda: square @ square,
+    }
+    alone = {name: call() for name, call in calls.items()}
+    for name in 25 * ("ours", "torch", "a product", "torch", "ours, other sizes", "a product"):
+        assert torch.equal(calls[name](), alone[name]), name
