@@ -28,7 +28,7 @@ PACKED_PAIRS = 0.5e-3, 1.4e-3  # as `Processor.packed`, of words of two
 # With tile registers: a rate, µs for each value of input and output, and for each of the weight.
 TILED_RATE, TILED_VALUE, TILED_WEIGHT = 700e3, 0.9e-3, 2.2e-3
 LEAST_TILED = 12  # channels on either side: kLeastTiled of csrc/cpu_conv.h
-TILED_CHANNELS, TILED_ROWS = 32, 16  # of a register: those that do not exist are multiplied
+TILED_CHANNELS, TILED_ROWS = 32, 16  # of a register, whose positions are as many as its rows
 
 ONE_TILE = 48  # positions that surely are one tile
 VECTOR_BYTES = 64  # AVX-512's
@@ -108,8 +108,8 @@ def _width() -> float:
 
 @lru_cache(maxsize=1)
 def _products_of_bf16() -> str:
-    """The processor's own: 'amx', 'pairs' or ''."""
-    kinds = {"amx": "_is_amx_tile_supported", "pairs": "_is_avx512_bf16_supported"}
+    """The processor's own: 'amx', if the system lets a process have that, 'pairs' or ''."""
+    kinds = {"amx": "_init_amx", "pairs": "_is_avx512_bf16_supported"}
     return next((kind for kind, name in kinds.items() if getattr(torch.cpu, name, bool)()), "")
 
 
@@ -118,6 +118,10 @@ def _aten_rate(
 ) -> float:
     """A rate of torch's by mode; of bf16, by the products that the processor has."""
     return bf16[_products_of_bf16()] if mode == "bf16" else others.get(mode, fp32)
+
+
+def _has_amx(problem: Problem) -> bool:
+    return problem.mode == "bf16" and _products_of_bf16() == "amx"
 
 
 def _threads(problem: Problem) -> int:
@@ -153,7 +157,7 @@ def simd(problem: Problem) -> float:
     rows = _channels(problem)[1] * (problem.stride if problem.transposed else 1)
     block = next(size for size in (8, 4, 2, 1) if size <= rows)
     pairs = problem.mode == "bf16" and _products_of_bf16() != ""
-    if pairs and _products_of_bf16() == "amx" and min(_channels(problem)) >= LEAST_TILED:
+    if _has_amx(problem) and min(_channels(problem)) >= LEAST_TILED:
         return START + _tiled(problem, rows) / _threads(problem)
     processor = _processor()
     rate = processor.pairs if pairs else processor.rate
@@ -185,6 +189,8 @@ def _tiled(problem: Problem, rows: int) -> float:
     channels = _channels(problem)[0]
     rate = TILED_RATE * channels / (-(-channels // TILED_CHANNELS) * TILED_CHANNELS)
     rate *= rows / (-(-rows // TILED_ROWS) * TILED_ROWS)
+    positions = max(1, -(-problem.length_out // (problem.stride if problem.transposed else 1)))
+    rate *= positions / (-(-positions // TILED_ROWS) * TILED_ROWS)
     values = (problem.input_elements + problem.output_elements) * TILED_VALUE
     return problem.flops / rate + values + problem.weight_elements * TILED_WEIGHT
 
@@ -202,7 +208,7 @@ def aten(problem: Problem) -> float:
     """The time of torch's own convolution."""
     threads, itemsize = _threads(problem), problem.dtype.itemsize
     processor = _processor()
-    amx = problem.mode == "bf16" and _products_of_bf16() == "amx"
+    amx = _has_amx(problem)
     start = ATEN_START
     start += _fresh(problem.output_elements * itemsize, ATEN_FRESH_AMX if amx else ATEN_FRESH)
     if problem.weight_elements * itemsize >= ATEN_FRESH[0][0]:

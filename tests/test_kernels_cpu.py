@@ -42,6 +42,22 @@ if platform.machine() == "x86_64":
 LIBRARIES = ("simd", "grad_simd")
 PROBLEMS = (*EVERYTHING, *NARROW.values(), *UNFOLDED.values(), *LONG.values())
 
+# For a processor's tile registers: groups, odd channels, few of a last block; several classes of
+# phases, some without taps, many phases; rows that end within a register; weights that one task
+# alone reads.
+TILED = tuple(
+    replace(problem, mode="bf16", bias=True)
+    for problem in (
+        Problem(2, 99, 135, 41, 3, padding=1, groups=3),
+        Problem(1, 12, 12, 70, 5, stride=2, dilation=3, padding=4),
+        Problem(3, 34, 17, 33, 1),
+        Problem(2, 40, 20, 29, 4, stride=3, dilation=2, padding=1, transposed=True),
+        Problem(1, 70, 14, 17, 3, stride=5, transposed=True),
+        Problem(2, 12, 24, 9, 64, stride=64, transposed=True),
+        *(Problem(2, 64, 48, length, 1) for length in (1, 15, 17, 33, 100)),
+    )
+)
+
 Build = Callable[[str, str], Path]
 
 
@@ -71,6 +87,7 @@ def runs_of(library: str, problems: Iterable[Problem]) -> list[Run]:
         for number, problem in enumerate(problems)
         for run in corner_runs([problem], MODES[number % 4], 0)
     ]
+    runs += corner_runs(TILED, "bf16", 0)
     runs += [run for mode in MODES for run in random_runs(6, mode, 0, narrow=len(runs) % 2 == 0)]
     if library == "grad_simd":
         runs = gradient_runs(runs)

@@ -653,7 +653,7 @@ int main() {
     printf("%ld ", ceil_div(a.channels_out, channels / kWeave * weave_of(a).channels));
     const long taps = l.folded > 0 ? 1 : phase.taps;
     printf("%ld ", slices_of_share(channels / 8, l.slices, taps * (l.words / 8), 132));
-    const bool own = l.tap_bytes == int64_t{l.block_rows} * l.row_pitch;
+    const bool own = l.block_step != l.block_outputs * phase.in_step;
     printf("%d %d %d %d %ld %ld %d %d %d %d\\n", l.taps > 0, l.words, l.slices, l.parts,
            own ? taps : l.parts, taps, 1 << (l.kinds_log2 + l.box_rows_log2),
            int(warpgroups) * l.blocks * l.block_positions, l.resident, l.inputs > 1);

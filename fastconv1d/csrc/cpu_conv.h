@@ -9,7 +9,8 @@
 // a group's only channel two neighbouring taps. A channel or tap that has no partner is beside a zero on both sides.
 //
 // Where it has tile registers for these (cpu_tiles.h), blocks are of 32 rows, and weights are packed as
-// [unit][class][16 rows][chunk of 16 words of channels][tap][row][word]; rows and words that fill these up are zeros.
+// [unit][class][16 rows][chunk of 16 words of channels][tap][row][word]; rows and words that fill these up are zeros,
+// and an output's products are one chain, chunk by chunk and tap by tap.
 //
 // A row is the outputs of one channel in one phase. Phases whose taps have the same shifts are a class, and any rows
 // of a class may share a block. An output's products are added up channel by channel, in chains that then are added
@@ -205,12 +206,13 @@ CpuWalk cpu_walk_of(const ConvArgs& a) {
   // Rows that few outputs are made of are read at memory's pace, which is that of neighbouring addresses.
   const bool few = w.units == 1 && rows <= kMostRows && w.channels_in <= kDirectChannels;
   w.direct = few && sizeof(Element) == size && w.in_step == 1;
+  const int64_t rows_of_tile = larger(w.channel_words, w.chunks_of_words * kSide);
   const int64_t most_steps = w.direct ? 4 * kMostSteps : few ? 2 * kMostSteps : kMostSteps;
   int64_t steps = smaller(most_steps, ceil_div(w.positions, step));
   for (; steps > 1; --steps) {
     const int64_t pitch =
         smaller(residues * (steps * step + span), larger(1, most_taps) * steps * step);
-    if (w.channel_words * pitch * size <= kTileBytes && rows * steps * step * size <= kBufferBytes)
+    if (rows_of_tile * pitch * size <= kTileBytes && rows * steps * step * size <= kBufferBytes)
       break;
   }
   w.tiles = ceil_div(w.positions, steps * step);
@@ -230,7 +232,7 @@ CpuWalk cpu_walk_of(const ConvArgs& a) {
   w.run = smaller(ceil_div(kWorkPerTask, of_group), larger(1, tasks / (8 * w.threads)));
   w.run = smaller(a.groups, w.run);
   w.runs = ceil_div(a.groups, w.run);
-  w.tile_size = round_up(larger(w.channel_words, w.chunks_of_words * kSide) * w.pitch, 16);
+  w.tile_size = round_up(rows_of_tile * w.pitch, 16);
   w.buffer_size = w.phases == 1 ? 0 : round_up(rows * w.tile_positions, 16);
   w.packed_in_turn = tasks == a.groups;
   w.packed_size = w.packed_in_turn ? 0 : round_up(a.groups * w.weights_of_group, 16);
@@ -285,6 +287,15 @@ void interleave(const From* const* rows, int64_t number, int64_t count, int64_t 
   }
 }
 
+// The weights of an output channel of a group in a phase, of its first tap and the input's first channel.
+template <class Element>
+const Element* weights_of(const CpuWalk& w, const ConvArgs& a, int64_t group, int64_t out,
+                          const Phase& phase) {
+  const int64_t row = a.transposed ? group * w.channels_in * w.channels_out + out
+                                   : (group * w.channels_out + out) * w.channels_in;
+  return static_cast<const Element*>(a.weight) + phase.first_tap + row * a.kernel_size;
+}
+
 // Packs what a unit of a group multiplies channels `first` to `last` of the input with.
 template <class Element>
 void pack_weights(const CpuWalk& w, const ConvArgs& a, int64_t group, int64_t unit, int64_t first,
@@ -304,10 +315,7 @@ void pack_weights(const CpuWalk& w, const ConvArgs& a, int64_t group, int64_t un
         const Phase phase = phase_of(a, c.phases[(first_row + m) % members]);
         const int64_t out = first_channel + (first_row + m) / members;
         tap_step = phase.tap_step;
-        of_row[m] =
-            phase.first_tap + (a.transposed ? group * w.channels_in * w.channels_out + out
-                                            : (group * w.channels_out + out) * w.channels_in) *
-                                  a.kernel_size;
+        of_row[m] = weights_of<Element>(w, a, group, out, phase) - weight;
       }
       for (int64_t first_tap = 0; first_tap < c.tap_words(); first_tap += kTaps) {
         // Where each word's first value lies in the weight, of the first channel.
@@ -347,7 +355,6 @@ template <class Element>
 void pack_tiles(const CpuWalk& w, const ConvArgs& a, int64_t group, int64_t unit, int64_t first,
                 int64_t last, uint32_t* packed) {
   constexpr int64_t of_register = kSide * kSide;
-  const auto* const weight = static_cast<const Element*>(a.weight);
   const int64_t first_channel = unit * w.unit;
   const int64_t channels = smaller(w.unit, w.channels_out - first_channel);
   const int64_t channel_step = (a.transposed ? w.channels_out : 1) * a.kernel_size;
@@ -361,10 +368,7 @@ void pack_tiles(const CpuWalk& w, const ConvArgs& a, int64_t group, int64_t unit
         const Phase phase = phase_of(a, c.phases[(first_row + m) % members]);
         const int64_t out = first_channel + (first_row + m) / members;
         tap_step = phase.tap_step;
-        of_row[m] = weight + phase.first_tap +
-                    (a.transposed ? group * w.channels_in * w.channels_out + out
-                                  : (group * w.channels_out + out) * w.channels_in) *
-                        a.kernel_size;
+        of_row[m] = weights_of<Element>(w, a, group, out, phase);
       }
       for (int64_t chunk = first / (2 * kSide); 2 * kSide * chunk < last; ++chunk) {
         const int64_t left = w.channels_in - 2 * kSide * chunk, pairs = smaller(kSide, left / 2);
@@ -726,7 +730,7 @@ class ConvolutionTask {
   template <class To>
   void multiply_tiled_unit(int64_t channels, const Factor* weight, const Element* bias, To* to,
                            int64_t to_pitch) {
-    const TileRegisters registers;
+    [[maybe_unused]] const TileRegisters registers;
     for (size_t number = 0; number < w.classes.size(); ++number) {
       const PhaseClass& c = w.classes[number];
       const auto members = static_cast<int64_t>(c.phases.size());

@@ -60,14 +60,16 @@ class TileRegisters {
     }
     write_all();
     _tile_loadconfig(&config);
+    write_all();  // not before it what may lie in its place
   }
   ~TileRegisters() { _tile_release(); }
   TileRegisters(const TileRegisters&) = delete;
   TileRegisters& operator=(const TileRegisters&) = delete;
 };
 
-// Sums of ROWS registers of rows, 1 or 2, by the positions from `first` and from `second` on: [row][position].
-template <int ROWS>
+// Sums of ROWS registers of rows by COLUMNS of positions, 1 or 2: those from `first` and from `second` on. They are
+// [row][position].
+template <int ROWS, int COLUMNS>
 inline void multiply_tiles(const TileFactors& f, int64_t first, int64_t second, float* sums) {
   constexpr int64_t sums_pitch = kTileRows * sizeof(float);
   write_all();
@@ -84,20 +86,22 @@ inline void multiply_tiles(const TileFactors& f, int64_t first, int64_t second, 
       _tile_loadd(4, weight, 64);
       _tile_loadd(6, from + first, input_bytes);
       _tile_dpbf16ps(0, 4, 6);
-      _tile_loadd(7, from + second, input_bytes);
-      _tile_dpbf16ps(1, 4, 7);
+      if constexpr (COLUMNS > 1) {
+        _tile_loadd(7, from + second, input_bytes);
+        _tile_dpbf16ps(1, 4, 7);
+      }
       if constexpr (ROWS > 1) {
         _tile_loadd(5, weight + f.register_weights, 64);
         _tile_dpbf16ps(2, 5, 6);
-        _tile_dpbf16ps(3, 5, 7);
+        if constexpr (COLUMNS > 1) _tile_dpbf16ps(3, 5, 7);
       }
     }
   }
   _tile_stored(0, sums, sums_pitch);
-  _tile_stored(1, sums + kSide, sums_pitch);
+  if constexpr (COLUMNS > 1) _tile_stored(1, sums + kSide, sums_pitch);
   if constexpr (ROWS > 1) {
     _tile_stored(2, sums + kSide * kTileRows, sums_pitch);
-    _tile_stored(3, sums + kSide * kTileRows + kSide, sums_pitch);
+    if constexpr (COLUMNS > 1) _tile_stored(3, sums + kSide * kTileRows + kSide, sums_pitch);
   }
 }
 
@@ -105,7 +109,7 @@ inline void multiply_tiles(const TileFactors& f, int64_t first, int64_t second, 
 
 inline bool has_tiles() { return false; }
 class TileRegisters {};
-template <int ROWS>
+template <int ROWS, int COLUMNS>
 inline void multiply_tiles(const TileFactors&, int64_t, int64_t, float*) {}
 
 #endif
@@ -118,10 +122,15 @@ inline void multiply_tile_rows(int64_t rows, const TileFactors& f, const float* 
   const int64_t last = larger(0, count - kSide);
   for (int64_t q = 0; q < count; q += kTileRows) {
     const int64_t first = smaller(q, last), second = smaller(q + kSide, last);
-    if (rows > kSide)
-      multiply_tiles<2>(f, first, second, sums);
+    const bool two_rows = rows > kSide, two_columns = second > first;
+    if (two_rows && two_columns)
+      multiply_tiles<2, 2>(f, first, second, sums);
+    else if (two_rows)
+      multiply_tiles<2, 1>(f, first, second, sums);
+    else if (two_columns)
+      multiply_tiles<1, 2>(f, first, second, sums);
     else
-      multiply_tiles<1>(f, first, second, sums);
+      multiply_tiles<1, 1>(f, first, second, sums);
     for (int64_t m = 0; m < rows; ++m) {
       To* const to = out + m * out_pitch;
       const auto leave_vector = [&](const float* from, int64_t at) {
@@ -129,7 +138,7 @@ inline void multiply_tile_rows(int64_t rows, const TileFactors& f, const float* 
           leave<float>(to + at + i, load(from + i) + broadcast(bias[m]), count - at - i);
       };
       leave_vector(sums + m * kTileRows, first);
-      if (second > first) leave_vector(sums + m * kTileRows + kSide, second);
+      if (two_columns) leave_vector(sums + m * kTileRows + kSide, second);
     }
   }
 }
