@@ -132,6 +132,16 @@ def _channels(problem: Problem) -> tuple[int, int]:
     return problem.channels_in // problem.groups, problem.channels_out // problem.groups
 
 
+def _positions(problem: Problem) -> int:
+    """Those of a phase."""
+    return -(-problem.length_out // (problem.stride if problem.transposed else 1))
+
+
+def _filled(count: int, size: int) -> float:
+    """The share of registers of a size that so many fill, since these are whole."""
+    return count / (-(-count // size) * size)
+
+
 def _is_depthwise(problem: Problem) -> bool:
     return problem.groups > 1 and problem.groups in (problem.channels_in, problem.channels_out)
 
@@ -171,10 +181,8 @@ def simd(problem: Problem) -> float:
         rate *= processor.strided
     elif channels_in >= WIDE and problem.kernel_size <= FEW_TAPS:
         rate *= processor.few_taps
-    # Vectors are whole.
-    positions = -(-problem.length_out // (problem.stride if problem.transposed else 1))
-    lanes = int(VECTOR_BYTES * _width()) // sum_bytes
-    rate *= positions / (-(-positions // lanes) * lanes)
+    positions = _positions(problem)
+    rate *= _filled(positions, int(VECTOR_BYTES * _width()) // sum_bytes)
     time = max(problem.flops / rate, problem.bytes / BANDWIDTH)
     if rows < 8:
         time += problem.batch * problem.groups * ROW_START
@@ -186,11 +194,8 @@ def simd(problem: Problem) -> float:
 
 def _tiled(problem: Problem, rows: int) -> float:
     """Our kernels' time where tile registers multiply blocks of these rows, on one thread."""
-    channels = _channels(problem)[0]
-    rate = TILED_RATE * channels / (-(-channels // TILED_CHANNELS) * TILED_CHANNELS)
-    rate *= rows / (-(-rows // TILED_ROWS) * TILED_ROWS)
-    positions = max(1, -(-problem.length_out // (problem.stride if problem.transposed else 1)))
-    rate *= positions / (-(-positions // TILED_ROWS) * TILED_ROWS)
+    rate = TILED_RATE * _filled(_channels(problem)[0], TILED_CHANNELS)
+    rate *= _filled(rows, TILED_ROWS) * _filled(_positions(problem), TILED_ROWS)
     values = (problem.input_elements + problem.output_elements) * TILED_VALUE
     return problem.flops / rate + values + problem.weight_elements * TILED_WEIGHT
 

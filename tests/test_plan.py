@@ -357,7 +357,9 @@ def test_taps_beyond_a_tile_are_copied_one_by_one() -> None:
     walk = tiles.hopper_walk(tile, layer)
     assert walk is not None and (walk.parts, walk.copied) == (7, 3 * 136)
     near = tiles.hopper_walk(tile, replace(layer, dilation=40))
+    few = tiles.hopper_walk(tile, replace(layer, kernel_size=2))
     assert near is not None and 1 < near.parts < 7
+    assert few is not None and few.parts == 1
 
 
 def test_taps_beyond_a_tile_have_blocks_of_their_own() -> None:
