@@ -468,6 +468,38 @@ NARROW = {
     "to one channel, dilated": Problem(1, 18, 2, 200, 3, dilation=5, padding=4),
     "from one channel, stride 5": Problem(2, 1, 12, 300, 10, stride=5, bias=True),
 }
+FEW_TAPS = {
+    "whole pieces": Problem(2, 3, 3, 64, 5, padding=2, groups=3),
+    "as many taps as there may be": Problem(2, 3, 3, 90, 16, padding=9, groups=3, bias=True),
+    "more taps than positions": Problem(2, 3, 3, 11, 15, padding=9, groups=3),
+    "too many taps": Problem(2, 3, 3, 90, 17, padding=33, groups=3, bias=True),
+    "several rows of an input": Problem(2, 3, 6, 41, 2, padding=1, groups=3, bias=True),
+    "several rows in a piece": Problem(9, 3, 3, 1, 1, groups=3, bias=True),
+    "rows of padding alone": Problem(2, 3, 3, 2, 3, padding=30, groups=3, bias=True),
+    "more taps apart than are read at once": Problem(
+        2, 3, 3, 70, 6, padding=12, dilation=5, groups=3, bias=True
+    ),
+    "too many taps apart": Problem(2, 3, 3, 70, 17, padding=30, dilation=3, groups=3),
+    "stride 2, too many taps": Problem(2, 3, 3, 90, 18, stride=2, padding=9, groups=3),
+    "stride 2, apart": Problem(2, 3, 3, 90, 3, stride=2, padding=5, dilation=4, groups=3),
+    "transposed": Problem(2, 3, 3, 37, 7, padding=3, groups=3, transposed=True, bias=True),
+    "transposed, apart": Problem(2, 3, 3, 37, 7, dilation=9, groups=3, transposed=True),
+    "transposed, stride 2": Problem(
+        2, 3, 3, 57, 12, stride=2, padding=5, groups=3, transposed=True, bias=True
+    ),
+    "transposed, stride 2, rows of an input": Problem(
+        2, 3, 6, 57, 4, stride=2, padding=2, output_padding=1, groups=3, transposed=True, bias=True
+    ),
+    "transposed, stride 2, fewer taps than phases": Problem(
+        2, 3, 3, 57, 1, stride=2, output_padding=1, groups=3, transposed=True, bias=True
+    ),
+    "several channels": Problem(2, 50, 1, 4200, 7, padding=3, bias=True),
+    "several channels, transposed": Problem(1, 19, 1, 8300, 5, padding=4, transposed=True),
+    "transposed, stride 2, too many taps": Problem(
+        2, 3, 3, 57, 20, stride=2, padding=5, groups=3, transposed=True
+    ),
+}
+"""For csrc/depthwise.cuh, and what is next to it."""
 TOEPLITZ = {
     "causal, many batches": Problem(20, 2, 2, 200, 200, padding=199, groups=2),
     "as many batches as a tile": Problem(16, 2, 2, 139, 31, padding=15, groups=2, bias=True),
@@ -806,7 +838,7 @@ def library_runs(library: str, problems: Iterable[Problem], *, clears: bool = Tr
         runs = kn2row_runs(list(KN2ROW.values())[::4], library.rsplit("_", 1)[1])
     elif library.startswith("sliding"):
         mode = sliding_mode(library)
-        few = [*list(NARROW.values())[::2], *list(UNFOLDED.values())[::5]]
+        few = [*list(NARROW.values())[::2], *FEW_TAPS.values(), *list(UNFOLDED.values())[::5]]
         runs = on_plan("sliding", corner_runs([*problems, *few], mode, 0))
     else:
         family, mode = library.rsplit("_", 1)

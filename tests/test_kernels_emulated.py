@@ -25,6 +25,7 @@ from kernel_runs import (
     EVERYTHING,
     EXPLICIT,
     FEW,
+    FEW_TAPS,
     FOLDED,
     HOPPER,
     IN_CI,
@@ -390,10 +391,11 @@ def test_direct(build: Build, tmp_path: Path, mode: str) -> None:
 @pytest.mark.parametrize("library", grouped("sliding_fp32", "sliding_bf16", "sliding_fp16"))
 def test_sliding(build: Build, tmp_path: Path, library: str) -> None:
     mode = sliding_mode(library)
-    problems = [*NARROW.values(), *UNFOLDED.values(), *EVERYTHING]
+    problems = [*NARROW.values(), *FEW_TAPS.values(), *UNFOLDED.values(), *EVERYTHING]
+    problems += DEPTHWISE.values()
     runs = corner_runs(problems, mode, 0) + random_runs(40, mode, 0, narrow=True)
     runs = on_plan("sliding", runs)
-    assert len(runs) > 70
+    assert len(runs) > 110
     assert_right(build(harness(library)), runs, tmp_path)
 
 
@@ -548,7 +550,7 @@ def test_gradients_of_a_bias_alone(build: Build, tmp_path: Path, mode: str) -> N
 def test_infinity_reaches_what_sees_it_alone(build: Build, tmp_path: Path, library: str) -> None:
     """No weight that is not there meets it as a zero."""
     mode = sliding_mode(library)
-    problems = [*NARROW.values(), *UNFOLDED.values()]
+    problems = [*NARROW.values(), *FEW_TAPS.values(), *UNFOLDED.values()]
     runs = [
         replace(run, infinite=True) for run in on_plan("sliding", corner_runs(problems, mode, 0))
     ]
@@ -618,6 +620,7 @@ WAITS = [
         ("explicit", "product"),
         ("dense", "dense"),
         ("sliding", "sliding"),
+        ("sliding", "depthwise"),
         ("toeplitz", "toeplitz"),
         ("kn2row", "kn2row"),
         ("grad_dense", "grad_dense"),
@@ -646,8 +649,8 @@ def test_each_wait_is_needed(
     few = [CORNERS["several tiles and slices"], CORNERS["runs of whole tiles"]]
     runs = {"bf16": corner_runs(few, "bf16", 1)}
     if family == "sliding":
-        names = ("causal depthwise", "to one channel", "weights in turns", "batches in turns")
-        few = [NARROW[name] for name in names]
+        names = ("depthwise, long kernel", "to one channel", "weights in turns", "batches in turns")
+        few = [*(NARROW[name] for name in names), FEW_TAPS["several channels"]]
         runs["bf16"] = corner_runs(few, "bf16", 0)
     if family == "toeplitz":
         runs["bf16"] = toeplitz_runs([TOEPLITZ["few batches"]], "bf16")

@@ -1,4 +1,5 @@
-// The convolution on ordinary FMA units, for groups with few channels: depthwise, and a layer's last.
+// The convolution on ordinary FMA units, for groups with few channels: depthwise ones (few taps have a kernel of their own,
+// depthwise.cuh), and a layer's last.
 //
 // A block has some rows of a channel, or of neighbouring channels, and their weights, as fp32, in shared
 // memory. A thread computes some neighbouring outputs of a row, or of several rows of a group, and then
@@ -16,24 +17,13 @@
 // are few outputs, threads of a block share out the channels of the input, and add up their sums in a fixed
 // order.
 #pragma once
+#include "depthwise.cuh"
 #include "stream.cuh"
 #include "tile.cuh"
 
 namespace fastconv1d {
 
 constexpr int kSlidingThreads = 128;
-
-// Divides numbers below 2^31 by one that the launcher knows.
-struct Divisor {
-  uint32_t by, factor, shift;
-  explicit Divisor(int64_t divisor)
-      : by(static_cast<uint32_t>(divisor)), factor(0), shift(31 + log2_of(2 * divisor - 1)) {
-    factor = static_cast<uint32_t>(((uint64_t{1} << shift) + divisor - 1) / divisor);
-  }
-  __device__ __forceinline__ int quotient(uint32_t number) const {
-    return static_cast<int>((static_cast<uint64_t>(number) * factor) >> shift);
-  }
-};
 
 struct SlidingParams {
   const void *input, *weight, *bias;
@@ -68,8 +58,8 @@ enum class Channels { kOne, kFew, kMany };
 // Taps whose weights are read together.
 constexpr int kTapsAtOnce = 4;
 
-// What a thread computes: ROWS rows of PIECES x 16 bytes of outputs. TAPS: as many at most, or 0: any number.
-template <class MODE, int PIECES, int ROWS, int IN_STEP, int OUT_STEP, Reading READING, int TAPS,
+// What a thread computes: ROWS rows of PIECES x 16 bytes of outputs.
+template <class MODE, int PIECES, int ROWS, int IN_STEP, int OUT_STEP, Reading READING,
           Channels CHANNELS>
 struct Sliding {
   using M = MODE;
@@ -81,11 +71,10 @@ struct Sliding {
                         sliding = READING == Reading::kSliding;
   static_assert(outputs % OUT_STEP == 0);
   // Taps whose values are read together.
-  static constexpr int at_once = sliding ? (TAPS > 0 ? TAPS : of_piece) : 1;
+  static constexpr int at_once = sliding ? of_piece : 1;
   // Positions from the first that the outputs see of a tap to the last; pieces of a window.
   static constexpr int span = (outputs / OUT_STEP - 1) * IN_STEP;
   static constexpr int pieces = (span + at_once + of_piece - 1) / of_piece;
-  static constexpr bool skips = sliding && TAPS == 0;
   using Sums = float[ROWS][outputs];
 
   // A thread's first row in a group, of its number: the rows of a thread begin alike.
@@ -115,8 +104,8 @@ struct Sliding {
       for (int i = 0; i < outputs; ++i) visit(r, i);
   }
 
-  // Pieces that are read before any is used: all of a short kernel's, or two.
-  using Input = Stream<M, (TAPS > 0 ? pieces + 1 : 2)>;
+  // Two pieces are read before any is used.
+  using Input = Stream<M, 2>;
   __device__ __forceinline__ Input read(const Element* row) const {
     return Input(row, length, first + begin);
   }
@@ -126,25 +115,19 @@ struct Sliding {
   __device__ __forceinline__ void add(Sums& sums, Input input, const float* weight) const {
     float window[pieces * of_piece];
     input.use(input.ahead[0], input.before);
-    if constexpr (TAPS > 0) {
+    const auto next = [&](float* value) {
+      const uint4 piece = input.ahead[1];
+      input.ahead[1] = input.read(1);
+      input.next(piece, value);
+    };
 #pragma unroll
-      for (int i = 0; i < pieces; ++i) input.next(input.ahead[i + 1], window + i * of_piece);
-      multiply_taps<0>(sums, window, weight, 0);
-    } else {
-      const auto next = [&](float* value) {
-        const uint4 piece = input.ahead[1];
-        input.ahead[1] = input.read(1);
-        input.next(piece, value);
-      };
-#pragma unroll
-      for (int i = 1; i < pieces; ++i) next(window + i * of_piece);
+    for (int i = 1; i < pieces; ++i) next(window + i * of_piece);
 #pragma unroll 1
-      for (int n = begin; n < end; n += of_piece) {
+    for (int n = begin; n < end; n += of_piece) {
 #pragma unroll
-        for (int i = 0; i < (pieces - 1) * of_piece; ++i) window[i] = window[i + of_piece];
-        next(window + (pieces - 1) * of_piece);
-        multiply_taps<0>(sums, window, weight, n);
-      }
+      for (int i = 0; i < (pieces - 1) * of_piece; ++i) window[i] = window[i + of_piece];
+      next(window + (pieces - 1) * of_piece);
+      multiply_taps<0>(sums, window, weight, n);
     }
   }
 
@@ -230,9 +213,6 @@ struct Sliding {
     }
   }
 };
-
-// Channels of the input in a chain: short sums keep the rounding errors of long ones down.
-constexpr int kSlidingChain = 16;
 
 // Keeps the weights of some channels in shared memory: [block's row][thread's row][channel][weight], as
 // many weights as taps need and zeros around them, in the order in which positions ascend.
@@ -337,7 +317,7 @@ __global__ void __launch_bounds__(kSlidingThreads, (sliding_blocks<S>()))
     S seen{p,     (shifted - phase) / S::out_step * p.stride + p.first_shift,
            phase, exists(item) ? p.length : -S::of_piece,
            0,     p.taps};
-    if constexpr (S::skips) {
+    if constexpr (S::sliding) {
       // Of long kernels, taps that see nothing but padding take no time.
       const int before = -seen.first - S::span, behind = seen.length - seen.first;
       const uint32_t begin = before > 0 ? before : 0, end = behind > 0 ? behind : 0;
@@ -410,7 +390,7 @@ __global__ void __launch_bounds__(kSlidingThreads, (sliding_blocks<S>()))
         const auto add = [&](auto from) {
           seen.add(S::chains ? chain : sums, from, of_channel);
           of_channel += p.parts * p.weights;
-          if (!S::chains || ++chained < kSlidingChain) return;
+          if (!S::chains || ++chained < kChannelChain) return;
           end_chain();
           chained = 0;
         };
@@ -453,9 +433,8 @@ __global__ void __launch_bounds__(kSlidingThreads, (sliding_blocks<S>()))
 template <class M>
 struct SlidingKernels {
   static constexpr int of_piece = 16 / sizeof(typename M::Element);
-  // Taps from which on, and output channels of a group from which on, outputs share what is read.
-  static constexpr int kLongKernel = 16, kManyRows = 8,
-                       kShortRows = 256;       // outputs
+  static constexpr int kManyRows =
+      8;  // output channels of a group from which on these share what is read
   static constexpr int kEight = 8 / of_piece;  // pieces of 8 outputs
   static constexpr int64_t kMostTurns = 64;
   static constexpr int64_t kThreadsEnough = 512;   // of a multiprocessor
@@ -466,7 +445,9 @@ struct SlidingKernels {
   static int launch(const ConvArgs& a, void* stream) {
     const int64_t channels_in = a.channels_in / a.groups, channels_out = a.channels_out / a.groups;
     const bool neighbours = a.dilation == 1 || a.kernel_size == 1,
-               many = channels_in > kSlidingChain;
+               many = channels_in > kChannelChain;
+    if (channels_out < kManyRows && DepthwiseKernels<M>::takes(a))
+      return DepthwiseKernels<M>::launch(a, stream);
     if (a.transposed && a.stride > 1) {
       if (!neighbours) return 1;  // cudaErrorInvalidValue: `why_not` should have said so
       switch (a.stride) {
@@ -475,8 +456,7 @@ struct SlidingKernels {
         case 4:
           return run<kEight, 1, 1, 4, kSlides>(a, stream);
         case 8:
-          return many ? run<Sliding<M, 32 / of_piece, 1, 1, 8, kSlides, 0, Channels::kMany>>(a,
-                                                                                             stream)
+          return many ? run<Sliding<M, 32 / of_piece, 1, 1, 8, kSlides, Channels::kMany>>(a, stream)
                       : run<kEight, 1, 1, 8, kSlides>(a, stream);
         default:
           return 1;
@@ -486,47 +466,34 @@ struct SlidingKernels {
       constexpr int rows = 64 / of_piece;
       if (neighbours) switch (a.stride) {
           case 1:
-            return run<Sliding<M, 1, rows, 1, 1, kSlides, 0, Channels::kFew>>(a, stream);
+            return run<Sliding<M, 1, rows, 1, 1, kSlides, Channels::kFew>>(a, stream);
           case 2:
-            return run<Sliding<M, 1, rows, 2, 1, kSlides, 0, Channels::kFew>>(a, stream);
+            return run<Sliding<M, 1, rows, 2, 1, kSlides, Channels::kFew>>(a, stream);
           case 5:
-            return run<Sliding<M, 1, rows, 5, 1, kSlides, 0, Channels::kFew>>(a, stream);
+            return run<Sliding<M, 1, rows, 5, 1, kSlides, Channels::kFew>>(a, stream);
           case 8:
-            return run<Sliding<M, 1, rows, 8, 1, kSlides, 0, Channels::kFew>>(a, stream);
+            return run<Sliding<M, 1, rows, 8, 1, kSlides, Channels::kFew>>(a, stream);
         }
-      return run<Sliding<M, 1, rows, 1, 1, Reading::kOneByOne, 0, Channels::kFew>>(a, stream);
+      return run<Sliding<M, 1, rows, 1, 1, Reading::kOneByOne, Channels::kFew>>(a, stream);
     }
     if (a.stride > 2 || (a.stride == 2 && !neighbours))
       return run<kEight, 1, 1, 1, Reading::kOneByOne>(a, stream);
     if (!neighbours) return run<kEight, 1, 1, 1, Reading::kTapByTap>(a, stream);
     if (a.stride == 2) return run<kEight, 1, 2, 1, kSlides>(a, stream);
     if (many && channels_out > 1)
-      return run<Sliding<M, 1, 16 / of_piece, 1, 1, kSlides, 0, Channels::kMany>>(a, stream);
+      return run<Sliding<M, 1, 16 / of_piece, 1, 1, kSlides, Channels::kMany>>(a, stream);
     if (channels_in > 1) return run<kEight, 1, 1, 1, kSlides>(a, stream);
-    // Of short rows, threads take fewer outputs.
-    const bool short_rows = a.length_out < kShortRows;
-    if (a.kernel_size <= 4)
-      return short_rows ? run<Sliding<M, 1, 1, 1, 1, kSlides, 4, Channels::kOne>>(a, stream)
-                        : run<Sliding<M, 2, 1, 1, 1, kSlides, 4, Channels::kOne>>(a, stream);
-    if (a.kernel_size <= 8)
-      return short_rows ? run<Sliding<M, 1, 1, 1, 1, kSlides, 8, Channels::kOne>>(a, stream)
-                        : run<Sliding<M, 2, 1, 1, 1, kSlides, 8, Channels::kOne>>(a, stream);
-    if (a.kernel_size >= kLongKernel)
-      return run<Sliding<M, 2, 1, 1, 1, kSlides, 0, Channels::kOne>>(a, stream);
-    return short_rows ? run<Sliding<M, 1, 1, 1, 1, kSlides, 0, Channels::kOne>>(a, stream)
-                      : run<Sliding<M, kEight, 1, 1, 1, kSlides, 0, Channels::kOne>>(a, stream);
+    return run<2, 1, 1, 1, kSlides>(a, stream);
   }
 
  private:
   template <int PIECES, int ROWS, int IN_STEP, int OUT_STEP, Reading READING>
   static int run(const ConvArgs& a, void* stream) {
     if (a.channels_in == a.groups)
-      return run<Sliding<M, PIECES, ROWS, IN_STEP, OUT_STEP, READING, 0, Channels::kOne>>(a,
-                                                                                          stream);
-    if (a.channels_in <= kSlidingChain * a.groups)
-      return run<Sliding<M, PIECES, ROWS, IN_STEP, OUT_STEP, READING, 0, Channels::kFew>>(a,
-                                                                                          stream);
-    return run<Sliding<M, PIECES, ROWS, IN_STEP, OUT_STEP, READING, 0, Channels::kMany>>(a, stream);
+      return run<Sliding<M, PIECES, ROWS, IN_STEP, OUT_STEP, READING, Channels::kOne>>(a, stream);
+    if (a.channels_in <= kChannelChain * a.groups)
+      return run<Sliding<M, PIECES, ROWS, IN_STEP, OUT_STEP, READING, Channels::kFew>>(a, stream);
+    return run<Sliding<M, PIECES, ROWS, IN_STEP, OUT_STEP, READING, Channels::kMany>>(a, stream);
   }
 
   template <class S>

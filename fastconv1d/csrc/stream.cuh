@@ -1,8 +1,21 @@
 // Rows that begin at any element, read and written 16 bytes at a time.
 #pragma once
 #include "device.cuh"
+#include "schedule.h"
 
 namespace fastconv1d {
+
+// Divides numbers below 2^31 by one that the launcher knows.
+struct Divisor {
+  uint32_t by, factor, shift;
+  explicit Divisor(int64_t divisor)
+      : by(static_cast<uint32_t>(divisor)), factor(0), shift(31 + log2_of(2 * divisor - 1)) {
+    factor = static_cast<uint32_t>(((uint64_t{1} << shift) + divisor - 1) / divisor);
+  }
+  __device__ __forceinline__ int quotient(uint32_t number) const {
+    return static_cast<int>((static_cast<uint64_t>(number) * factor) >> shift);
+  }
+};
 
 // The values of WORDS words, which begin `off` bytes behind these where it is no multiple of 4.
 template <class M, int WORDS>
