@@ -40,7 +40,10 @@ HOPPER_CHAIN = 18  # steps after which fp32-accurate products are added up apart
 MOST_EXPLICIT_STRIDE = 16  # of a transposed one
 MOST_EXPLICIT_BYTES = 512 << 20  # of the workspace
 MOST_SLIDING = 1 << 29  # positions of padded rows, rows and steps that the sliding kernel counts
-SLIDING_CHAIN, SLIDING_MANY = 16, 8  # kChannelChain and kManyRows of csrc/sliding.cuh
+SLIDING_CHAIN, SLIDING_MANY = (
+    16,
+    8,
+)  # kChannelChain of csrc/depthwise.cuh, kManyRows of csrc/sliding.cuh
 # kMostTaps, kMostOfPhase, kMostChannels and kThreadsEnough of csrc/depthwise.cuh.
 DEPTHWISE_TAPS, DEPTHWISE_FEW_TAPS, DEPTHWISE_CHANNELS, DEPTHWISE_THREADS = 16, 8, 1024, 512
 # Bytes of shared memory that its blocks may take, by the least compute capability.
@@ -88,6 +91,7 @@ SLIDING_APART_TAP = 1e-6  # for each where values are read one by one
 SLIDING_16_BIT = 0.7  # share of these that 16-bit types take
 SLIDING_WIDE_16_BIT = 0.9  # likewise where rows share what is read
 SLIDING_LOOP = {4: 0.3e-3, 2: 0.1e-3}  # µs more for a depthwise row whose taps are a loop, by size
+SLIDING_UNROLLED = 8  # taps that are none
 SLIDING_BANDWIDTH = 3.4e6  # bytes per µs that it reads and writes
 # The same of csrc/depthwise.cuh; a tap apart and one of a phase as multiples of a tap.
 DEPTHWISE_OUTPUT, DEPTHWISE_TAP, DEPTHWISE_APART, DEPTHWISE_WOVEN = 1.2e-6, 0.08e-6, 4, 2
@@ -418,12 +422,13 @@ def sliding(problem: Problem) -> float:
     """Windows that slide along rows, on FMA units."""
     if problem.mode == "fp64":
         return float("inf")
-    time = sliding_time(problem)
     if _is_in_order(problem):
-        return LAUNCH + larger(problem.bytes / DEPTHWISE_BANDWIDTH, time) / gpu_scale(problem)
-    if problem.channels_in == problem.groups:
+        traffic = problem.bytes / DEPTHWISE_BANDWIDTH
+        return LAUNCH + larger(traffic, _in_order_time(problem)) / gpu_scale(problem)
+    time, traffic = sliding_time(problem), problem.bytes / SLIDING_BANDWIDTH
+    if problem.channels_in == problem.groups and problem.kernel_size > SLIDING_UNROLLED:
         time += problem.batch * problem.channels_out * SLIDING_LOOP[problem.dtype.itemsize]
-    return LAUNCH + larger(problem.bytes / SLIDING_BANDWIDTH, time) / gpu_scale(problem)
+    return LAUNCH + larger(traffic, time) / gpu_scale(problem)
 
 
 def _is_in_order(problem: Problem) -> bool:
@@ -438,13 +443,25 @@ def _is_in_order(problem: Problem) -> bool:
         return False
     if not several:
         return problem.channels_out < SLIDING_MANY * problem.groups
-    threads = problem.output_elements * problem.dtype.itemsize / 32  # bytes of each
+    rows = problem.batch * problem.channels_out
+    threads = rows * ceil_div(problem.length_out * problem.dtype.itemsize, 32)
     return (
         problem.channels_out == 1
         and problem.channels_in <= DEPTHWISE_CHANNELS
         and neighbours
         and threads >= DEPTHWISE_THREADS * MULTIPROCESSORS * gpu_scale(problem)
     )
+
+
+def _in_order_time(problem: Problem) -> float:
+    """µs that csrc/depthwise.cuh takes where memory has all in time."""
+    woven = problem.transposed and problem.stride > 1
+    neighbours = problem.dilation == 1 or problem.kernel_size == 1
+    taps = min(problem.kernel_size / (problem.stride if woven else 1), problem.length)
+    taps *= DEPTHWISE_WOVEN if woven else 1 if neighbours else DEPTHWISE_APART
+    products = problem.output_elements * (problem.channels_in // problem.groups)
+    time = products * (DEPTHWISE_OUTPUT + taps * DEPTHWISE_TAP)
+    return time * (SLIDING_16_BIT if problem.dtype.itemsize == 2 else 1.0)
 
 
 def sliding_time(problem: Problem) -> float:
@@ -454,11 +471,6 @@ def sliding_time(problem: Problem) -> float:
     taps = problem.kernel_size / (problem.stride if problem.transposed else 1)
     taps = min(taps, problem.length)
     neighbours = problem.dilation == 1 or problem.kernel_size == 1
-    if _is_in_order(problem):
-        woven = problem.transposed and problem.stride > 1
-        taps *= DEPTHWISE_WOVEN if woven else 1 if neighbours else DEPTHWISE_APART
-        time = problem.output_elements * channels_in * (DEPTHWISE_OUTPUT + taps * DEPTHWISE_TAP)
-        return time * (SLIDING_16_BIT if problem.dtype.itemsize == 2 else 1.0)
     # Rows that share what is read.
     wide = channels_in <= SLIDING_CHAIN and _sliding_rows(problem) > 1
     if not problem.transposed and problem.stride > (2 if neighbours else 1) and not wide:

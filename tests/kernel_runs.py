@@ -472,6 +472,7 @@ FEW_TAPS = {
     "whole pieces": Problem(2, 3, 3, 64, 5, padding=2, groups=3),
     "as many taps as there may be": Problem(2, 3, 3, 90, 16, padding=9, groups=3, bias=True),
     "more taps than positions": Problem(2, 3, 3, 11, 15, padding=9, groups=3),
+    "many threads": Problem(1, 2, 2, 4150, 7, padding=3, groups=2, bias=True),
     "too many taps": Problem(2, 3, 3, 90, 17, padding=33, groups=3, bias=True),
     "several rows of an input": Problem(2, 3, 6, 41, 2, padding=1, groups=3, bias=True),
     "several rows in a piece": Problem(9, 3, 3, 1, 1, groups=3, bias=True),
@@ -494,7 +495,7 @@ FEW_TAPS = {
         2, 3, 3, 57, 1, stride=2, output_padding=1, groups=3, transposed=True, bias=True
     ),
     "several channels": Problem(2, 50, 1, 4200, 7, padding=3, bias=True),
-    "several channels, transposed": Problem(1, 19, 1, 8300, 5, padding=4, transposed=True),
+    "several channels, transposed": Problem(1, 32, 1, 8300, 8, padding=4, transposed=True),
     "transposed, stride 2, too many taps": Problem(
         2, 3, 3, 57, 20, stride=2, padding=5, groups=3, transposed=True
     ),

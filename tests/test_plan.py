@@ -633,6 +633,18 @@ def test_a_stride_that_the_dense_kernel_does_not_walk() -> None:
     assert f"kMostLoadStep = 1 << {gpu_costs.MOST_STRIDE.bit_length() - 1};" in header
 
 
+def test_what_the_depthwise_kernels_take() -> None:
+    header = " ".join((build.CSRC / "depthwise.cuh").read_text().split())
+    for name, value in (
+        ("kMostTaps", gpu_costs.DEPTHWISE_TAPS),
+        ("kMostOfPhase", gpu_costs.DEPTHWISE_FEW_TAPS),
+        ("kMostChannels", gpu_costs.DEPTHWISE_CHANNELS),
+        ("kThreadsEnough", gpu_costs.DEPTHWISE_THREADS),
+        ("kChannelChain", gpu_costs.SLIDING_CHAIN),
+    ):
+        assert re.search(rf"{name} = {value}[,;]", header), name
+
+
 WALKS = """#include <cstdio>
 #include "schedule.h"
 using namespace fastconv1d;

@@ -1,17 +1,19 @@
-// Groups with one output channel and few taps, which take the time that memory does: depthwise layers, a layer's last.
+// Rows of few taps that share no input with others, which take the time that memory does: depthwise layers, and a layer's
+// last, to one channel.
 //
-// A thread computes 32 bytes of outputs of one row, and threads follow each other as outputs do in memory. Of each
-// channel of its input, one if the layer is depthwise, it has a window in registers:
+// A thread computes 32 bytes of outputs of one row, or 16 where that is much, and threads follow each other as outputs do
+// in memory. Of each channel of its input, one if the layer is depthwise, it has a window in registers:
 //
 //   sum of output i  +=  weight of tap n  *  window[i / OUT_STEP * IN_STEP + n]
 //
-// Rows of the input and of the output begin at any element: a thread's outputs begin where they fill so many bytes, and the
-// pieces of 16 bytes that it reads are shifted by what its window is off. The outputs of a transposed convolution of stride
-// OUT_STEP are those of all its phases. A row's weights come from the first-level cache, those of several channels from
-// shared memory.
+// Rows of the input and of the output begin at any element: a thread's outputs begin where they fill so many bytes, and
+// the pieces of 16 bytes that it reads are shifted by what its window is off. The outputs of a transposed convolution of
+// stride OUT_STEP are those of all its phases. A row's weights come from the first-level cache, those of several channels
+// from shared memory.
 //
-// Roofline: DRAM sees the input and the output once. What counts is in which order: the nearer to each other all that is on
-// its way, the faster memory is. So blocks are small, and do what is next in memory, and no block does more than that.
+// Roofline: DRAM sees the input and the output once; some rows of the output may read the same one of the input, the
+// later ones from L2. What counts is in which order: the nearer to each other all that is on its way, the faster memory
+// is. So blocks are small, and do what is next in memory, and no block does more than that.
 #pragma once
 #include "stream.cuh"
 #include "tile.cuh"
@@ -24,8 +26,8 @@ struct DepthwiseParams {
   const void *input, *weight, *bias;
   void* output;
   int64_t input_batch_stride, input_group_stride, input_channel_stride, length_out;
-  int64_t tap_step;                       // from a window's tap to the next, in the weight
-  int threads;                            // of all rows of the output
+  int64_t tap_step;  // from a window's tap to the next in the weight, of phases apart
+  int threads;       // of all rows of the output
   int length, channels_in, channels_out;  // channels_in: of a group
   int kernel_size, stride, dilation;      // positions from output to output, and from tap to tap
   int first_shift, out_shift;             // positions that tap 0 and output 0 are off
@@ -34,8 +36,9 @@ struct DepthwiseParams {
   Divisor by_threads_of_row, by_channels_out, by_channels_of_group;
 };
 
-// What a thread computes: PIECES x 16 bytes of outputs. A window has up to TAPS taps, which see neighbouring positions; or,
-// where these are 0, each tap has one of its own. If there are SEVERAL channels, the products of some are added up apart.
+// What a thread computes: PIECES x 16 bytes of outputs. A window has up to TAPS taps, which see neighbouring positions;
+// or, where these are 0, each tap has one of its own. If there are SEVERAL channels, the products of some are added up
+// apart.
 template <class MODE, int PIECES, int IN_STEP, int OUT_STEP, int TAPS, bool SEVERAL>
 struct Depthwise {
   using M = MODE;
@@ -67,7 +70,7 @@ struct Depthwise {
         // Any other where there is no tap, so that nothing has to be asked before it is read.
         if constexpr (OUT_STEP > 1) at = weight + (exists(tap_of(n, o)) ? tap_of(n, o) : 0);
         const float of_tap = M::from(__ldg(at));
-        at += n + 1 < p.taps ? p.tap_step : 0;
+        if constexpr (OUT_STEP == 1) at += n + 1 < p.taps ? p.tap_step : 0;
         return of_tap;
       });
     }
@@ -112,7 +115,8 @@ struct Depthwise {
   __device__ __forceinline__ bool exists(int tap) const { return tap >= 0 && tap < p.kernel_size; }
 };
 
-// Channels of the input in a chain: short sums keep the rounding errors of long ones down. Weights that are kept of each.
+// Channels of the input in a chain: short sums keep the rounding errors of long ones down. Weights that are kept of
+// each.
 constexpr int kChannelChain = 16, kTapsOfChannel = 8;
 
 template <class D>
@@ -174,7 +178,8 @@ template <class M>
 struct DepthwiseKernels {
   // Taps that it takes; of a phase, or of several channels.
   static constexpr int64_t kMostTaps = 16, kMostOfPhase = 8, kMostChannels = 1024;
-  // Threads of a multiprocessor from which on they have several channels each.
+  static_assert(kMostOfPhase <= kTapsOfChannel && kMostChannels * kTapsOfChannel * 4 <= 48 << 10);
+  // Threads of a multiprocessor from which on they have much to do each: several channels, two pieces.
   static constexpr int64_t kThreadsEnough = 512;
   static constexpr int of_piece = 16 / sizeof(typename M::Element);
   // A thread's pieces; fewer where registers hold no more.
@@ -191,14 +196,16 @@ struct DepthwiseKernels {
 
   static int launch(const ConvArgs& a, void* stream) {
     const int64_t taps = taps_of(a);
+    const bool few = threads_of(a, kPieces) < a.multiprocessors * kThreadsEnough;
     if (a.channels_in > a.groups) return run<kPieces, 1, 1, kTapsOfChannel, true>(a, stream);
     if (woven(a))
       return taps <= 4 ? run<kPieces, 1, 2, 4>(a, stream) : run<kPieces, 1, 2, 8>(a, stream);
     if (!neighbours(a)) return run<kPieces, 1, 1, 0>(a, stream);
     if (a.stride == 2) return run<kOfSteps, 2, 1, 16>(a, stream);
-    return taps <= 4   ? run<kPieces, 1, 1, 4>(a, stream)
-           : taps <= 8 ? run<kPieces, 1, 1, 8>(a, stream)
-                       : run<kPieces, 1, 1, 16>(a, stream);
+    return taps <= 4  ? run<kPieces, 1, 1, 4>(a, stream)
+           : taps > 8 ? run<kPieces, 1, 1, 16>(a, stream)
+           : few      ? run<1, 1, 1, 8>(a, stream)
+                      : run<kPieces, 1, 1, 8>(a, stream);
   }
 
  private:
@@ -219,8 +226,8 @@ struct DepthwiseKernels {
   template <int PIECES, int IN_STEP, int OUT_STEP, int TAPS, bool SEVERAL = false>
   static int run(const ConvArgs& a, void* stream) {
     using D = Depthwise<M, PIECES, IN_STEP, OUT_STEP, TAPS, SEVERAL>;
-    // Taps of a transposed convolution run backwards, so that the positions that they see ascend: a window's first one is the
-    // last of its phase.
+    // Taps of a transposed convolution run backwards, so that the positions that they see ascend: a window's first one
+    // is the last of its phase.
     const int64_t behind = a.transposed ? (a.kernel_size - 1) / OUT_STEP : 0,
                   threads = threads_of(a, PIECES);
     const DepthwiseParams p{a.input,

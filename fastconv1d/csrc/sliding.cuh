@@ -1,5 +1,5 @@
-// The convolution on ordinary FMA units, for groups with few channels: depthwise ones (few taps have a kernel of their own,
-// depthwise.cuh), and a layer's last.
+// The convolution on ordinary FMA units, for groups with few channels: depthwise, and a layer's last. Where memory is all
+// that counts, the kernel is that of depthwise.cuh.
 //
 // A block has some rows of a channel, or of neighbouring channels, and their weights, as fp32, in shared
 // memory. A thread computes some neighbouring outputs of a row, or of several rows of a group, and then
@@ -482,8 +482,10 @@ struct SlidingKernels {
     if (a.stride == 2) return run<kEight, 1, 2, 1, kSlides>(a, stream);
     if (many && channels_out > 1)
       return run<Sliding<M, 1, 16 / of_piece, 1, 1, kSlides, Channels::kMany>>(a, stream);
-    if (channels_in > 1) return run<kEight, 1, 1, 1, kSlides>(a, stream);
-    return run<2, 1, 1, 1, kSlides>(a, stream);
+    if (many) return run<Sliding<M, kEight, 1, 1, 1, kSlides, Channels::kMany>>(a, stream);
+    if (channels_in > 1)
+      return run<Sliding<M, kEight, 1, 1, 1, kSlides, Channels::kFew>>(a, stream);
+    return run<Sliding<M, 2, 1, 1, 1, kSlides, Channels::kOne>>(a, stream);
   }
 
  private:
