@@ -20,7 +20,7 @@
 
 namespace fastconv1d {
 
-constexpr int kDepthwiseThreads = 128, kDepthwiseBlocks = 8;
+constexpr int kDepthwiseThreads = 128;
 
 struct DepthwiseParams {
   const void *input, *weight, *bias;
@@ -119,8 +119,17 @@ struct Depthwise {
 // each.
 constexpr int kChannelChain = 16, kTapsOfChannel = 8;
 
+// Blocks that share a multiprocessor, so that no registers are spilled.
 template <class D>
-__global__ void __launch_bounds__(kDepthwiseThreads, kDepthwiseBlocks)
+FASTCONV1D_HD constexpr int depthwise_blocks() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
+  if (D::out_step > 1 || D::several) return 4;
+#endif
+  return 8;
+}
+
+template <class D>
+__global__ void __launch_bounds__(kDepthwiseThreads, (depthwise_blocks<D>()))
     depthwise_kernel(const DepthwiseParams p) {
   using M = typename D::M;
   using Element = typename M::Element;
