@@ -44,8 +44,12 @@ from . import config
 CSRC = Path(__file__).parent / "csrc"
 """The folder of the kernel sources and of the binding."""
 
+BINDING_FLAGS = ("-O1", "-ftree-vectorize", "-fopenmp")
+"""Flags of a binding (torch adds the C++ standard of its headers); at::parallel_for is OpenMP. With
+-O3 torch's headers take a third longer to build, and a call as long to run."""
+
 CXX_FLAGS = ("-O3", "-fopenmp")
-"""Flags of a binding (torch adds the C++ standard of its headers); at::parallel_for is OpenMP."""
+"""Flags of a kernel library of the CPU."""
 
 NATIVE_FLAGS = ("-mcpu=native" if platform.machine() == "aarch64" else "-march=native",)
 """More of a kernel library of the CPU: vectors as wide as those of the machine that runs it."""
@@ -109,8 +113,13 @@ class _Library:
     @property
     def cxx_flags(self) -> tuple[str, ...]:
         # The binding shares inline functions with torch, which must be those of any machine.
-        native = self.arch == "cpu" and "binding.cpp" not in self.source
-        return CXX_FLAGS + (NATIVE_FLAGS if native else ())
+        if self.is_binding:
+            return BINDING_FLAGS
+        return CXX_FLAGS + (NATIVE_FLAGS if self.arch == "cpu" else ())
+
+    @property
+    def is_binding(self) -> bool:
+        return "binding.cpp" in self.source
 
     @property
     def target(self) -> str:
@@ -288,6 +297,8 @@ def _load_missing(libraries: list[_Library], arch: str) -> None:
         if root and (opened := _open(library, root / _entry(library, compiler))):
             _loaded[library] = opened
     unbuilt = [library for library in libraries if library not in _loaded]
+    # What takes longest goes first: torch's headers make that a binding.
+    unbuilt.sort(key=lambda library: not library.is_binding)
     if unbuilt:
         workers = min(len(unbuilt), len(os.sched_getaffinity(0)))
         with _load_inline_finds(compiler), ThreadPoolExecutor(workers) as pool:
