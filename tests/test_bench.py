@@ -298,6 +298,8 @@ def test_a_cpu_run_says_what_it_cut_down() -> None:
     small, scaled = bench._fit(layer.problem, None, None, torch.device("cpu"))
     assert small.batch == 1 and small.flops <= bench.CPU_FLOPS and small.bytes <= bench.CPU_BYTES
     assert scaled == f"batch 32 → 1, length 131072 → {small.length}"
+    whole, scaled = bench._fit(layer.problem, None, None, torch.device("cpu"), bench.CPU_ALONE)
+    assert whole == replace(layer.problem, batch=1) and scaled == "batch 32 → 1"
     assert bench._fit(TINY.problem, None, None, torch.device("cpu")) == (TINY.problem, None)
     assert bench._fit(TINY.problem, 5, None, torch.device("cpu"))[1] == "batch 2 → 5"
     whole = bench._fit(layer.problem, None, 131072, torch.device("cpu"))
