@@ -239,16 +239,15 @@ def aten(problem: Problem) -> float:
         rate *= min(1.0, channels / ATEN_FEW)
     rate *= _width()
     if problem.transposed and problem.stride > 1:
-        near = ATEN_TRANSPOSED_BF16 if problem.mode == "bf16" else processor.aten_transposed
-        rate *= near if problem.dilation == 1 else ATEN_TRANSPOSED_APART
+        share = ATEN_TRANSPOSED_BF16 if problem.mode == "bf16" else processor.aten_transposed
+        rate *= share if problem.dilation == 1 else ATEN_TRANSPOSED_APART
     if problem.groups > 1:
         rate *= 0.7
     time = max(problem.flops / rate, problem.bytes / BANDWIDTH)
     time += elements * ATEN_LAYOUT_AMX if amx else 0.0
-    packed = processor.aten_packed
+    packed, near = processor.aten_packed, ATEN_NEAR
     if problem.mode == "bf16":
-        packed = ATEN_PACKED_BF16[_products_of_bf16()]
-    near = 1.0 if problem.mode == "bf16" else ATEN_NEAR
+        packed, near = ATEN_PACKED_BF16[_products_of_bf16()], 1.0
     return start + near * (time + problem.weight_elements * packed) / threads
 
 

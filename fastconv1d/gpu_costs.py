@@ -390,7 +390,7 @@ def sliding_why_not(problem: Problem) -> str | None:
     if problem.transposed and problem.stride > 1:
         if problem.stride not in SLIDING_STRIDES:
             return f"has transposed strides of 1 and {SLIDING_STRIDES}, not {problem.stride}"
-        if problem.dilation > 1 and problem.kernel_size > 1:
+        if not problem.has_neighbours:
             return f"has no transposed strides with a dilation, this one is {problem.dilation}"
     rows = problem.batch * problem.channels_out
     sizes = (problem.length + 2 * problem.padding, problem.length_out, problem.reach, rows)
@@ -423,11 +423,11 @@ def sliding(problem: Problem) -> float:
     if problem.mode == "fp64":
         return float("inf")
     if _is_in_order(problem):
-        traffic = problem.bytes / DEPTHWISE_BANDWIDTH
-        return LAUNCH + larger(traffic, _in_order_time(problem)) / gpu_scale(problem)
-    time, traffic = sliding_time(problem), problem.bytes / SLIDING_BANDWIDTH
-    if problem.channels_in == problem.groups and problem.kernel_size > SLIDING_UNROLLED:
-        time += problem.batch * problem.channels_out * SLIDING_LOOP[problem.dtype.itemsize]
+        time, traffic = _in_order_time(problem), problem.bytes / DEPTHWISE_BANDWIDTH
+    else:
+        time, traffic = sliding_time(problem), problem.bytes / SLIDING_BANDWIDTH
+        if problem.channels_in == problem.groups and problem.kernel_size > SLIDING_UNROLLED:
+            time += problem.batch * problem.channels_out * SLIDING_LOOP[problem.dtype.itemsize]
     return LAUNCH + larger(traffic, time) / gpu_scale(problem)
 
 
@@ -435,11 +435,10 @@ def _is_in_order(problem: Problem) -> bool:
     """Whether csrc/depthwise.cuh computes what the sliding plan stands for."""
     several = problem.channels_in > problem.groups
     woven = problem.transposed and problem.stride > 1
-    neighbours = problem.dilation == 1 or problem.kernel_size == 1
     taps = (problem.kernel_size - 1) // problem.stride + 2 if woven else problem.kernel_size
     if taps > (DEPTHWISE_FEW_TAPS if woven or several else DEPTHWISE_TAPS):
         return False
-    if problem.stride > (1 if several or not neighbours else 2):
+    if problem.stride > (1 if several or not problem.has_neighbours else 2):
         return False
     if not several:
         return problem.channels_out < SLIDING_MANY * problem.groups
@@ -448,7 +447,7 @@ def _is_in_order(problem: Problem) -> bool:
     return (
         problem.channels_out == 1
         and problem.channels_in <= DEPTHWISE_CHANNELS
-        and neighbours
+        and problem.has_neighbours
         and threads >= DEPTHWISE_THREADS * MULTIPROCESSORS * gpu_scale(problem)
     )
 
@@ -456,9 +455,8 @@ def _is_in_order(problem: Problem) -> bool:
 def _in_order_time(problem: Problem) -> float:
     """µs that csrc/depthwise.cuh takes where memory has all in time."""
     woven = problem.transposed and problem.stride > 1
-    neighbours = problem.dilation == 1 or problem.kernel_size == 1
     taps = min(problem.kernel_size / (problem.stride if woven else 1), problem.length)
-    taps *= DEPTHWISE_WOVEN if woven else 1 if neighbours else DEPTHWISE_APART
+    taps *= DEPTHWISE_WOVEN if woven else 1 if problem.has_neighbours else DEPTHWISE_APART
     products = problem.output_elements * (problem.channels_in // problem.groups)
     time = products * (DEPTHWISE_OUTPUT + taps * DEPTHWISE_TAP)
     return time * (SLIDING_16_BIT if problem.dtype.itemsize == 2 else 1.0)
@@ -470,10 +468,13 @@ def sliding_time(problem: Problem) -> float:
     # Taps that an output sees, most of which may see padding.
     taps = problem.kernel_size / (problem.stride if problem.transposed else 1)
     taps = min(taps, problem.length)
-    neighbours = problem.dilation == 1 or problem.kernel_size == 1
     # Rows that share what is read.
     wide = channels_in <= SLIDING_CHAIN and _sliding_rows(problem) > 1
-    if not problem.transposed and problem.stride > (2 if neighbours else 1) and not wide:
+    if (
+        not problem.transposed
+        and problem.stride > (2 if problem.has_neighbours else 1)
+        and not wide
+    ):
         of_output = channels_in * taps * SLIDING_APART_TAP
     elif wide:
         of_output = SLIDING_WIDE[0] + channels_in * taps * SLIDING_WIDE[1]
@@ -492,7 +493,7 @@ def toeplitz_why_not(problem: Problem) -> str | None:
         return reason
     if problem.channels_in != problem.groups:
         return f"takes one input channel a group, not {problem.channels_in // problem.groups}"
-    if problem.stride > 1 or (problem.dilation > 1 and problem.kernel_size > 1):
+    if problem.stride > 1 or not problem.has_neighbours:
         return f"takes neighbours, not a stride of {problem.stride}, dilation {problem.dilation}"
     rows = problem.batch * problem.channels_out
     sizes = (problem.length + 2 * problem.padding, problem.length_out, problem.reach, rows)

@@ -289,7 +289,7 @@ def _sliding_time(problem: Problem) -> float:
     """µs that the sliding kernel of gradients takes where memory has all in time."""
     # Each pair of channels reads its rows again, mostly from L2.
     positions = problem.batch * problem.length_out * _pairs(problem)
-    taps, neighbours = problem.kernel_size, problem.dilation == 1 or problem.kernel_size == 1
+    taps, neighbours = problem.kernel_size, problem.has_neighbours
     of_position, of_tap = GRAD_SLIDING
     if neighbours and problem.stride == 1 and taps > GRAD_LONG_KERNEL:
         seen = min(problem.length_out, problem.length + GRAD_LONG_KERNEL)
@@ -310,7 +310,7 @@ def _sliding_time(problem: Problem) -> float:
 def has_one_pass(problem: Problem) -> bool:
     """Whether grad_sliding has a way to all gradients of a problem: csrc's `GradBoth`."""
     depthwise = problem.groups == problem.channels_in == problem.channels_out
-    neighbours = problem.dilation == 1 or problem.kernel_size == 1
+    neighbours = problem.has_neighbours
     few = problem.kernel_size <= (GRAD_MOST_TAPS if neighbours else GRAD_MOST_TAPS_APART)
     counted = problem.batch * problem.channels_out < MOST_SLIDING
     return depthwise and problem.stride == 1 and few and counted and not problem.transposed

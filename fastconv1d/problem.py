@@ -231,6 +231,11 @@ class Problem:
         return self.dilation * (self.kernel_size - 1) + 1
 
     @property
+    def has_neighbours(self) -> bool:
+        """Whether taps see neighbouring positions, if there are several."""
+        return self.dilation == 1 or self.kernel_size == 1
+
+    @property
     def least_length(self) -> int:
         """`reach`, or more where a transposed convolution would have no outputs of that length."""
         if not self.transposed:

@@ -477,9 +477,7 @@ FEW_TAPS = {
     "several rows of an input": Problem(2, 3, 6, 41, 2, padding=1, groups=3, bias=True),
     "several rows in a piece": Problem(9, 3, 3, 1, 1, groups=3, bias=True),
     "rows of padding alone": Problem(2, 3, 3, 2, 3, padding=30, groups=3, bias=True),
-    "more taps apart than are read at once": Problem(
-        2, 3, 3, 70, 6, padding=12, dilation=5, groups=3, bias=True
-    ),
+    "taps apart": Problem(2, 3, 3, 70, 6, padding=12, dilation=5, groups=3, bias=True),
     "too many taps apart": Problem(2, 3, 3, 70, 17, padding=30, dilation=3, groups=3),
     "stride 2, too many taps": Problem(2, 3, 3, 90, 18, stride=2, padding=9, groups=3),
     "stride 2, apart": Problem(2, 3, 3, 90, 3, stride=2, padding=5, dilation=4, groups=3),

@@ -26,7 +26,7 @@ struct DepthwiseParams {
   const void *input, *weight, *bias;
   void* output;
   int64_t input_batch_stride, input_group_stride, input_channel_stride, length_out;
-  int64_t tap_step;  // from a window's tap to the next in the weight, of phases apart
+  int64_t tap_step;  // from a window's tap to the next in the weight, if there is one phase
   int threads;       // of all rows of the output
   int length, channels_in, channels_out;  // channels_in: of a group
   int kernel_size, stride, dilation;      // positions from output to output, and from tap to tap
@@ -198,28 +198,26 @@ struct DepthwiseKernels {
     const bool several = a.channels_in > a.groups;
     if (threads_of(a, 1) > INT32_MAX) return false;
     if (taps_of(a) > (woven(a) || several ? kMostOfPhase : kMostTaps)) return false;
-    if (!several) return a.stride == 1 || (a.stride == 2 && neighbours(a));
+    if (!several) return a.stride == 1 || (a.stride == 2 && has_neighbours(a));
     return a.channels_out == 1 && a.channels_in <= kMostChannels && a.stride == 1 &&
-           neighbours(a) && threads_of(a, kPieces) >= a.multiprocessors * kThreadsEnough;
+           has_neighbours(a) && has_threads_enough(a);
   }
 
   static int launch(const ConvArgs& a, void* stream) {
     const int64_t taps = taps_of(a);
-    const bool few = threads_of(a, kPieces) < a.multiprocessors * kThreadsEnough;
     if (a.channels_in > a.groups) return run<kPieces, 1, 1, kTapsOfChannel, true>(a, stream);
     if (woven(a))
       return taps <= 4 ? run<kPieces, 1, 2, 4>(a, stream) : run<kPieces, 1, 2, 8>(a, stream);
-    if (!neighbours(a)) return run<kPieces, 1, 1, 0>(a, stream);
+    if (!has_neighbours(a)) return run<kPieces, 1, 1, 0>(a, stream);
     if (a.stride == 2) return run<kOfSteps, 2, 1, 16>(a, stream);
-    return taps <= 4  ? run<kPieces, 1, 1, 4>(a, stream)
-           : taps > 8 ? run<kPieces, 1, 1, 16>(a, stream)
-           : few      ? run<1, 1, 1, 8>(a, stream)
-                      : run<kPieces, 1, 1, 8>(a, stream);
+    return taps <= 4               ? run<kPieces, 1, 1, 4>(a, stream)
+           : taps > 8              ? run<kPieces, 1, 1, 16>(a, stream)
+           : has_threads_enough(a) ? run<kPieces, 1, 1, 8>(a, stream)
+                                   : run<1, 1, 1, 8>(a, stream);
   }
 
  private:
   static bool woven(const ConvArgs& a) { return a.transposed && a.stride > 1; }
-  static bool neighbours(const ConvArgs& a) { return a.dilation == 1 || a.kernel_size == 1; }
   // In a window; outputs may begin with any phase, their last weights belong to one tap more.
   static int64_t taps_of(const ConvArgs& a) {
     return woven(a) ? (a.kernel_size - 1) / a.stride + 2 : a.kernel_size;
@@ -230,6 +228,9 @@ struct DepthwiseKernels {
   }
   static int64_t threads_of(const ConvArgs& a, int pieces) {
     return a.batch * a.channels_out * threads_of_row(a, pieces);
+  }
+  static bool has_threads_enough(const ConvArgs& a) {
+    return threads_of(a, kPieces) >= a.multiprocessors * kThreadsEnough;
   }
 
   template <int PIECES, int IN_STEP, int OUT_STEP, int TAPS, bool SEVERAL = false>
@@ -247,7 +248,7 @@ struct DepthwiseKernels {
                             a.channels_in / a.groups * a.input_channel_stride,
                             a.input_channel_stride,
                             a.length_out,
-                            a.transposed ? -OUT_STEP : 1,
+                            a.transposed ? -1 : 1,
                             static_cast<int>(threads),
                             static_cast<int>(a.length),
                             static_cast<int>(a.channels_in / a.groups),

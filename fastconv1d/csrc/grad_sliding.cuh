@@ -624,7 +624,7 @@ struct GradSlidingKernels {
   using Window = Of<GradWindow<M, PIECES, IN_STEP, TAPS, BLOCKS, AHEAD>>;
 
   static bool has_one_pass(const ConvArgs& a) {
-    const bool neighbours = a.dilation == 1 || a.kernel_size == 1;
+    const bool neighbours = has_neighbours(a);
     return a.channels_in == a.groups && a.channels_out == a.groups && a.stride == 1 &&
            a.kernel_size <= (neighbours ? kMostTaps : kMostTapsApart) &&
            a.batch * a.channels_out <= INT32_MAX;
@@ -643,7 +643,7 @@ struct GradSlidingKernels {
 
   template <class Function>
   static auto with_kernel(const ConvArgs& a, const Function& function) {
-    const bool neighbours = a.dilation == 1 || a.kernel_size == 1;
+    const bool neighbours = has_neighbours(a);
     if (!neighbours && has_one_pass(a)) {
       if (a.kernel_size <= 3 && rows_begin_alike(a))
         return function(Of<GradBothApart<M, 3, of_piece == 4 ? 5 : 4, false>>{});
@@ -703,7 +703,7 @@ struct GradSlidingKernels {
     const int64_t blocks = work.unit_blocks * work.splits,
                   workers = 32 * work.unit_warps / S::worker_threads;
     if (blocks > INT32_MAX) return 1;  // cudaErrorInvalidValue
-    const bool neighbours = a.dilation == 1 || a.kernel_size == 1;
+    const bool neighbours = has_neighbours(a);
     using Element = typename M::Element;
     int64_t before = 0, shift = 0, counted = 0;
     if constexpr (S::with_input) {

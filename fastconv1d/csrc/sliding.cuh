@@ -444,8 +444,7 @@ struct SlidingKernels {
 
   static int launch(const ConvArgs& a, void* stream) {
     const int64_t channels_in = a.channels_in / a.groups, channels_out = a.channels_out / a.groups;
-    const bool neighbours = a.dilation == 1 || a.kernel_size == 1,
-               many = channels_in > kChannelChain;
+    const bool neighbours = has_neighbours(a), many = channels_in > kChannelChain;
     if (channels_out < kManyRows && DepthwiseKernels<M>::takes(a))
       return DepthwiseKernels<M>::launch(a, stream);
     if (a.transposed && a.stride > 1) {

@@ -17,6 +17,9 @@ struct Divisor {
   }
 };
 
+// Whether taps see neighbouring positions, if there are several.
+inline bool has_neighbours(const ConvArgs& a) { return a.dilation == 1 || a.kernel_size == 1; }
+
 // The values of WORDS words, which begin `off` bytes behind these where it is no multiple of 4.
 template <class M, int WORDS>
 __device__ __forceinline__ void unpack_words(const uint32_t* word, int off, float* value) {
