@@ -316,15 +316,6 @@ def has_one_pass(problem: Problem) -> bool:
     return depthwise and problem.stride == 1 and few and counted and not problem.transposed
 
 
-def one_pass(problem: Problem) -> float:
-    """The cost of all gradients in one pass."""
-    # What two kernels would multiply, but grad_output, which both read, comes from memory once.
-    time = _sliding_time(problem) + gpu_costs.sliding_time(problem.adjoint)
-    written = problem.input_elements * problem.dtype.itemsize
-    traffic = (problem.bytes + written) / GRAD_SLIDING_BANDWIDTH
-    return GRAD_SLIDING_START + larger(traffic, time) / gpu_scale(problem)
-
-
 def explicit_why_not(tile: ProductTile | None, problem: Problem) -> str | None:
     """The product written out."""
     return gpu_costs.explicit_why_not(tile, problem, gradient=True)

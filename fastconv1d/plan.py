@@ -313,14 +313,10 @@ def in_one_pass(of_weight: Plan, problem: Problem, algorithm: str = "") -> bool:
 
     Not where another plan was asked for, or tuned, for the latter; `algorithm` as for `select`.
     """
-    adjoint, problem = problem.adjoint, problem.bucketed()
     if not grad_costs.has_one_pass(problem) or of_weight.family != "sliding":
         return False
-    of_input = select(adjoint, algorithm)
-    if algorithm or config.forced_plan() or tuned_choice(adjoint):
-        return of_input.family == "sliding"
-    apart = of_weight.cost(problem) + of_input.cost(problem.adjoint)
-    return grad_costs.one_pass(problem) < apart
+    asked_for = algorithm or config.forced_plan() or tuned_choice(problem.adjoint)
+    return not asked_for or select(problem.adjoint, algorithm).family == "sliding"
 
 
 @lru_cache(maxsize=1024)

@@ -35,7 +35,6 @@
 // fp32 with 16 taps. With more taps, reading and shifting take as many instructions as multiplying does. With the
 // gradient of the input, DRAM sees three tensors once where two kernels would have it see four.
 #pragma once
-#include <cmath>
 #include <type_traits>
 
 #include "grad_long.cuh"
@@ -53,13 +52,14 @@ struct GradSlidingParams {
   typename M::Element* grad_input;
   GradStore<M> sums;
   int64_t input_batch_stride, input_channel_stride, batch, channels_out;
-  int64_t pieces_of_split;
+  int64_t pieces_of_rows, pieces_of_split;  // rows: what splits that are parts of one share
   uint32_t channels_in_of_group, channels_out_of_group;
   uint32_t units, unit_blocks;
   int batch_step, piece_step;  // from a worker's piece to its next: so many batches, so many pieces
   int pieces_of_row, unit_warps, chunks;  // chunks: of the taps
   int length, length_out, kernel_size, stride, dilation, padding;
   int before, shift, counted;  // of `GradBoth`
+  uint32_t parts;              // likewise: of a row, or 1 where a split has whole ones
 };
 
 // What the pieces of a unit have in common.
@@ -261,7 +261,7 @@ struct GradAll {
   using M = MODE;
   using Element = typename M::Element;
   static constexpr int taps = TAPS, blocks = BLOCKS;
-  static constexpr bool ahead = !APART, with_input = true;
+  static constexpr bool ahead = false, with_input = true;
   static constexpr int pieces = 2, of_piece = 16 / sizeof(Element), positions = pieces * of_piece;
   static constexpr int of_worker = positions, most_lead = of_piece - 1, worker_threads = 1;
   // Taps are numbered as positions of grad_output ascend; the first one's are so many further on than the input's.
@@ -293,6 +293,8 @@ struct GradAll {
       weight[t] = exists ? M::from(p.weight[unit.channel * p.kernel_size + of_row]) : 0;
     }
   }
+  using Values = GradPlace;
+  __device__ __forceinline__ Values read(const GradPlace& place, bool) const { return place; }
   // Of taps apart, the gradient of the input may not be wanted.
   __device__ __forceinline__ bool writes() const { return !APART || p.grad_input != nullptr; }
   // Positions from tap to tap.
@@ -358,37 +360,19 @@ struct GradBoth : GradAll<MODE, TAPS, BLOCKS, false> {
   using typename Base::M;
   static constexpr int span = positions - 1 + TAPS;  // positions of a window
   static constexpr int windows = (span + of_piece - 1) / of_piece;
+  // Where memory has to be waited for more than products, whole rows are the nearest to each other; else whole turns
+  // keep all threads busy.
+  static constexpr bool in_rows = of_piece == 4 && TAPS <= 8;
+  static constexpr int turns = in_rows ? 4 : 10;
 
-  // A piece, as it is read and once it is unpacked.
-  struct Values {
-    int batch, first;
-    Span<M, pieces, SHIFTED> input;
-    Span<M, windows, true> grad;
-  };
-  struct Unpacked {
-    int batch, first;
-    float input[positions], window[windows * of_piece];
-  };
-
-  __device__ __forceinline__ Values read(const GradPlace& place, bool exists) const {
-    const int first = this->first_of(place);
-    return {place.batch, first,
-            Span<M, pieces, SHIFTED>(this->input_row(place.batch), exists ? p.length : -of_piece,
-                                     first),
-            Span<M, windows, true>(this->grad_row(place.batch), exists ? p.length_out : -of_piece,
-                                   first + p.shift)};
-  }
-
-  __device__ __forceinline__ Unpacked unpack(const Values& values) const {
-    Unpacked unpacked{values.batch, values.first};
-    values.input.values(unpacked.input, p.length);
-    values.grad.values(unpacked.window, p.length_out);
-    return unpacked;
-  }
-
-  __device__ __forceinline__ void add(const Unpacked& values, float (&sums)[TAPS],
+  __device__ __forceinline__ void add(const GradPlace& place, float (&sums)[TAPS],
                                       float& bias) const {
-    const auto& [batch, first, input, window] = values;
+    const int batch = place.batch, first = this->first_of(place);
+    float input[positions], window[windows * of_piece];
+    const Span<M, pieces, SHIFTED> inputs(this->input_row(batch), p.length, first);
+    const Span<M, windows, true> grads(this->grad_row(batch), p.length_out, first + p.shift);
+    inputs.values(input, p.length);
+    grads.values(window, p.length_out);
     // Short kernels take so many at a time, with fewer registers.
     constexpr int at_once = TAPS > 4 ? positions : of_piece;
     if (this->at_an_end(first)) {
@@ -422,78 +406,86 @@ struct GradBoth : GradAll<MODE, TAPS, BLOCKS, false> {
   }
 };
 
-// Taps apart have a window each. What is read next waits until this is multiplied: other warps' are on their way.
+// Taps apart have a window each, those of few are read together.
 template <class MODE, int TAPS, int BLOCKS, bool SHIFTED>
 struct GradBothApart : GradAll<MODE, TAPS, BLOCKS, true> {
   using Base = GradAll<MODE, TAPS, BLOCKS, true>;
-  using Base::Base, Base::p, Base::unit, Base::weight, Base::of_piece, Base::pieces,
-      Base::positions;
+  using Base::Base, Base::p, Base::unit, Base::weight, Base::pieces, Base::positions;
   using typename Base::M;
+  static constexpr bool together = TAPS <= 3, in_rows = true;
+  static constexpr int turns = 32;
+  using Window = Span<M, pieces, true>;
 
-  using Values = GradPlace;
-  __device__ __forceinline__ Values read(const GradPlace& place, bool) const { return place; }
-
-  __device__ __forceinline__ void add(const Values& place, float (&sums)[TAPS], float& bias) const {
-    const int first = this->first_of(place);
-    Span<M, pieces, SHIFTED> inputs(this->input_row(place.batch), p.length, first);
-    Span<M, pieces, true> grads[TAPS];
+  __device__ __forceinline__ void add(const GradPlace& place, float (&sums)[TAPS],
+                                      float& bias) const {
+    const int batch = place.batch, first = this->first_of(place);
+    float input[positions], grad[positions];
+    const Span<M, pieces, SHIFTED> inputs(this->input_row(batch), p.length, first);
+    const auto window_of = [&](int t) {
+      return Window(this->grad_row(batch), p.length_out, first + p.shift + t * p.dilation);
+    };
+    Window windows[together ? TAPS : 1];
+    if constexpr (together) {
 #pragma unroll
-    for (int t = 0; t < TAPS; ++t)
-      if (t < p.kernel_size)
-        grads[t] = Span<M, pieces, true>(this->grad_row(place.batch), p.length_out,
-                                         first + p.shift + t * p.dilation);
-    inputs.settle(p.length);
-#pragma unroll
-    for (int t = 0; t < TAPS; ++t)
-      if (t < p.kernel_size) grads[t].settle(p.length_out);
-
+      for (int t = 0; t < TAPS; ++t)
+        if (t < p.kernel_size) windows[t] = window_of(t);
+    }
+    const auto unpack = [&](int t) {
+      if constexpr (together)
+        windows[t].values(grad, p.length_out);
+      else
+        window_of(t).values(grad, p.length_out);
+    };
+    inputs.values(input, p.length);
     if (this->at_an_end(first)) {
-      float value[positions], counted = 0;
-      inputs.template unpack<0, pieces>(value);
-      bool finite = all_finite<TAPS>(weight) && all_finite<positions>(value);
-#pragma unroll
-      for (int t = 0; t < TAPS; ++t) {
-        if (t >= p.kernel_size) break;
-        grads[t].template unpack<0, pieces>(value);
-        finite = finite && all_finite<positions>(value);
-        if (t == p.counted) counted = sum_of<positions>(value);
+      float counted = 0;
+      bool finite = all_finite<TAPS>(weight) && all_finite<positions>(input);
+#pragma unroll(together ? TAPS : 1)
+      for (int t = 0; t < TAPS && t < p.kernel_size; ++t) {
+        unpack(t);
+        finite = finite && all_finite<positions>(grad);
+        if (t == p.counted) counted = sum_of<positions>(grad);
       }
       const bool in_row = this->in_row(first);
       if (!in_row || !finite) {
         bias += counted;
-        if (in_row) this->add_one_by_one(place.batch, first, sums);
+        if (in_row) this->add_one_by_one(batch, first, sums);
         return;
       }
     }
-    uint32_t word[4 * pieces];
-    // Half of the piece at a time takes fewer registers.
-    const auto add_half = [&](auto number) {
-      constexpr int half = decltype(number)::value;
-      float input[of_piece], grad_input[of_piece]{};
-      inputs.template unpack<half, 1>(input);
+    float grad_input[positions]{};
 #pragma unroll
-      for (int t = 0; t < TAPS; ++t) {
-        if (t > 0 && t >= p.kernel_size) break;
-        float grad[of_piece], sum = 0;
-        grads[t].template unpack<half, 1>(grad);
-        if (t == p.counted) bias += sum_of<of_piece>(grad);
+    for (int t = 0; t < TAPS; ++t) {
+      if (t >= p.kernel_size) break;
+      unpack(t);
+      if (t == p.counted) bias += sum_of<positions>(grad);
+      float sum = 0;
 #pragma unroll
-        for (int i = 0; i < of_piece; ++i) {
-          grad_input[i] = fmaf(weight[t], grad[i], grad_input[i]);
-          sum = fmaf(input[i], grad[i], sum);
-        }
-        sums[t] += sum;
+      for (int i = 0; i < positions; ++i) {
+        grad_input[i] = fmaf(weight[t], grad[i], grad_input[i]);
+        sum = fmaf(input[i], grad[i], sum);
       }
-      pack_words<M, 4>(grad_input, word + 4 * half);
-    };
-    add_half(std::integral_constant<int, 0>());
-    add_half(std::integral_constant<int, 1>());
-    this->write(word, place.batch, first);
+      sums[t] += sum;
+    }
+    uint32_t word[4 * pieces];
+    pack_words<M, 4 * pieces>(grad_input, word);
+    this->write(word, batch, first);
   }
 };
 
+// Blocks that share a multiprocessor, so that no registers are spilled.
 template <class S>
-__global__ void __launch_bounds__(kGradThreads, S::blocks)
+FASTCONV1D_HD constexpr int grad_sliding_blocks() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ != 900
+  constexpr int most = S::taps > 16 ? 3 : S::taps > 8 ? 4 : S::blocks;
+  return S::blocks < most ? S::blocks : most;
+#else
+  return S::blocks;
+#endif
+}
+
+template <class S>
+__global__ void __launch_bounds__(kGradThreads, (grad_sliding_blocks<S>()))
     grad_sliding_kernel(const GradSlidingParams<typename S::M> p) {
   let_next_kernel_begin();
   using M = typename S::M;
@@ -501,8 +493,10 @@ __global__ void __launch_bounds__(kGradThreads, S::blocks)
   FASTCONV1D_SHARED(memory);
   auto* const shared = reinterpret_cast<float*>(memory);
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
-  const uint32_t split = blockIdx.x / p.unit_blocks,
-                 first_unit = (blockIdx.x - split * p.unit_blocks) * (kGradWarps / p.unit_warps),
+  const uint32_t parts = S::with_input ? p.parts : 1, units = blockIdx.x / parts,
+                 rows = units / p.unit_blocks, part = blockIdx.x - units * parts,
+                 split = rows * parts + part,
+                 first_unit = (units - rows * p.unit_blocks) * (kGradWarps / p.unit_warps),
                  number = first_unit + warp / p.unit_warps, pair = number / p.chunks,
                  out = pair / p.channels_in_of_group,
                  in_of_group = pair - out * p.channels_in_of_group,
@@ -522,8 +516,9 @@ __global__ void __launch_bounds__(kGradThreads, S::blocks)
   // This worker's pieces.
   const int thread = static_cast<int>(threadIdx.x) % (32 * p.unit_warps),
             worker = thread / S::worker_threads, workers = 32 * p.unit_warps / S::worker_threads;
-  const int64_t begin = split * p.pieces_of_split,
-                end = smaller(begin + p.pieces_of_split, p.batch * p.pieces_of_row);
+  const int64_t begin = rows * p.pieces_of_rows + part * p.pieces_of_split,
+                end = smaller(smaller(begin + p.pieces_of_split, (rows + 1) * p.pieces_of_rows),
+                              p.batch * p.pieces_of_row);
   int left = number < p.units ? static_cast<int>(ceil_div(end - begin - worker, workers)) : 0;
   GradPlace place{static_cast<int>((begin + worker) / p.pieces_of_row),
                   static_cast<int>((begin + worker) % p.pieces_of_row)};
@@ -536,17 +531,7 @@ __global__ void __launch_bounds__(kGradThreads, S::blocks)
       ++place.batch;
     }
   };
-  if constexpr (S::with_input && S::ahead) {
-    // A piece is unpacked before the next is read: registers for both as they are read would cost warps.
-    auto values = pieces.read(place, left > 0);
-#pragma unroll 1
-    for (; left > 0; --left) {
-      const auto unpacked = pieces.unpack(values);
-      advance();
-      values = pieces.read(place, left > 1);
-      pieces.add(unpacked, sums, bias);
-    }
-  } else if constexpr (S::ahead) {
+  if constexpr (S::ahead) {
     auto values = pieces.read(place, left > 0);
 #pragma unroll 1
     for (; left > 0; --left) {
@@ -647,20 +632,20 @@ struct GradSlidingKernels {
     if (!neighbours && has_one_pass(a)) {
       if (a.kernel_size <= 3 && rows_begin_alike(a))
         return function(Of<GradBothApart<M, 3, of_piece == 4 ? 5 : 4, false>>{});
-      return function(Of<GradBothApart<M, 8, 2, true>>{});
+      return function(Of<GradBothApart<M, 8, of_piece == 4 ? 6 : 5, true>>{});
     }
     if (a.grad_input != nullptr) {
-      if (!rows_begin_alike(a)) return function(Of<GradBoth<M, 16, 3, true>>{});
-      if (a.kernel_size <= 4) return function(Of<GradBoth<M, 4, of_piece == 4 ? 6 : 5, false>>{});
-      if (a.kernel_size <= 8) return function(Of<GradBoth<M, 8, 4, false>>{});
-      return function(Of<GradBoth<M, 16, 3, false>>{});
+      if (!rows_begin_alike(a)) return function(Of<GradBoth<M, 16, 4, true>>{});
+      if (a.kernel_size <= 4) return function(Of<GradBoth<M, 4, 7, false>>{});
+      if (a.kernel_size <= 8) return function(Of<GradBoth<M, 8, of_piece == 4 ? 6 : 5, false>>{});
+      return function(Of<GradBoth<M, 16, of_piece == 4 ? 5 : 4, false>>{});
     }
     if (neighbours && a.stride == 1) {
       if (a.kernel_size <= 4)
         return function(Window<2, 1, 4, sizeof(typename M::Element) == 4 ? 5 : 4, true>{});
-      if (a.kernel_size <= 8) return function(Window<2, 1, 8, 4, true>{});
+      if (a.kernel_size <= 8) return function(Window<2, 1, 8, of_piece == 4 ? 6 : 5, false>{});
       if (a.kernel_size <= 16) return function(Window<kEight, 1, 16, 3, true>{});
-      return function(Window<kEight, 1, 32, 3, false>{});
+      return function(Window<kEight, 1, 32, 4, false>{});
     }
     if (neighbours && a.stride == 2) {
       if (a.kernel_size <= 4) return function(Window<kEight, 2, 4, 4, true>{});
@@ -673,27 +658,35 @@ struct GradSlidingKernels {
 
   // Who does what, as the shape and the multiprocessors alone say.
   struct Work {
-    int64_t chunks, units, pieces_of_row, unit_warps, unit_blocks, splits, pieces_of_split;
+    int64_t chunks, units, pieces_of_row, unit_warps, unit_blocks;
+    int64_t splits, parts = 1, pieces_of_rows, pieces_of_split;
     template <class S>
     Work(const ConvArgs& a, Of<S>)
         : chunks(ceil_div(a.kernel_size, S::taps)),
           units(a.channels_out * (a.channels_in / a.groups) * chunks),
           pieces_of_row(ceil_div(S::covered(a), S::of_worker)) {
       const int64_t pieces = a.batch * pieces_of_row, of_warp = 32 / S::worker_threads;
-      unit_warps = pieces <= of_warp || units >= a.multiprocessors * kWarpsEnough ? 1 : kGradWarps;
+      const bool many = !S::with_input && units >= a.multiprocessors * kWarpsEnough;
+      unit_warps = many || pieces <= of_warp ? 1 : kGradWarps;
       unit_blocks = ceil_div(units, kGradWarps / unit_warps);
-      const int64_t workers = of_warp * unit_warps, most = pieces / (workers * kLeastPieces);
-      splits = grad_splits(a, unit_blocks, most);
-      if (S::with_input) {
-        // A split more costs a block about a piece's time for its start and end; one less leaves the GPU partly idle for
-        // longer, about half a block's time, at the end.
-        const double best = std::sqrt(double(pieces) / workers * a.multiprocessors * S::blocks /
-                                      (2.0 * unit_blocks));
-        splits =
-            larger(1, smaller(smaller(most, static_cast<int64_t>(best + 0.5)), most_splits(a)));
+      const int64_t workers = of_warp * unit_warps;
+      if constexpr (S::with_input) {
+        // Memory is the faster the nearer to each other all is that is on its way: so blocks do little, but enough for
+        // their start and end to count for less, unless they are few.
+        const int64_t evenly = pieces * unit_blocks / (workers * a.multiprocessors * S::blocks),
+                      turns = larger(kLeastPieces, smaller(evenly, S::turns));
+        pieces_of_split = larger(workers * turns, ceil_div(pieces, larger(1, most_splits(a))));
+        if (S::in_rows) {
+          parts = larger(1, pieces_of_row / pieces_of_split);
+          pieces_of_split =
+              parts > 1 ? ceil_div(pieces_of_row, parts) : round_up(pieces_of_split, pieces_of_row);
+        }
+      } else {
+        splits = grad_splits(a, unit_blocks, pieces / (workers * kLeastPieces));
+        pieces_of_split = larger(1, ceil_div(pieces, splits));
       }
-      pieces_of_split = larger(1, ceil_div(pieces, splits));
-      splits = larger(1, ceil_div(pieces, pieces_of_split));
+      pieces_of_rows = parts > 1 ? pieces_of_row : pieces_of_split;
+      splits = parts * larger(1, ceil_div(pieces, pieces_of_rows));
     }
   };
 
@@ -720,6 +713,7 @@ struct GradSlidingKernels {
                                  a.input_channel_stride,
                                  a.batch,
                                  a.channels_out,
+                                 work.pieces_of_rows,
                                  work.pieces_of_split,
                                  static_cast<uint32_t>(a.channels_in / a.groups),
                                  static_cast<uint32_t>(a.channels_out / a.groups),
@@ -738,7 +732,8 @@ struct GradSlidingKernels {
                                  static_cast<int>(a.padding),
                                  static_cast<int>(before),
                                  static_cast<int>(shift),
-                                 static_cast<int>(counted)};
+                                 static_cast<int>(counted),
+                                 static_cast<uint32_t>(work.parts)};
     if (const int error =
             fastconv1d::launch(grad_sliding_kernel<S>, dim3(static_cast<unsigned>(blocks)),
                                dim3(kGradThreads), kGradWarps * (S::taps + 1) * 4, stream, p))
