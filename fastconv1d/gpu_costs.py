@@ -425,7 +425,7 @@ def sliding(problem: Problem) -> float:
     if _is_in_order(problem):
         time, traffic = _in_order_time(problem), problem.bytes / DEPTHWISE_BANDWIDTH
     else:
-        time, traffic = sliding_time(problem), problem.bytes / SLIDING_BANDWIDTH
+        time, traffic = _sliding_time(problem), problem.bytes / SLIDING_BANDWIDTH
         if problem.channels_in == problem.groups and problem.kernel_size > SLIDING_UNROLLED:
             time += problem.batch * problem.channels_out * SLIDING_LOOP[problem.dtype.itemsize]
     return LAUNCH + larger(traffic, time) / gpu_scale(problem)
@@ -462,7 +462,7 @@ def _in_order_time(problem: Problem) -> float:
     return time * (SLIDING_16_BIT if problem.dtype.itemsize == 2 else 1.0)
 
 
-def sliding_time(problem: Problem) -> float:
+def _sliding_time(problem: Problem) -> float:
     """µs that the sliding kernel takes where memory has all in time."""
     channels_in = problem.channels_in // problem.groups
     # Taps that an output sees, most of which may see padding.

@@ -78,7 +78,7 @@ def test_gradients_are_checked_and_timed(device: str, problem: Problem) -> None:
         assert row.host_us is not None and row.torch_host_us is not None
         assert row.im2col_ms is None and row.im2col_peak_bytes is None
         assert (row.peak_bytes is not None) == (device == "cuda")
-        assert row.torch_correct and row.less_accurate is None
+        assert row.torch_correct
     if device == "cpu":
         # Whichever this processor is expected to be fastest with.
         gradients = [plan.select(problem.adjoint), plan.select(problem.ordinary, gradient=True)]

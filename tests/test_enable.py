@@ -145,7 +145,8 @@ def test_under_transforms_autocast_and_compile(
     with pytest.MonkeyPatch.context() as patch, fastconv1d.enabled(device.type):
         patch.delenv("FASTCONV1D_PLAN")
         assert low(x).dtype == torch.bfloat16
-        torch.testing.assert_close(low(x), low_expected)
+        # torch may round twice.
+        torch.testing.assert_close(low(x), low_expected, rtol=0.02, atol=0.02)
 
 
 @both

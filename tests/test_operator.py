@@ -666,7 +666,7 @@ def test_autocast_as_torch(device: torch.device, dtype: torch.dtype, kind: Kind)
     with torch.autocast(device.type, dtype=dtype):
         y, expected = kind.ours(x, w, b, groups=2), kind.theirs(x, w, b, groups=2)
         assert y.dtype == expected.dtype == dtype
-        torch.testing.assert_close(y, expected, rtol=0.02, atol=0.002)  # torch may round twice
+        torch.testing.assert_close(y, expected, rtol=0.02, atol=0.02)  # torch may round twice
         mixed = kind.ours(x.to(dtype), w, b.double().float(), groups=2)
         assert mixed.dtype == dtype
         double = [tensor.double() for tensor in (x, w, b)]
