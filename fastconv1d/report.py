@@ -153,9 +153,8 @@ def what(row: Row) -> str:
 def machine(row: Row) -> str:
     """Where a row was measured, in one line."""
     if row["gpu"] is None:
-        threads = "1 thread" if row["threads"] == 1 else f"{row['threads']} threads"
         pages = " with huge pages" if row.get("torch_huge_pages") else ""
-        return f"{row['cpu']}, {threads}, torch {row['torch']}{pages}"
+        return f"{_processor(row)}, torch {row['torch']}{pages}"
     return f"{row['gpu']}, driver {row['driver']}, torch {row['torch']}, cuDNN {row['cudnn']}"
 
 
@@ -227,7 +226,11 @@ def kind(row: Row) -> str:
 def _device(row: Row) -> str:
     # Beside another torch, a row is another case.
     pages = ", torch with huge pages" if row.get("torch_huge_pages") else ""
-    return f"{row['gpu'] or row['cpu']}{pages}"
+    return f"{row['gpu'] or _processor(row)}{pages}"
+
+
+def _processor(row: Row) -> str:
+    return f"{row['cpu']}, {row['threads']} thread{'s' if row['threads'] > 1 else ''}"
 
 
 def _by_device(rows: Sequence[Row]) -> Iterator[tuple[str, list[Row]]]:

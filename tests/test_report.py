@@ -218,6 +218,8 @@ def test_the_newest_row_of_a_case_counts_and_plans_forced_or_tuned_do_not() -> N
     assert [row["ratio"] for row in report.newest(rows)] == [3.0, 4.0, 5.0]
     with_pages = sample(ratio=1.5, date="2026-04-01T00:00:00+00:00", torch_huge_pages=True)
     assert [row["ratio"] for row in report.newest([*rows, with_pages])] == [3.0, 4.0, 5.0, 1.5]
+    threads = [sample(gpu=None, cpu="Zen", threads=n, ratio=float(n)) for n in (1, 2)]
+    assert [row["ratio"] for row in report.newest([*threads, *threads])] == [1.0, 2.0]
     older = {"torch": "2.9", "driver": "570.1", "commit": "abc", "date": "2025-01-01T00:00:00"}
     assert [row["ratio"] for row in report.newest([*rows, sample(**older)])] == [3.0, 4.0, 5.0]
     old = {key: value for key, value in rows[0].items() if key != "tuned"}
