@@ -620,7 +620,7 @@ DEPTHWISE = {
         (2, 2, 61, 4, 3, 200),
         (90, 16, 20, 3, 5, 5),
         (4, 2, 3, 3, 1000, 1000),
-        (2, 2, 17001, 3, 4, 4),
+        (2, 2, 8801, 3, 4, 4),
     )
 }  # fmt: skip
 """For all gradients in one pass: padding of none to more than the kernel, rows of any length, taps
