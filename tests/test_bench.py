@@ -78,12 +78,14 @@ def test_gradients_are_checked_and_timed(device: str, problem: Problem) -> None:
         assert row.host_us is not None and row.torch_host_us is not None
         assert row.im2col_ms is None and row.im2col_peak_bytes is None
         assert (row.peak_bytes is not None) == (device == "cuda")
-        assert row.torch_correct
+        # One element of so few may be further off than twice torch's worst; all together may not.
+        assert row.torch_correct and "L2" not in (row.less_accurate or "")
     if device == "cpu":
-        # Whichever this processor is expected to be fastest with.
-        gradients = [plan.select(problem.adjoint), plan.select(problem.ordinary, gradient=True)]
-        all_three = bench._together([plan.select(problem), *gradients])
-        assert [row.plan for row in rows] == [bench._together(gradients), all_three] * 2
+        of_weight = plan.select(problem.ordinary, gradient=True).name  # ours or ATen's: it depends
+        assert [row.plan for row in rows] == [
+            f"simd + {of_weight}",
+            f"simd + simd + {of_weight}",
+        ] * 2
         backward, train = rows[0].floor_ms, rows[1].floor_ms
         assert backward and train and backward < train  # of ceilings measured once a run
 
