@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import gcd
+
 from fastconv1d import gpu_costs
 from fastconv1d.gpu_costs import (
     LAUNCH,
@@ -74,6 +76,15 @@ GRAD_LONG_KERNEL = 32
 # Taps with which it computes the input's gradient as well, of neighbours and where they are apart:
 # kMostTaps and kMostTapsApart there.
 GRAD_MOST_TAPS, GRAD_MOST_TAPS_APART = 16, 8
+# Pairs of a channel and a tap of the kn2row kernel, and tiles of these: kMostGradPairs and
+# `GradKn2rowShape` of csrc/grad_kn2row.cuh.
+MOST_GRAD_PAIRS, GRAD_KN2ROW_PAIR = 64, 16
+GRAD_KN2ROW_WINDOWS = 47 << 10  # bytes of shared memory: less than kMostGradWindows there
+GRAD_KN2ROW_ROWS = {"tf32": 32, "ieee": 16, "bf16": 32, "fp16": 32}  # rows of a warp
+GRAD_KN2ROW_START, GRAD_KN2ROW_BANDWIDTH = 9.0, 3.4e6  # µs, and bytes per µs that it reads
+# Cycles of a multiprocessor that a warp's step of 128 bytes takes, and each tile of pairs in it.
+GRAD_KN2ROW_STEP = {"tf32": (50, 30), "ieee": (60, 60), "bf16": (50, 30), "fp16": (50, 30)}
+GRAD_KN2ROW_CLOCK = 1755.0  # cycles per µs
 GRAD_DIRECT_RATE = 0.3e6  # FLOP per µs
 GRAD_ATEN_START = 30.0  # µs
 GRAD_ATEN_RATE = {"tf32": 155e6, "ieee": 36e6, "bf16": 670e6, "fp16": 670e6, "fp64": 10e6}
@@ -314,6 +325,61 @@ def has_one_pass(problem: Problem) -> bool:
     few = problem.kernel_size <= (GRAD_MOST_TAPS if neighbours else GRAD_MOST_TAPS_APART)
     counted = problem.batch * problem.channels_out < MOST_SLIDING
     return depthwise and problem.stride == 1 and few and counted and not problem.transposed
+
+
+def _few_in(problem: Problem) -> bool:
+    """Whether the kn2row kernel reads grad_output once: `grad_kn2row_has_few_in` of csrc."""
+    channels_in = problem.channels_in // problem.groups
+    channels_out = problem.channels_out // problem.groups
+    fewer = channels_in <= channels_out or problem.stride > 1
+    other = channels_out * problem.kernel_size <= MOST_GRAD_PAIRS
+    return channels_in * problem.kernel_size <= MOST_GRAD_PAIRS and (fewer or not other)
+
+
+def kn2row_why_not(problem: Problem) -> str | None:
+    """Groups with few pairs of a channel and a tap, as products of these by the others' rows."""
+    if reason := gpu_costs.fma_why_not(problem):
+        return reason
+    few_in = _few_in(problem)
+    few = problem.channels_in if few_in else problem.channels_out
+    pairs = few // problem.groups * problem.kernel_size
+    if pairs > MOST_GRAD_PAIRS:
+        return f"has up to {MOST_GRAD_PAIRS} pairs of a channel and a tap, these are {pairs}"
+    if not few_in and problem.stride > 1:
+        return f"has no strides where output channels are few, this one is {problem.stride}"
+    size = problem.dtype.itemsize
+    window = (128 // size - 1) * problem.stride + problem.reach + 1
+    if 4 * few // problem.groups * window * size > GRAD_KN2ROW_WINDOWS:
+        return f"keeps what a step sees in shared memory, {window} positions here"
+    sizes = (problem.length + 2 * problem.padding, problem.length_out, problem.reach)
+    if max(*sizes, problem.batch) >= MOST_SLIDING:
+        return f"counts batches and positions of padded rows below {MOST_SLIDING}"
+    rows = problem.batch * (problem.channels_in + problem.channels_out)
+    if rows * max(problem.length, problem.length_out) >= MOST_BATCH * 32:
+        return f"has fewer than {MOST_BATCH} steps"
+    return None
+
+
+def kn2row(problem: Problem) -> float:
+    """Groups with few pairs of a channel and a tap, as products of these by the others' rows."""
+    if problem.gpu is None or problem.mode not in GRAD_KN2ROW_STEP:
+        return float("inf")
+    few_in = _few_in(problem)
+    small, large = problem.channels_in, problem.channels_out
+    length, size = problem.length_out, problem.dtype.itemsize
+    if not few_in:
+        small, large, length = large, small, problem.length
+    aligned = gcd(16, length * size) if few_in else problem.aligned
+    kinds = min(large // problem.groups, 16 // aligned)
+    blocks = ceil_div(ceil_div(large // problem.groups, kinds), GRAD_KN2ROW_ROWS[problem.mode])
+    steps = problem.batch * ceil_div(length * size + 15, 128)
+    tiles = ceil_div(small // problem.groups * problem.kernel_size, GRAD_KN2ROW_PAIR)
+    tiles = 1 << (tiles - 1).bit_length()
+    of_step, of_tile = GRAD_KN2ROW_STEP[problem.mode]
+    cycles = problem.groups * kinds * blocks * steps * (of_step + tiles * of_tile)
+    time = cycles / (MULTIPROCESSORS * GRAD_KN2ROW_CLOCK)
+    traffic = problem.bytes / GRAD_KN2ROW_BANDWIDTH
+    return GRAD_KN2ROW_START + larger(traffic, time) / gpu_scale(problem)
 
 
 def explicit_why_not(tile: ProductTile | None, problem: Problem) -> str | None:

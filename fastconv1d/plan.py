@@ -210,6 +210,7 @@ GRADIENT_PLANS: tuple[Plan, ...] = (
         grad_costs.toeplitz,
         gradient=True,
     ),
+    Plan("grad_kn2row", "kn2row", grad_costs.kn2row_why_not, grad_costs.kn2row, gradient=True),
     Plan("grad_sliding", "sliding", grad_costs.sliding_why_not, grad_costs.sliding, gradient=True),
     Plan("grad_direct", "direct", gpu_costs.direct_why_not, grad_costs.direct, gradient=True),
     Plan("grad_simd", "simd", cpu_costs.simd_why_not, cpu_costs.grad_simd, gradient=True),
@@ -392,10 +393,11 @@ def kernels(arch: str = "", most_tiles: int = sys.maxsize) -> dict[str, str]:
             '#include "toeplitz.cuh"\n'
             f"FASTCONV1D_TOEPLITZ_LIBRARY(fastconv1d::{TENSOR_CORE_MODES[mode]})\n"
         )
-        glue[f"kn2row_{mode}"] = (
-            '#include "kn2row.cuh"\n'
-            f"FASTCONV1D_KN2ROW_LIBRARY(fastconv1d::{TENSOR_CORE_MODES[mode]})\n"
-        )
+        for family in ("kn2row", "grad_kn2row"):
+            glue[f"{family}_{mode}"] = (
+                f'#include "{family}.cuh"\n'
+                f"FASTCONV1D_{family.upper()}_LIBRARY(fastconv1d::{TENSOR_CORE_MODES[mode]})\n"
+            )
     for mode in ROUNDED:
         glue[f"grad_toeplitz_{mode}"] = (
             '#include "grad_toeplitz.cuh"\n'
@@ -481,7 +483,7 @@ def library_of(plan: Plan, problem: Problem) -> str:
     family, mode = family_of(plan), problem.mode
     if family in TENSOR_CORE_FAMILIES:
         return _library_and_variant(plan, mode)[0]
-    if family in ("toeplitz", "grad_toeplitz", "kn2row"):
+    if plan.family in ("toeplitz", "kn2row"):
         return f"{family}_{mode}"
     if plan.family == "sliding":
         return f"{family}_{'fp32' if problem.dtype.itemsize == 4 else mode}"

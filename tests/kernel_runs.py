@@ -552,6 +552,27 @@ KN2ROW = {
     ),
 }
 """Few output channels a group, and many input channels."""
+FEW_PAIRS = {
+    "from one channel": Problem(2, 1, 70, 1333, 7, padding=3, bias=True),
+    "from one channel, even rows": Problem(3, 1, 33, 262, 7, padding=3, bias=True),
+    "from one channel, stride 5": Problem(2, 1, 40, 1300, 10, stride=5, bias=True),
+    "from four channels, whole steps": Problem(2, 4, 64, 512, 15, padding=7),
+    "from three channels of groups": Problem(2, 9, 60, 300, 9, padding=4, groups=3, bias=True),
+    "from one channel, dilated": Problem(2, 1, 20, 201, 5, padding=30, dilation=13, bias=True),
+    "from two channels, stride beyond the kernel": Problem(2, 2, 9, 400, 3, stride=7, padding=9),
+    "to one channel": Problem(2, 40, 1, 1333, 7, padding=3, bias=True),
+    "to one channel, whole steps": Problem(1, 64, 1, 1024, 7, padding=3),
+    "to three channels of groups": Problem(2, 48, 6, 301, 9, padding=11, groups=2, bias=True),
+    "to five channels, dilated": Problem(2, 50, 5, 300, 5, dilation=7, padding=2, bias=True),
+    "one tap": Problem(2, 1, 40, 260, 1, bias=True),
+    "one tap, to one channel": Problem(2, 40, 1, 260, 1, bias=True),
+    "padding beyond the reach": Problem(2, 3, 20, 40, 4, padding=150, bias=True),
+    "rows shorter than a piece": Problem(9, 1, 20, 3, 3, padding=1, bias=True),
+    "fewer channels than kinds": Problem(2, 2, 3, 515, 4, padding=1, bias=True),
+    "depthwise": Problem(2, 3, 3, 131, 5, padding=2, groups=3, bias=True),
+    "more positions than a chain": Problem(1, 1, 9, 70_001, 2, bias=True),
+}
+"""Few pairs of a channel and a tap, for csrc/grad_kn2row.cuh."""
 UNFOLDED = {
     f"transposed, {channels_in} to {channels_out} of {groups}, {k} stride {s}": Problem(
         2,
@@ -763,6 +784,12 @@ def kn2row_runs(problems: Iterable[Problem], mode: str) -> list[Run]:
     ]
 
 
+def grad_kn2row_runs(problems: Iterable[Problem], mode: str) -> list[Run]:
+    """Each problem on `gradient_runs`, with few multiprocessors and with many in turn."""
+    runs = on_plan("grad_kn2row", gradient_runs(corner_runs(problems, mode, 0)))
+    return [replace(r, multiprocessors=(1, 132)[n // 2 % 2]) for n, r in enumerate(runs)]
+
+
 def grad_sliding_runs(problems: Iterable[Problem], mode: str) -> list[Run]:
     """Each problem on `gradient_runs`, with few multiprocessors and with many in turn."""
     runs = gradient_runs(corner_runs(problems, mode, 0))
@@ -836,6 +863,8 @@ def library_runs(library: str, problems: Iterable[Problem], *, clears: bool = Tr
         runs = grad_toeplitz_runs(few, library.rsplit("_", 1)[1])
     elif library.startswith("kn2row"):
         runs = kn2row_runs(list(KN2ROW.values())[::4], library.rsplit("_", 1)[1])
+    elif library.startswith("grad_kn2row"):
+        runs = grad_kn2row_runs(list(FEW_PAIRS.values())[::3], library.rsplit("_", 1)[1])
     elif library.startswith("sliding"):
         mode = sliding_mode(library)
         few = [*list(NARROW.values())[::2], *FEW_TAPS.values(), *list(UNFOLDED.values())[::5]]

@@ -33,7 +33,7 @@ LONG_KERNEL = Problem(32, 768, 768, 768, 768, padding=767, groups=768, mode="tf3
 SHORT_ROWS = Problem(12, 512, 1024, 264, 16, stride=8, padding=4, mode="tf32", gpu=H200)
 FEW_OUT = Problem(12, 64, 1, 16896, 7, padding=3, bias=True, mode="tf32", gpu=H200)
 TINY = Problem(1, 4, 4, 64, 3, mode="tf32", gpu=H200)
-BY_NAME = {row.name: row for row in plan.PLANS}
+BY_NAME = {row.name: row for row in plan.EVERY_PLAN}
 
 
 def on_cpu(problem: Problem) -> Problem:
@@ -41,7 +41,7 @@ def on_cpu(problem: Problem) -> Problem:
 
 
 def test_names_are_distinct_and_no_family_takes_another_plans_name() -> None:
-    assert len(BY_NAME) == len(plan.PLANS)
+    assert len(BY_NAME) == len(plan.EVERY_PLAN)
     for row in plan.PLANS:
         assert row.family in BY_NAME or row.family in plan.TENSOR_CORE_FAMILIES
 
@@ -150,6 +150,18 @@ def test_names_are_distinct_and_no_family_takes_another_plans_name() -> None:
         ("kn2row", replace(FEW_OUT, length=1 << 29), "positions of padded rows"),
         ("kn2row", replace(FEW_OUT, stride=1 << 15, padding=1 << 18), "strides below"),
         ("kn2row", replace(FEW_OUT, batch=1 << 19), "tiles"),
+        ("grad_kn2row", FEW_OUT, None),
+        ("grad_kn2row", replace(FEW_OUT, channels_in=1, channels_out=512, stride=8), None),
+        ("grad_kn2row", replace(FEW_OUT, gpu=A100, mode="ieee"), None),
+        ("grad_kn2row", replace(FEW_OUT, groups=2, channels_out=2), None),
+        ("grad_kn2row", on_cpu(FEW_OUT), "needs a CUDA device"),
+        ("grad_kn2row", replace(FEW_OUT, gpu=V100), "needs compute capability 8.0"),
+        ("grad_kn2row", replace(FEW_OUT, mode="fp64"), "no fp64"),
+        ("grad_kn2row", replace(FEW_OUT, kernel_size=65), "64 pairs"),
+        ("grad_kn2row", replace(FEW_OUT, stride=2), "no strides where output channels are few"),
+        ("grad_kn2row", replace(FEW_OUT, dilation=4000), "in shared memory"),
+        ("grad_kn2row", replace(FEW_OUT, length=1 << 29), "positions of padded rows"),
+        ("grad_kn2row", replace(FEW_OUT, batch=1 << 28), "steps"),
         (
             "kn2row",
             Problem(1, 1 << 17, 1 << 16, 9, 3, groups=1 << 16, mode="tf32", gpu=H200),
@@ -557,6 +569,7 @@ def test_every_plan_has_its_library_and_variant() -> None:
         "explicit_tf32", "explicit_ieee", "explicit_bf16", "explicit_fp16",
         "grad_explicit_tf32", "grad_explicit_bf16", "grad_explicit_fp16",
         "kn2row_tf32", "kn2row_ieee", "kn2row_bf16", "kn2row_fp16",
+        "grad_kn2row_tf32", "grad_kn2row_ieee", "grad_kn2row_bf16", "grad_kn2row_fp16",
         "grad_hopper_tf32", "grad_hopper_bf16", "grad_hopper_fp16",
         "grad_dense_tf32", "grad_dense_ieee", "grad_dense_bf16", "grad_dense_fp16",
         "grad_sliding_fp32", "grad_sliding_bf16", "grad_sliding_fp16", "grad_direct", "grad_bias",

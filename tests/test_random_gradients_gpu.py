@@ -42,6 +42,7 @@ FAMILIES = {
     "dense": ("dense", tuple(TENSOR_CORE_MODES)),
     "sliding": ("sliding", tuple(TENSOR_CORE_MODES)),
     "toeplitz": ("toeplitz", ("tf32", "bf16", "fp16")),
+    "kn2row": ("kn2row", tuple(TENSOR_CORE_MODES)),
     "direct": ("direct", MODES),
 }
 """By a name for `-k`: the algorithm asked for, and the modes that it has."""
@@ -75,7 +76,7 @@ def problems(random: Random, mode: str, algorithm: str) -> Iterator[Problem]:
     while misses < 10_000:
         problem = random_problem(
             random, mode, FLOPS, transposed=random.random() < 0.25,
-            narrow=algorithm in ("sliding", "toeplitz") or random.random() < 0.2, gpu=gpu,
+            narrow=algorithm in ("sliding", "toeplitz", "kn2row") or random.random() < 0.2, gpu=gpu,
         )  # fmt: skip
         if rows_that_run(problem, algorithm):
             misses = 0
