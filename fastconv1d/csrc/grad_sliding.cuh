@@ -410,41 +410,52 @@ struct GradBoth : GradAll<MODE, TAPS, BLOCKS, false> {
 template <class MODE, int TAPS, int BLOCKS, bool SHIFTED>
 struct GradBothApart : GradAll<MODE, TAPS, BLOCKS, true> {
   using Base = GradAll<MODE, TAPS, BLOCKS, true>;
-  using Base::Base, Base::p, Base::unit, Base::weight, Base::pieces, Base::positions;
+  using Base::Base, Base::p, Base::unit, Base::weight, Base::of_piece, Base::pieces,
+      Base::positions;
   using typename Base::M;
   static constexpr bool together = TAPS <= 3, in_rows = true;
   static constexpr int turns = 32;
+  // Where windows are kept as they were read, half of the piece at a time takes fewer registers.
+  static constexpr int at_once = together ? 1 : pieces;
   using Window = Span<M, pieces, true>;
 
   __device__ __forceinline__ void add(const GradPlace& place, float (&sums)[TAPS],
                                       float& bias) const {
     const int batch = place.batch, first = this->first_of(place);
-    float input[positions], grad[positions];
-    const Span<M, pieces, SHIFTED> inputs(this->input_row(batch), p.length, first);
-    const auto window_of = [&](int t) {
+    Span<M, pieces, SHIFTED> inputs(this->input_row(batch), p.length, first);
+    const auto read = [&](int t) {
       return Window(this->grad_row(batch), p.length_out, first + p.shift + t * p.dilation);
     };
     Window windows[together ? TAPS : 1];
     if constexpr (together) {
 #pragma unroll
       for (int t = 0; t < TAPS; ++t)
-        if (t < p.kernel_size) windows[t] = window_of(t);
+        if (t < p.kernel_size) windows[t] = read(t);
     }
-    const auto unpack = [&](int t) {
-      if constexpr (together)
-        windows[t].values(grad, p.length_out);
-      else
-        window_of(t).values(grad, p.length_out);
+    inputs.settle(p.length);
+    if constexpr (together) {
+#pragma unroll
+      for (int t = 0; t < TAPS; ++t)
+        if (t < p.kernel_size) windows[t].settle(p.length_out);
+    }
+    const auto window_of = [&](int t) {
+      if constexpr (together) {
+        return windows[t];
+      } else {
+        Window window = read(t);
+        window.settle(p.length_out);
+        return window;
+      }
     };
-    inputs.values(input, p.length);
     if (this->at_an_end(first)) {
-      float counted = 0;
-      bool finite = all_finite<TAPS>(weight) && all_finite<positions>(input);
+      float value[positions], counted = 0;
+      inputs.template unpack<0, pieces>(value);
+      bool finite = all_finite<TAPS>(weight) && all_finite<positions>(value);
 #pragma unroll(together ? TAPS : 1)
       for (int t = 0; t < TAPS && t < p.kernel_size; ++t) {
-        unpack(t);
-        finite = finite && all_finite<positions>(grad);
-        if (t == p.counted) counted = sum_of<positions>(grad);
+        window_of(t).template unpack<0, pieces>(value);
+        finite = finite && all_finite<positions>(value);
+        if (t == p.counted) counted = sum_of<positions>(value);
       }
       const bool in_row = this->in_row(first);
       if (!in_row || !finite) {
@@ -453,22 +464,28 @@ struct GradBothApart : GradAll<MODE, TAPS, BLOCKS, true> {
         return;
       }
     }
-    float grad_input[positions]{};
-#pragma unroll
-    for (int t = 0; t < TAPS; ++t) {
-      if (t >= p.kernel_size) break;
-      unpack(t);
-      if (t == p.counted) bias += sum_of<positions>(grad);
-      float sum = 0;
-#pragma unroll
-      for (int i = 0; i < positions; ++i) {
-        grad_input[i] = fmaf(weight[t], grad[i], grad_input[i]);
-        sum = fmaf(input[i], grad[i], sum);
-      }
-      sums[t] += sum;
-    }
     uint32_t word[4 * pieces];
-    pack_words<M, 4 * pieces>(grad_input, word);
+    const auto multiply = [&](auto number) {
+      constexpr int from = decltype(number)::value, count = at_once * of_piece;
+      float input[count], grad_input[count]{};
+      inputs.template unpack<from, at_once>(input);
+#pragma unroll
+      for (int t = 0; t < TAPS; ++t) {
+        if (t > 0 && t >= p.kernel_size) break;
+        float grad[count], sum = 0;
+        window_of(t).template unpack<from, at_once>(grad);
+        if (t == p.counted) bias += sum_of<count>(grad);
+#pragma unroll
+        for (int i = 0; i < count; ++i) {
+          grad_input[i] = fmaf(weight[t], grad[i], grad_input[i]);
+          sum = fmaf(input[i], grad[i], sum);
+        }
+        sums[t] += sum;
+      }
+      pack_words<M, 4 * at_once>(grad_input, word + 4 * from);
+    };
+    multiply(std::integral_constant<int, 0>());
+    if constexpr (at_once < pieces) multiply(std::integral_constant<int, at_once>());
     this->write(word, batch, first);
   }
 };
