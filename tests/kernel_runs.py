@@ -621,10 +621,14 @@ DEPTHWISE = {
         (90, 16, 20, 3, 5, 5),
         (4, 2, 3, 3, 1000, 1000),
         (2, 2, 8801, 3, 4, 4),
+        (2, 3, 256, 4, 1, 3),
+        (3, 2, 512, 3, 1, 1),
+        (2, 3, 128, 3, 5, 14),
+        (2, 3, 160, 2, 2, 0),
     )
 }  # fmt: skip
 """For all gradients in one pass: padding of none to more than the kernel, rows of any length, taps
-side by side or apart."""
+side by side or apart, rows of whole pieces with a bias and without."""
 
 FOLDED = {
     "one channel, stride 5": Problem(2, 1, 70, 1333, 10, stride=5, bias=True),

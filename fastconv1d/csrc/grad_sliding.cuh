@@ -14,7 +14,7 @@
 //
 // Where units are few, blocks share out the pieces of one, and `grad_sum.cuh` adds up what they leave in
 // the workspace, [split][element] of the weight and then of the bias: at most 16 MiB where there are several. The
-// order of additions depends on the shape, the multiprocessors and where pieces of grad_output begin.
+// order of additions depends on the shape, the multiprocessors, where pieces begin and whether there is a bias.
 //
 // What no pair of position and tap sees is not multiplied, by a zero either: it may be infinite. Pieces at a row's
 // ends have zeros in them; if they also have a value that is not finite, products are chosen one by one.
@@ -263,7 +263,7 @@ struct GradAll {
   static constexpr int taps = TAPS, blocks = BLOCKS;
   static constexpr bool ahead = false, with_input = true;
   static constexpr int pieces = 2, of_piece = 16 / sizeof(Element), positions = pieces * of_piece;
-  static constexpr int of_worker = positions, most_lead = of_piece - 1, worker_threads = 1;
+  static constexpr int of_worker = positions, worker_threads = 1;
   // Taps are numbered as positions of grad_output ascend; the first one's are so many further on than the input's.
   static int64_t shift(const ConvArgs& a) { return a.padding - (a.kernel_size - 1) * a.dilation; }
   // The tap whose positions the bias counts: of taps apart the one that is least off.
@@ -272,12 +272,19 @@ struct GradAll {
     return APART ? smaller(larger(nearest, 0), a.kernel_size - 1) : 0;
   }
   static int64_t counted_shift(const ConvArgs& a) { return shift(a) + counted(a) * a.dilation; }
-  // That tap sees all of grad_output, and pieces begin where 16 bytes do.
+  // That tap sees all of grad_output, which a bias needs, and pieces begin where 16 bytes do.
   static int64_t before(const ConvArgs& a) {
-    return round_up(larger(0, counted_shift(a)), of_piece);
+    return a.grad_bias != nullptr ? round_up(larger(0, counted_shift(a)), of_piece) : 0;
   }
   static int64_t covered(const ConvArgs& a) {
-    return before(a) + larger(a.length, a.length_out - counted_shift(a)) + most_lead;
+    const int64_t seen = a.grad_bias != nullptr ? a.length_out - counted_shift(a) : 0;
+    return before(a) + larger(a.length, seen) + most_lead(a);
+  }
+  // Positions that a row's first piece may lack: none where all rows begin at 16 bytes.
+  static int64_t most_lead(const ConvArgs& a) {
+    const bool aligned =
+        reinterpret_cast<uintptr_t>(a.grad_input) % 16 == 0 && a.length % of_piece == 0;
+    return aligned ? 0 : of_piece - 1;
   }
 
   const GradSlidingParams<M>& p;
