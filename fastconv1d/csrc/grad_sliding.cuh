@@ -367,10 +367,9 @@ struct GradBoth : GradAll<MODE, TAPS, BLOCKS, false> {
   using typename Base::M;
   static constexpr int span = positions - 1 + TAPS;  // positions of a window
   static constexpr int windows = (span + of_piece - 1) / of_piece;
-  // Where memory has to be waited for more than products, whole rows are the nearest to each other; else whole turns
-  // keep all threads busy.
-  static constexpr bool in_rows = of_piece == 4 && TAPS <= 8;
-  static constexpr int turns = in_rows ? 4 : 10;
+  // Of blocks that have whole rows or parts of one, and of others: the fewer the more memory is waited for.
+  static constexpr int turns_in_rows = TAPS <= 8 ? 4 : 10;
+  static constexpr int turns = of_piece == 4 ? turns_in_rows : 10;
 
   __device__ __forceinline__ void add(const GradPlace& place, float (&sums)[TAPS],
                                       float& bias) const {
@@ -420,8 +419,8 @@ struct GradBothApart : GradAll<MODE, TAPS, BLOCKS, true> {
   using Base::Base, Base::p, Base::unit, Base::weight, Base::of_piece, Base::pieces,
       Base::positions;
   using typename Base::M;
-  static constexpr bool together = TAPS <= 3, in_rows = true;
-  static constexpr int turns = 32;
+  static constexpr bool together = TAPS <= 3;
+  static constexpr int turns_in_rows = 32, turns = 32;
   // Where windows are kept as they were read, half of the piece at a time takes fewer registers.
   static constexpr int at_once = together ? 1 : pieces;
   using Window = Span<M, pieces, true>;
@@ -698,12 +697,18 @@ struct GradSlidingKernels {
         // Memory is the faster the nearer to each other all is that is on its way: so blocks do little, but enough for
         // their start and end to count for less, unless they are few.
         const int64_t evenly = pieces * unit_blocks / (workers * a.multiprocessors * S::blocks),
-                      turns = larger(kLeastPieces, smaller(evenly, S::turns));
-        pieces_of_split = larger(workers * turns, ceil_div(pieces, larger(1, most_splits(a))));
-        if (S::in_rows) {
-          parts = larger(1, pieces_of_row / pieces_of_split);
-          pieces_of_split =
-              parts > 1 ? ceil_div(pieces_of_row, parts) : round_up(pieces_of_split, pieces_of_row);
+                      least = ceil_div(pieces, larger(1, most_splits(a)));
+        const auto pieces_of = [&](int64_t turns) {
+          return larger(workers * larger(kLeastPieces, smaller(evenly, turns)), least);
+        };
+        // Whole rows, or even parts of one, are the nearest, where their last turn leaves few threads idle.
+        const int64_t wanted = pieces_of(S::turns_in_rows);
+        parts = larger(1, pieces_of_row / wanted);
+        pieces_of_split =
+            parts > 1 ? ceil_div(pieces_of_row, parts) : round_up(wanted, pieces_of_row);
+        if (16 * pieces_of_split < 15 * round_up(pieces_of_split, workers)) {
+          parts = 1;
+          pieces_of_split = pieces_of(S::turns);
         }
       } else {
         splits = grad_splits(a, unit_blocks, pieces / (workers * kLeastPieces));
