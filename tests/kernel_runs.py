@@ -622,6 +622,8 @@ DEPTHWISE = {
         (4, 2, 3, 3, 1000, 1000),
         (2, 2, 16377, 3, 4, 4),
         (1, 2, 8189, 3, 1, 1),
+        (40, 17, 19, 4, 1, 1),
+        (40, 11, 18, 5, 4, 8),
         (2, 3, 256, 4, 1, 3),
         (3, 2, 512, 3, 1, 1),
         (2, 3, 128, 3, 5, 14),
@@ -629,7 +631,7 @@ DEPTHWISE = {
     )
 }  # fmt: skip
 """For all gradients in one pass: padding of none to more than the kernel, rows of any length, taps
-side by side or apart, rows of whole pieces with a bias and without."""
+side by side or apart, rows of whole pieces with a bias and without, units of 33 to 128 pieces."""
 
 FOLDED = {
     "one channel, stride 5": Problem(2, 1, 70, 1333, 10, stride=5, bias=True),

@@ -690,7 +690,10 @@ struct GradSlidingKernels {
           pieces_of_row(ceil_div(S::covered(a), S::of_worker)) {
       const int64_t pieces = a.batch * pieces_of_row, of_warp = 32 / S::worker_threads;
       const bool many = !S::with_input && units >= a.multiprocessors * kWarpsEnough;
-      unit_warps = many || pieces <= of_warp ? 1 : kGradWarps;
+      // A block would leave threads idle; but where no block has to wait for another, one is done sooner.
+      const bool few = pieces <= of_warp ||
+                       (pieces <= kLeastPieces * of_warp && units > a.multiprocessors * S::blocks);
+      unit_warps = many || few ? 1 : kGradWarps;
       unit_blocks = ceil_div(units, kGradWarps / unit_warps);
       const int64_t workers = of_warp * unit_warps;
       if constexpr (S::with_input) {
