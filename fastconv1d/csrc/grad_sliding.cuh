@@ -68,6 +68,7 @@ struct GradUnit {
   using Element = typename M::Element;
   const Element *grad, *input;  // rows of batch 0
   int64_t grad_batch_stride, input_batch_stride;
+  int64_t pair;
   int first_tap, channel;  // channel: of the output
   bool has_bias;
 };
@@ -496,6 +497,30 @@ struct GradBothApart : GradAll<MODE, TAPS, BLOCKS, true> {
   }
 };
 
+// The unit of a number. Of a depthwise layer that is a channel with all its taps: there is nothing to divide.
+template <class S>
+__device__ __forceinline__ GradUnit<typename S::M> grad_unit(
+    const GradSlidingParams<typename S::M>& p, uint32_t number) {
+  uint32_t pair = number, out = number, in = number, chunk = 0, in_of_group = 0;
+  if constexpr (!S::with_input) {
+    pair = number / p.chunks;
+    chunk = number - pair * p.chunks;
+    out = pair / p.channels_in_of_group;
+    in_of_group = pair - out * p.channels_in_of_group;
+    in = out / p.channels_out_of_group * p.channels_in_of_group + in_of_group;
+  }
+  return {
+      p.grad_output + int64_t{out} * p.length_out,
+      p.input + in * p.input_channel_stride,
+      p.channels_out * p.length_out,
+      p.input_batch_stride,
+      int64_t{pair},
+      static_cast<int>(chunk) * S::taps,
+      static_cast<int>(out),
+      chunk == 0 && in_of_group == 0 && p.sums.bias != nullptr,
+  };
+}
+
 // Blocks that share a multiprocessor, so that no registers are spilled.
 template <class S>
 FASTCONV1D_HD constexpr int grad_sliding_blocks() {
@@ -520,20 +545,8 @@ __global__ void __launch_bounds__(kGradThreads, (grad_sliding_blocks<S>()))
                  rows = units / p.unit_blocks, part = blockIdx.x - units * parts,
                  split = rows * parts + part,
                  first_unit = (units - rows * p.unit_blocks) * (kGradWarps / p.unit_warps),
-                 number = first_unit + warp / p.unit_warps, pair = number / p.chunks,
-                 out = pair / p.channels_in_of_group,
-                 in_of_group = pair - out * p.channels_in_of_group,
-                 in = out / p.channels_out_of_group * p.channels_in_of_group + in_of_group;
-  const int chunk = static_cast<int>(number - pair * p.chunks);
-  const GradUnit<M> unit{
-      p.grad_output + int64_t{out} * p.length_out,
-      p.input + in * p.input_channel_stride,
-      p.channels_out * p.length_out,
-      p.input_batch_stride,
-      chunk * S::taps,
-      static_cast<int>(out),
-      chunk == 0 && in_of_group == 0 && p.sums.bias != nullptr,
-  };
+                 number = first_unit + warp / p.unit_warps;
+  const GradUnit<M> unit = grad_unit<S>(p, number);
   float sums[S::taps]{}, bias = 0;
 
   // This worker's pieces.
@@ -542,9 +555,14 @@ __global__ void __launch_bounds__(kGradThreads, (grad_sliding_blocks<S>()))
   const int64_t begin = rows * p.pieces_of_rows + part * p.pieces_of_split,
                 end = smaller(smaller(begin + p.pieces_of_split, (rows + 1) * p.pieces_of_rows),
                               p.batch * p.pieces_of_row);
-  int left = number < p.units ? static_cast<int>(ceil_div(end - begin - worker, workers)) : 0;
-  GradPlace place{static_cast<int>((begin + worker) / p.pieces_of_row),
-                  static_cast<int>((begin + worker) % p.pieces_of_row)};
+  const int after = static_cast<int>(end - begin) - worker;
+  int left = number < p.units ? (after + workers - 1) / workers : 0;
+  // A part of a row is where its number says, and needs no division of 64 bits.
+  GradPlace place{static_cast<int>(rows), static_cast<int>(part * p.pieces_of_split) + worker};
+  if (parts == 1) {
+    place.batch = static_cast<int>((begin + worker) / p.pieces_of_row);
+    place.piece = static_cast<int>((begin + worker) % p.pieces_of_row);
+  }
   const S pieces{p, unit};
   const auto advance = [&] {
     place.batch += p.batch_step;
@@ -594,9 +612,9 @@ __global__ void __launch_bounds__(kGradThreads, (grad_sliding_blocks<S>()))
       sum += shared[(warp / p.unit_warps * p.unit_warps + other) * of_warp + t];
     const int tap = S::with_input ? p.kernel_size - 1 - t : unit.first_tap + t;
     if (t == S::taps) {
-      if (unit.has_bias) p.sums.store_bias(split, out, sum);
+      if (unit.has_bias) p.sums.store_bias(split, unit.channel, sum);
     } else if (tap >= 0 && tap < p.kernel_size) {
-      p.sums.store_weight(split, int64_t{pair} * p.kernel_size + tap, sum);
+      p.sums.store_weight(split, unit.pair * p.kernel_size + tap, sum);
     }
   }
 }
