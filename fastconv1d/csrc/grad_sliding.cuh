@@ -724,7 +724,8 @@ struct GradSlidingKernels {
         };
         // Whole rows, or even parts of one, are the nearest, where their last turn leaves few threads idle.
         const int64_t wanted = pieces_of(S::turns_in_rows);
-        parts = larger(1, pieces_of_row / wanted);
+        const int64_t nearest = (pieces_of_row + wanted / 2) / wanted;
+        parts = larger(1, smaller(nearest, pieces_of_row / least));
         pieces_of_split =
             parts > 1 ? ceil_div(pieces_of_row, parts) : round_up(wanted, pieces_of_row);
         if (16 * pieces_of_split < 15 * round_up(pieces_of_split, workers)) {
