@@ -676,7 +676,10 @@ struct GradSlidingKernels {
       return function(Of<GradBothApart<M, 8, of_piece == 4 ? 6 : 5, true>>{});
     }
     if (a.grad_input != nullptr) {
-      if (!rows_begin_alike(a)) return function(Of<GradBoth<M, 16, 4, true>>{});
+      if (!rows_begin_alike(a)) {
+        if (a.kernel_size <= 4) return function(Of<GradBoth<M, 4, 7, true>>{});
+        return function(Of<GradBoth<M, 16, 4, true>>{});
+      }
       if (a.kernel_size <= 4) return function(Of<GradBoth<M, 4, 7, false>>{});
       if (a.kernel_size <= 8) return function(Of<GradBoth<M, 8, of_piece == 4 ? 6 : 5, false>>{});
       return function(Of<GradBoth<M, 16, of_piece == 4 ? 5 : 4, false>>{});
