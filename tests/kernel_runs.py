@@ -220,7 +220,7 @@ def execute(
             taps = torch.eye(run.problem.kernel_size, dtype=run.problem.dtype)
             weight = taps[:, None].repeat(run.problem.groups, 1, 1)
         problem, result = folder / f"{number}.problem", folder / f"{number}.result"
-        problem.write_bytes(_encode(run, input, weight, bias, of_input))
+        problem.write_bytes(encode(run, input, weight, bias, of_input))
         result.write_bytes(b"")
         files += [problem, result]
         pending.append((run, input, weight, bias, of_input, result))
@@ -239,7 +239,7 @@ def _raw(tensor: torch.Tensor) -> bytes:
     return tensor.contiguous().view(torch.uint8).numpy().tobytes()
 
 
-def _encode(
+def encode(
     run: Run,
     input: torch.Tensor,
     weight: torch.Tensor,

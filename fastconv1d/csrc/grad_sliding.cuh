@@ -329,9 +329,8 @@ struct GradAll {
     return first + positions > 0 && first < p.length;
   }
   __device__ __forceinline__ bool at_an_end(int first) const {
-    const int seen = first + p.shift;
-    return first < 0 || first + positions > p.length || seen < 0 ||
-           seen + positions + (TAPS - 1) * step() > p.length_out;
+    return first < 0 || first + positions > p.length || first + p.shift < 0 ||
+           first + positions + p.padding > p.length_out;  // the first tap, and the last one
   }
   __device__ __forceinline__ void write(const uint32_t (&word)[4 * pieces], int batch,
                                         int first) const {
@@ -347,8 +346,9 @@ struct GradAll {
       float sum = 0;
 #pragma unroll
       for (int t = 0; t < TAPS; ++t) {
+        if (t >= p.kernel_size) break;  // where it were need not be a number of 32 bits
         const int at = i + p.shift + t * step();
-        if (t >= p.kernel_size || at < 0 || at >= p.length_out) continue;
+        if (at < 0 || at >= p.length_out) continue;
         const float grad = M::from(grads[at]);
         sums[t] = fmaf(input, grad, sums[t]);
         sum = fmaf(weight[t], grad, sum);
