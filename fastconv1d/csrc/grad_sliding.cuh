@@ -7,14 +7,19 @@
 // One warp or a whole block has a unit. A thread has a sum for each of the unit's taps, and takes pieces of the
 // rows of all batches in turn: 16 bytes of grad_output, or 32, and the window of the input that these
 // positions see. Pieces of grad_output begin where memory's pieces of 16 bytes do; those of the input are
-// shifted by what they are off. What is read next is on its way while this is multiplied. Where taps are apart, or
-// strides long, lanes take neighbouring positions instead and read values one by one. A piece's products are
-// added up before they join the sums, which keeps rounding errors down. At the end the lanes of a warp add up their
-// sums, and the warps of a unit theirs in shared memory: [warp][tap, and one for the bias].
+// shifted by what they are off. What is read next is on its way while this is multiplied (`ahead`), or its registers
+// are left to more warps, one of which multiplies while others wait. Where taps are apart, or strides long, lanes take
+// neighbouring positions instead and read values one by one. A piece's products are added up before they join the
+// sums, which keeps rounding errors down. At the end the lanes of a warp add up their sums, and the warps of a unit
+// theirs in shared memory: [warp][tap, and one for the bias].
 //
-// Where units are few, blocks share out the pieces of one, and `grad_sum.cuh` adds up what they leave in
-// the workspace, [split][element] of the weight and then of the bias: at most 16 MiB where there are several. The
-// order of additions depends on the shape, the multiprocessors, where pieces begin and whether there is a bias.
+// Where units are few, or blocks had better be short, blocks share out the pieces of one, and `grad_sum.cuh` adds up
+// what they leave in the workspace, [split][element] of the weight and then of the bias: at most 16 MiB where there
+// are several. The order of additions depends on the shape, the multiprocessors, where pieces begin and whether there
+// is a bias.
+//
+// Blocks are numbered [split][unit], or where splits are parts of a row [row][unit][part]: blocks begin in that order, so
+// those at work together read what lies together.
 //
 // What no pair of position and tap sees is not multiplied, by a zero either: it may be infinite. Pieces at a row's
 // ends have zeros in them; if they also have a value that is not finite, products are chosen one by one.
@@ -52,14 +57,14 @@ struct GradSlidingParams {
   typename M::Element* grad_input;
   GradStore<M> sums;
   int64_t input_batch_stride, input_channel_stride, batch, channels_out;
-  int64_t pieces_of_rows, pieces_of_split;  // rows: what splits that are parts of one share
+  int64_t pieces_of_slab, pieces_of_split;  // slab: a split, or a row whose parts are splits
   uint32_t channels_in_of_group, channels_out_of_group;
   uint32_t units, unit_blocks;
   int batch_step, piece_step;  // from a worker's piece to its next: so many batches, so many pieces
   int pieces_of_row, unit_warps, chunks;  // chunks: of the taps
   int length, length_out, kernel_size, stride, dilation, padding;
-  int before, shift, counted;  // of `GradBoth`
-  uint32_t parts;              // likewise: of a row, or 1 where a split has whole ones
+  int before, shift, counted;  // of `GradAll`
+  uint32_t parts;              // likewise: splits of a slab
 };
 
 // What the pieces of a unit have in common.
@@ -541,24 +546,24 @@ __global__ void __launch_bounds__(kGradThreads, (grad_sliding_blocks<S>()))
   FASTCONV1D_SHARED(memory);
   auto* const shared = reinterpret_cast<float*>(memory);
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
-  const uint32_t parts = S::with_input ? p.parts : 1, units = blockIdx.x / parts,
-                 rows = units / p.unit_blocks, part = blockIdx.x - units * parts,
-                 split = rows * parts + part,
-                 first_unit = (units - rows * p.unit_blocks) * (kGradWarps / p.unit_warps),
-                 number = first_unit + warp / p.unit_warps;
+  // [slab][block of units][part]
+  const uint32_t parts = S::with_input ? p.parts : 1, of_slabs = blockIdx.x / parts,
+                 part = blockIdx.x - of_slabs * parts, slab = of_slabs / p.unit_blocks,
+                 unit_block = of_slabs - slab * p.unit_blocks, split = slab * parts + part,
+                 number = unit_block * (kGradWarps / p.unit_warps) + warp / p.unit_warps;
   const GradUnit<M> unit = grad_unit<S>(p, number);
   float sums[S::taps]{}, bias = 0;
 
   // This worker's pieces.
   const int thread = static_cast<int>(threadIdx.x) % (32 * p.unit_warps),
             worker = thread / S::worker_threads, workers = 32 * p.unit_warps / S::worker_threads;
-  const int64_t begin = rows * p.pieces_of_rows + part * p.pieces_of_split,
-                end = smaller(smaller(begin + p.pieces_of_split, (rows + 1) * p.pieces_of_rows),
+  const int64_t begin = slab * p.pieces_of_slab + part * p.pieces_of_split,
+                end = smaller(smaller(begin + p.pieces_of_split, (slab + 1) * p.pieces_of_slab),
                               p.batch * p.pieces_of_row);
   const int after = static_cast<int>(end - begin) - worker;
   int left = number < p.units ? (after + workers - 1) / workers : 0;
-  // A part of a row is where its number says, and needs no division of 64 bits.
-  GradPlace place{static_cast<int>(rows), static_cast<int>(part * p.pieces_of_split) + worker};
+  // A slab in parts is one batch's row, which needs no division of 64 bits.
+  GradPlace place{static_cast<int>(slab), static_cast<int>(part * p.pieces_of_split) + worker};
   if (parts == 1) {
     place.batch = static_cast<int>((begin + worker) / p.pieces_of_row);
     place.piece = static_cast<int>((begin + worker) % p.pieces_of_row);
@@ -703,7 +708,7 @@ struct GradSlidingKernels {
   // Who does what, as the shape and the multiprocessors alone say.
   struct Work {
     int64_t chunks, units, pieces_of_row, unit_warps, unit_blocks;
-    int64_t splits, parts = 1, pieces_of_rows, pieces_of_split;
+    int64_t splits, parts = 1, pieces_of_slab, pieces_of_split;
     template <class S>
     Work(const ConvArgs& a, Of<S>)
         : chunks(ceil_div(a.kernel_size, S::taps)),
@@ -739,8 +744,8 @@ struct GradSlidingKernels {
         splits = grad_splits(a, unit_blocks, pieces / (workers * kLeastPieces));
         pieces_of_split = larger(1, ceil_div(pieces, splits));
       }
-      pieces_of_rows = parts > 1 ? pieces_of_row : pieces_of_split;
-      splits = parts * larger(1, ceil_div(pieces, pieces_of_rows));
+      pieces_of_slab = parts > 1 ? pieces_of_row : pieces_of_split;
+      splits = parts * larger(1, ceil_div(pieces, pieces_of_slab));
     }
   };
 
@@ -767,7 +772,7 @@ struct GradSlidingKernels {
                                  a.input_channel_stride,
                                  a.batch,
                                  a.channels_out,
-                                 work.pieces_of_rows,
+                                 work.pieces_of_slab,
                                  work.pieces_of_split,
                                  static_cast<uint32_t>(a.channels_in / a.groups),
                                  static_cast<uint32_t>(a.channels_out / a.groups),
