@@ -220,7 +220,7 @@ def execute(
             taps = torch.eye(run.problem.kernel_size, dtype=run.problem.dtype)
             weight = taps[:, None].repeat(run.problem.groups, 1, 1)
         problem, result = folder / f"{number}.problem", folder / f"{number}.result"
-        problem.write_bytes(_encode(run, input, weight, bias, of_input))
+        problem.write_bytes(encode(run, input, weight, bias, of_input))
         result.write_bytes(b"")
         files += [problem, result]
         pending.append((run, input, weight, bias, of_input, result))
@@ -239,7 +239,7 @@ def _raw(tensor: torch.Tensor) -> bytes:
     return tensor.contiguous().view(torch.uint8).numpy().tobytes()
 
 
-def _encode(
+def encode(
     run: Run,
     input: torch.Tensor,
     weight: torch.Tensor,
@@ -641,11 +641,20 @@ DEPTHWISE = {
         (2, 2, 61, 4, 3, 200),
         (90, 16, 20, 3, 5, 5),
         (4, 2, 3, 3, 1000, 1000),
-        (2, 2, 8801, 3, 4, 4),
+        (2, 2, 16377, 3, 4, 4),
+        (2, 1, 15609, 2, 3, 1),
+        (2, 2, 7805, 4, 1, 2),
+        (1, 2, 8189, 3, 1, 1),
+        (40, 17, 19, 4, 1, 1),
+        (40, 11, 18, 5, 4, 8),
+        (2, 3, 256, 4, 1, 3),
+        (3, 2, 512, 3, 1, 1),
+        (2, 3, 128, 3, 5, 14),
+        (2, 3, 160, 2, 2, 0),
     )
 }  # fmt: skip
 """For all gradients in one pass: padding of none to more than the kernel, rows of any length, taps
-side by side or apart."""
+side by side or apart, rows of whole pieces with a bias and without, units of 33 to 128 pieces."""
 
 FOLDED = {
     "one channel, stride 5": Problem(2, 1, 70, 1333, 10, stride=5, bias=True),

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from fastconv1d import gpu_costs, plan, tiles
+from fastconv1d import gpu_costs, grad_costs, plan, tiles
 from fastconv1d.build import CSRC
 from fastconv1d.compare import draw
 from fastconv1d.config import MODES
@@ -43,6 +43,7 @@ from kernel_runs import (
     Run,
     columns_runs,
     corner_runs,
+    encode,
     execute,
     grad_bias_runs,
     grad_depthwise_runs,
@@ -63,7 +64,7 @@ from kernel_runs import (
     with_few_tiles,
     with_tiles,
 )
-from random_problems import CONTIGUOUS_ROWS
+from random_problems import CONTIGUOUS_ROWS, laid_out
 
 COMPILE = ("g++", "-std=c++20", "-DFASTCONV1D_EMULATE", "-Wno-attributes", f"-I{EMULATION}")
 SANITIZERS = {  # what optimizes more takes longer to compile than it saves
@@ -535,10 +536,32 @@ def test_all_gradients_of_depthwise_layers_in_one_pass(
     assert len(runs) == 2 * len(DEPTHWISE)
     runs += [replace(run, infinite=True) for run in runs[::2]]
     # Blocks share long rows that begin as those of their gradient do.
-    runs += [replace(run, layout="contiguous") for run in runs[::2] if run.problem.length > 8192]
+    runs += [replace(run, layout="contiguous") for run in runs[::2] if run.problem.length > 7000]
     # Where taps are apart the same kernel serves the weight alone.
     runs += [replace(run, with_input=False) for run in runs[::2] if run.problem.dilation > 1]
     assert_right(build(harness(library)), runs, tmp_path)
+
+
+@group("grad_sliding_bf16")
+def test_taps_as_far_apart_as_numbers_of_32_bits_allow(build: Build, tmp_path: Path) -> None:
+    """No tap sees anything, a padded row is more than a reference has memory for."""
+    problem = Problem(
+        1, 2, 2, 10, 2, padding=200_000_000, dilation=400_000_000, groups=2, mode="bf16"
+    )
+    run = Run(problem, 0, gradient=True, with_input=True, guard=0)
+    assert grad_costs.has_one_pass(problem)
+    assert grad_costs.sliding_why_not(replace(problem, gpu=HOPPER)) is None
+    infinite, ones = torch.full(problem.input_shape, float("inf")), torch.ones
+    tensors = infinite, ones(problem.output_shape), ones(problem.weight_shape)
+    input, grad_output, weight = (tensor.bfloat16() for tensor in tensors)
+    input = laid_out(input, "sliced")  # the kernel of more taps than there are
+    files = tmp_path / "problem", tmp_path / "result"
+    files[0].write_bytes(encode(run, input, grad_output, None, weight))
+    command = [*build(harness("grad_sliding_bf16"), "address"), *files]
+    process = subprocess.run(command, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    gradients = problem.weight_elements + problem.input_elements
+    assert files[1].read_bytes() == bytes(8 + 2 * gradients)
 
 
 @group("grad_direct")

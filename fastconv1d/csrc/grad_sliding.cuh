@@ -7,75 +7,38 @@
 // One warp or a whole block has a unit. A thread has a sum for each of the unit's taps, and takes pieces of the
 // rows of all batches in turn: 16 bytes of grad_output, or 32, and the window of the input that these
 // positions see. Pieces of grad_output begin where memory's pieces of 16 bytes do; those of the input are
-// shifted by what they are off. What is read next is on its way while this is multiplied. Where taps are apart, or
-// strides long, lanes take neighbouring positions instead and read values one by one. A piece's products are
-// added up before they join the sums, which keeps rounding errors down. At the end the lanes of a warp add up their
-// sums, and the warps of a unit theirs in shared memory: [warp][tap, and one for the bias].
+// shifted by what they are off. What is read next is on its way while this is multiplied (`ahead`), or its registers
+// are left to more warps, one of which multiplies while others wait. Where taps are apart, or strides long, lanes take
+// neighbouring positions instead and read values one by one. A piece's products are added up before they join the
+// sums, which keeps rounding errors down. At the end the lanes of a warp add up their sums, and the warps of a unit
+// theirs in shared memory: [warp][tap, and one for the bias].
 //
-// Where units are few, blocks share out the pieces of one, and `grad_sum.cuh` adds up what they leave in
-// the workspace, [split][element] of the weight and then of the bias: at most 16 MiB where there are several. The
-// order of additions depends on the shape, the multiprocessors and where pieces of grad_output begin.
+// Where units are few, or blocks had better be short, blocks share out the pieces of one, and `grad_sum.cuh` adds up
+// what they leave in the workspace, [split][element] of the weight and then of the bias: at most 16 MiB where there
+// are several. The order of additions depends on the shape, the multiprocessors, where pieces begin and whether there
+// is a bias.
+//
+// Blocks are numbered [split][unit], or where splits are parts of a row [row][unit][part]: blocks begin in that order, so
+// those at work together read what lies together.
 //
 // What no pair of position and tap sees is not multiplied, by a zero either: it may be infinite. Pieces at a row's
 // ends have zeros in them; if they also have a value that is not finite, products are chosen one by one.
 //
 // Kernels of more than 32 neighbouring taps are `grad_long.cuh`'s.
 //
-// Of a depthwise layer the gradient of the input needs the same rows, with no other channels to add up: in
-// `GradBoth` a piece is one of the input, and of its gradient, and the window one of grad_output,
-//
-//   sum of tap K - 1 - t  +=  input[i]  *  window[i + t]
-//   grad_input[i]         +=  weight[K - 1 - t]  *  window[i + t]
-//
-// whose first values are those that the bias counts: pieces go on until they have had all. Where taps are apart, in
-// `GradBothApart`, each has a window of its own, which other taps' have left in L1 if they are not too far apart. That is
-// faster than reading values one by one even if the gradient of the input is not wanted.
-//
 // Roofline: DRAM sees grad_output and the input once, since windows overlap in L1 only: 2 FMAs a byte of
-// fp32 with 16 taps. With more taps, reading and shifting take as many instructions as multiplying does. With the
-// gradient of the input, DRAM sees three tensors once where two kernels would have it see four.
+// fp32 with 16 taps. With more taps, reading and shifting take as many instructions as multiplying does.
+//
+// Depthwise layers, of which the gradient of the input needs the same rows, are `grad_depthwise.cuh`'s where that is
+// wanted as well or taps are apart: the kernel is the same, pieces are others.
 #pragma once
-#include <type_traits>
-
+#include "grad_depthwise.cuh"
 #include "grad_long.cuh"
-#include "grad_sum.cuh"
+#include "grad_unit.cuh"
 #include "modes.cuh"
 #include "stream.cuh"
 
 namespace fastconv1d {
-
-constexpr int kGradThreads = 128, kGradWarps = kGradThreads / 32;
-
-template <class M>
-struct GradSlidingParams {
-  const typename M::Element *input, *weight, *grad_output;
-  typename M::Element* grad_input;
-  GradStore<M> sums;
-  int64_t input_batch_stride, input_channel_stride, batch, channels_out;
-  int64_t pieces_of_rows, pieces_of_split;  // rows: what splits that are parts of one share
-  uint32_t channels_in_of_group, channels_out_of_group;
-  uint32_t units, unit_blocks;
-  int batch_step, piece_step;  // from a worker's piece to its next: so many batches, so many pieces
-  int pieces_of_row, unit_warps, chunks;  // chunks: of the taps
-  int length, length_out, kernel_size, stride, dilation, padding;
-  int before, shift, counted;  // of `GradBoth`
-  uint32_t parts;              // likewise: of a row, or 1 where a split has whole ones
-};
-
-// What the pieces of a unit have in common.
-template <class M>
-struct GradUnit {
-  using Element = typename M::Element;
-  const Element *grad, *input;  // rows of batch 0
-  int64_t grad_batch_stride, input_batch_stride;
-  int first_tap, channel;  // channel: of the output
-  bool has_bias;
-};
-
-// Where in the rows of all batches a worker is.
-struct GradPlace {
-  int batch, piece;
-};
 
 // Unpacks 16 bytes.
 template <class M>
@@ -90,35 +53,6 @@ __device__ __forceinline__ void unpack_piece(const uint32_t* word, float* value)
       value[2 * i] = both.x;
       value[2 * i + 1] = both.y;
     }
-  }
-}
-
-template <int COUNT>
-__device__ __forceinline__ float sum_of(const float* value) {
-  float sum = value[0];
-#pragma unroll
-  for (int i = 1; i < COUNT; ++i) sum += value[i];
-  return sum;
-}
-
-template <int COUNT>
-__device__ __forceinline__ bool all_finite(const float* value) {
-  float zero = 0;
-#pragma unroll
-  for (int i = 0; i < COUNT; ++i) zero = fmaf(value[i], 0, zero);
-  return zero == 0;
-}
-
-// Adds up the products of COUNT values with the windows of neighbouring taps.
-template <int COUNT, int STEP, int TAPS>
-__device__ __forceinline__ void add_products(const float* value, const float* window,
-                                             float (&sums)[TAPS]) {
-#pragma unroll
-  for (int t = 0; t < TAPS; ++t) {
-    float sum = value[0] * window[t];
-#pragma unroll
-    for (int i = 1; i < COUNT; ++i) sum = fmaf(value[i], window[i * STEP + t], sum);
-    sums[t] += sum;
   }
 }
 
@@ -254,224 +188,29 @@ struct GradApart {
   }
 };
 
-// All gradients of a depthwise layer whose outputs are neighbours: a thread's piece is 32 bytes of the gradient of the
-// input, and the input's positions there. What neighbouring taps and taps APART have in common.
-template <class MODE, int TAPS, int BLOCKS, bool APART>
-struct GradAll {
-  using M = MODE;
-  using Element = typename M::Element;
-  static constexpr int taps = TAPS, blocks = BLOCKS;
-  static constexpr bool ahead = false, with_input = true;
-  static constexpr int pieces = 2, of_piece = 16 / sizeof(Element), positions = pieces * of_piece;
-  static constexpr int of_worker = positions, most_lead = of_piece - 1, worker_threads = 1;
-  // Taps are numbered as positions of grad_output ascend; the first one's are so many further on than the input's.
-  static int64_t shift(const ConvArgs& a) { return a.padding - (a.kernel_size - 1) * a.dilation; }
-  // The tap whose positions the bias counts: of taps apart the one that is least off.
-  static int64_t counted(const ConvArgs& a) {
-    const int64_t nearest = (a.dilation / 2 - shift(a)) / a.dilation;
-    return APART ? smaller(larger(nearest, 0), a.kernel_size - 1) : 0;
+// The unit of a number. Of a depthwise layer that is a channel with all its taps: there is nothing to divide.
+template <class S>
+__device__ __forceinline__ GradUnit<typename S::M> grad_unit(
+    const GradSlidingParams<typename S::M>& p, uint32_t number) {
+  uint32_t pair = number, out = number, in = number, chunk = 0, in_of_group = 0;
+  if constexpr (!S::with_input) {
+    pair = number / p.chunks;
+    chunk = number - pair * p.chunks;
+    out = pair / p.channels_in_of_group;
+    in_of_group = pair - out * p.channels_in_of_group;
+    in = out / p.channels_out_of_group * p.channels_in_of_group + in_of_group;
   }
-  static int64_t counted_shift(const ConvArgs& a) { return shift(a) + counted(a) * a.dilation; }
-  // That tap sees all of grad_output, and pieces begin where 16 bytes do.
-  static int64_t before(const ConvArgs& a) {
-    return round_up(larger(0, counted_shift(a)), of_piece);
-  }
-  static int64_t covered(const ConvArgs& a) {
-    return before(a) + larger(a.length, a.length_out - counted_shift(a)) + most_lead;
-  }
-
-  const GradSlidingParams<M>& p;
-  const GradUnit<M>& unit;
-  float weight[TAPS];
-
-  __device__ __forceinline__ GradAll(const GradSlidingParams<M>& p, const GradUnit<M>& unit)
-      : p(p), unit(unit) {
-#pragma unroll
-    for (int t = 0; t < TAPS; ++t) {
-      const bool exists = writes() && unit.channel < p.channels_out && t < p.kernel_size;
-      const int of_row = p.kernel_size - 1 - t;
-      weight[t] = exists ? M::from(p.weight[unit.channel * p.kernel_size + of_row]) : 0;
-    }
-  }
-  using Values = GradPlace;
-  __device__ __forceinline__ Values read(const GradPlace& place, bool) const { return place; }
-  // Of taps apart, the gradient of the input may not be wanted.
-  __device__ __forceinline__ bool writes() const { return !APART || p.grad_input != nullptr; }
-  // Positions from tap to tap.
-  __device__ __forceinline__ int step() const { return APART ? p.dilation : 1; }
-  // The first element of a batch's row. Rows are counted with 32 bits: `has_one_pass` sees to that.
-  __device__ __forceinline__ uint64_t begin_of(int batch, int length) const {
-    const uint32_t row = batch * static_cast<uint32_t>(p.channels_out) + unit.channel;
-    return uint64_t{row} * static_cast<uint32_t>(length);
-  }
-  __device__ __forceinline__ const Element* input_row(int batch) const {
-    return unit.input + batch * unit.input_batch_stride;
-  }
-  __device__ __forceinline__ const Element* grad_row(int batch) const {
-    return p.grad_output + begin_of(batch, p.length_out);
-  }
-  // The first position of a piece.
-  __device__ __forceinline__ int first_of(const GradPlace& place) const {
-    const uint64_t begin = reinterpret_cast<uint64_t>(p.grad_input) +
-                           begin_of(place.batch, p.length) * sizeof(Element);
-    return place.piece * positions - static_cast<int>(begin % 16 / sizeof(Element)) - p.before;
-  }
-  // Whether a piece that begins there has positions of the row, and whether a tap of theirs may see nothing.
-  __device__ __forceinline__ bool in_row(int first) const {
-    return first + positions > 0 && first < p.length;
-  }
-  __device__ __forceinline__ bool at_an_end(int first) const {
-    const int seen = first + p.shift;
-    return first < 0 || first + positions > p.length || seen < 0 ||
-           seen + positions + (TAPS - 1) * step() > p.length_out;
-  }
-  __device__ __forceinline__ void write(const uint32_t (&word)[4 * pieces], int batch,
-                                        int first) const {
-    if (writes())
-      write_words<M>(word, p.grad_input + begin_of(batch, p.length) + first, first, p.length);
-  }
-
-  __device__ __forceinline__ void add_one_by_one(int batch, int first, float (&sums)[TAPS]) const {
-    const Element *const inputs = input_row(batch), *const grads = grad_row(batch);
-#pragma unroll 1
-    for (int i = first > 0 ? first : 0; i < first + positions && i < p.length; ++i) {
-      const float input = M::from(inputs[i]);
-      float sum = 0;
-#pragma unroll
-      for (int t = 0; t < TAPS; ++t) {
-        const int at = i + p.shift + t * step();
-        if (t >= p.kernel_size || at < 0 || at >= p.length_out) continue;
-        const float grad = M::from(grads[at]);
-        sums[t] = fmaf(input, grad, sums[t]);
-        sum = fmaf(weight[t], grad, sum);
-      }
-      if (writes()) p.grad_input[begin_of(batch, p.length) + i] = M::to(sum);
-    }
-  }
-};
-
-// Neighbouring taps share a window. The input's rows may begin anywhere within 16 bytes if they are SHIFTED, else where
-// its gradient's do.
-template <class MODE, int TAPS, int BLOCKS, bool SHIFTED>
-struct GradBoth : GradAll<MODE, TAPS, BLOCKS, false> {
-  using Base = GradAll<MODE, TAPS, BLOCKS, false>;
-  using Base::Base, Base::p, Base::unit, Base::weight, Base::of_piece, Base::pieces,
-      Base::positions;
-  using typename Base::M;
-  static constexpr int span = positions - 1 + TAPS;  // positions of a window
-  static constexpr int windows = (span + of_piece - 1) / of_piece;
-  // Where memory has to be waited for more than products, whole rows are the nearest to each other; else whole turns
-  // keep all threads busy.
-  static constexpr bool in_rows = of_piece == 4 && TAPS <= 8;
-  static constexpr int turns = in_rows ? 4 : 10;
-
-  __device__ __forceinline__ void add(const GradPlace& place, float (&sums)[TAPS],
-                                      float& bias) const {
-    const int batch = place.batch, first = this->first_of(place);
-    float input[positions], window[windows * of_piece];
-    const Span<M, pieces, SHIFTED> inputs(this->input_row(batch), p.length, first);
-    const Span<M, windows, true> grads(this->grad_row(batch), p.length_out, first + p.shift);
-    inputs.values(input, p.length);
-    grads.values(window, p.length_out);
-    // Short kernels take so many at a time, with fewer registers.
-    constexpr int at_once = TAPS > 4 ? positions : of_piece;
-    if (this->at_an_end(first)) {
-      const bool in_row = this->in_row(first);
-      if (!in_row || !all_finite<positions>(input) || !all_finite<span>(window) ||
-          !all_finite<TAPS>(weight)) {
-        if (unit.has_bias) bias += sum_of<positions>(window);
-        if (in_row) this->add_one_by_one(batch, first, sums);
-        return;
-      }
-    }
-    uint32_t word[4 * pieces];
-#pragma unroll
-    for (int from = 0; from < positions; from += at_once) {
-      const float* const near = window + from;
-      if (unit.has_bias) bias += sum_of<at_once>(near);
-      float grad_input[at_once];
-#pragma unroll
-      for (int i = 0; i < at_once; ++i) grad_input[i] = weight[0] * near[i];
-#pragma unroll
-      for (int t = 1; t < TAPS; ++t) {
-        if (t >= p.kernel_size) break;
-#pragma unroll
-        for (int i = 0; i < at_once; ++i)
-          grad_input[i] = fmaf(weight[t], near[i + t], grad_input[i]);
-      }
-      pack_words<M, at_once * 4 / of_piece>(grad_input, word + from * 4 / of_piece);
-      add_products<at_once, 1>(input + from, near, sums);
-    }
-    this->write(word, batch, first);
-  }
-};
-
-// Taps apart have a window each, those of few are read together.
-template <class MODE, int TAPS, int BLOCKS, bool SHIFTED>
-struct GradBothApart : GradAll<MODE, TAPS, BLOCKS, true> {
-  using Base = GradAll<MODE, TAPS, BLOCKS, true>;
-  using Base::Base, Base::p, Base::unit, Base::weight, Base::pieces, Base::positions;
-  using typename Base::M;
-  static constexpr bool together = TAPS <= 3, in_rows = true;
-  static constexpr int turns = 32;
-  using Window = Span<M, pieces, true>;
-
-  __device__ __forceinline__ void add(const GradPlace& place, float (&sums)[TAPS],
-                                      float& bias) const {
-    const int batch = place.batch, first = this->first_of(place);
-    float input[positions], grad[positions];
-    const Span<M, pieces, SHIFTED> inputs(this->input_row(batch), p.length, first);
-    const auto window_of = [&](int t) {
-      return Window(this->grad_row(batch), p.length_out, first + p.shift + t * p.dilation);
-    };
-    Window windows[together ? TAPS : 1];
-    if constexpr (together) {
-#pragma unroll
-      for (int t = 0; t < TAPS; ++t)
-        if (t < p.kernel_size) windows[t] = window_of(t);
-    }
-    const auto unpack = [&](int t) {
-      if constexpr (together)
-        windows[t].values(grad, p.length_out);
-      else
-        window_of(t).values(grad, p.length_out);
-    };
-    inputs.values(input, p.length);
-    if (this->at_an_end(first)) {
-      float counted = 0;
-      bool finite = all_finite<TAPS>(weight) && all_finite<positions>(input);
-#pragma unroll(together ? TAPS : 1)
-      for (int t = 0; t < TAPS && t < p.kernel_size; ++t) {
-        unpack(t);
-        finite = finite && all_finite<positions>(grad);
-        if (t == p.counted) counted = sum_of<positions>(grad);
-      }
-      const bool in_row = this->in_row(first);
-      if (!in_row || !finite) {
-        bias += counted;
-        if (in_row) this->add_one_by_one(batch, first, sums);
-        return;
-      }
-    }
-    float grad_input[positions]{};
-#pragma unroll
-    for (int t = 0; t < TAPS; ++t) {
-      if (t >= p.kernel_size) break;
-      unpack(t);
-      if (t == p.counted) bias += sum_of<positions>(grad);
-      float sum = 0;
-#pragma unroll
-      for (int i = 0; i < positions; ++i) {
-        grad_input[i] = fmaf(weight[t], grad[i], grad_input[i]);
-        sum = fmaf(input[i], grad[i], sum);
-      }
-      sums[t] += sum;
-    }
-    uint32_t word[4 * pieces];
-    pack_words<M, 4 * pieces>(grad_input, word);
-    this->write(word, batch, first);
-  }
-};
+  return {
+      p.grad_output + int64_t{out} * p.length_out,
+      p.input + in * p.input_channel_stride,
+      p.channels_out * p.length_out,
+      p.input_batch_stride,
+      int64_t{pair},
+      static_cast<int>(chunk) * S::taps,
+      static_cast<int>(out),
+      chunk == 0 && in_of_group == 0 && p.sums.bias != nullptr,
+  };
+}
 
 // Blocks that share a multiprocessor, so that no registers are spilled.
 template <class S>
@@ -493,35 +232,28 @@ __global__ void __launch_bounds__(kGradThreads, (grad_sliding_blocks<S>()))
   FASTCONV1D_SHARED(memory);
   auto* const shared = reinterpret_cast<float*>(memory);
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
-  const uint32_t parts = S::with_input ? p.parts : 1, units = blockIdx.x / parts,
-                 rows = units / p.unit_blocks, part = blockIdx.x - units * parts,
-                 split = rows * parts + part,
-                 first_unit = (units - rows * p.unit_blocks) * (kGradWarps / p.unit_warps),
-                 number = first_unit + warp / p.unit_warps, pair = number / p.chunks,
-                 out = pair / p.channels_in_of_group,
-                 in_of_group = pair - out * p.channels_in_of_group,
-                 in = out / p.channels_out_of_group * p.channels_in_of_group + in_of_group;
-  const int chunk = static_cast<int>(number - pair * p.chunks);
-  const GradUnit<M> unit{
-      p.grad_output + int64_t{out} * p.length_out,
-      p.input + in * p.input_channel_stride,
-      p.channels_out * p.length_out,
-      p.input_batch_stride,
-      chunk * S::taps,
-      static_cast<int>(out),
-      chunk == 0 && in_of_group == 0 && p.sums.bias != nullptr,
-  };
+  // [slab][block of units][part]
+  const uint32_t parts = S::with_input ? p.parts : 1, of_slabs = blockIdx.x / parts,
+                 part = blockIdx.x - of_slabs * parts, slab = of_slabs / p.unit_blocks,
+                 unit_block = of_slabs - slab * p.unit_blocks, split = slab * parts + part,
+                 number = unit_block * (kGradWarps / p.unit_warps) + warp / p.unit_warps;
+  const GradUnit<M> unit = grad_unit<S>(p, number);
   float sums[S::taps]{}, bias = 0;
 
   // This worker's pieces.
   const int thread = static_cast<int>(threadIdx.x) % (32 * p.unit_warps),
             worker = thread / S::worker_threads, workers = 32 * p.unit_warps / S::worker_threads;
-  const int64_t begin = rows * p.pieces_of_rows + part * p.pieces_of_split,
-                end = smaller(smaller(begin + p.pieces_of_split, (rows + 1) * p.pieces_of_rows),
+  const int64_t begin = slab * p.pieces_of_slab + part * p.pieces_of_split,
+                end = smaller(smaller(begin + p.pieces_of_split, (slab + 1) * p.pieces_of_slab),
                               p.batch * p.pieces_of_row);
-  int left = number < p.units ? static_cast<int>(ceil_div(end - begin - worker, workers)) : 0;
-  GradPlace place{static_cast<int>((begin + worker) / p.pieces_of_row),
-                  static_cast<int>((begin + worker) % p.pieces_of_row)};
+  const int after = static_cast<int>(end - begin) - worker;
+  int left = number < p.units ? (after + workers - 1) / workers : 0;
+  // A slab in parts is one batch's row, which needs no division of 64 bits.
+  GradPlace place{static_cast<int>(slab), static_cast<int>(part * p.pieces_of_split) + worker};
+  if (parts == 1) {
+    place.batch = static_cast<int>((begin + worker) / p.pieces_of_row);
+    place.piece = static_cast<int>((begin + worker) % p.pieces_of_row);
+  }
   const S pieces{p, unit};
   const auto advance = [&] {
     place.batch += p.batch_step;
@@ -571,9 +303,9 @@ __global__ void __launch_bounds__(kGradThreads, (grad_sliding_blocks<S>()))
       sum += shared[(warp / p.unit_warps * p.unit_warps + other) * of_warp + t];
     const int tap = S::with_input ? p.kernel_size - 1 - t : unit.first_tap + t;
     if (t == S::taps) {
-      if (unit.has_bias) p.sums.store_bias(split, out, sum);
+      if (unit.has_bias) p.sums.store_bias(split, unit.channel, sum);
     } else if (tap >= 0 && tap < p.kernel_size) {
-      p.sums.store_weight(split, int64_t{pair} * p.kernel_size + tap, sum);
+      p.sums.store_weight(split, unit.pair * p.kernel_size + tap, sum);
     }
   }
 }
@@ -635,7 +367,10 @@ struct GradSlidingKernels {
       return function(Of<GradBothApart<M, 8, of_piece == 4 ? 6 : 5, true>>{});
     }
     if (a.grad_input != nullptr) {
-      if (!rows_begin_alike(a)) return function(Of<GradBoth<M, 16, 4, true>>{});
+      if (!rows_begin_alike(a)) {
+        if (a.kernel_size <= 4) return function(Of<GradBoth<M, 4, 7, true>>{});
+        return function(Of<GradBoth<M, 16, 4, true>>{});
+      }
       if (a.kernel_size <= 4) return function(Of<GradBoth<M, 4, 7, false>>{});
       if (a.kernel_size <= 8) return function(Of<GradBoth<M, 8, of_piece == 4 ? 6 : 5, false>>{});
       return function(Of<GradBoth<M, 16, of_piece == 4 ? 5 : 4, false>>{});
@@ -659,7 +394,7 @@ struct GradSlidingKernels {
   // Who does what, as the shape and the multiprocessors alone say.
   struct Work {
     int64_t chunks, units, pieces_of_row, unit_warps, unit_blocks;
-    int64_t splits, parts = 1, pieces_of_rows, pieces_of_split;
+    int64_t splits, parts = 1, pieces_of_slab, pieces_of_split;
     template <class S>
     Work(const ConvArgs& a, Of<S>)
         : chunks(ceil_div(a.kernel_size, S::taps)),
@@ -667,26 +402,36 @@ struct GradSlidingKernels {
           pieces_of_row(ceil_div(S::covered(a), S::of_worker)) {
       const int64_t pieces = a.batch * pieces_of_row, of_warp = 32 / S::worker_threads;
       const bool many = !S::with_input && units >= a.multiprocessors * kWarpsEnough;
-      unit_warps = many || pieces <= of_warp ? 1 : kGradWarps;
+      // A block would leave threads idle; but where no block has to wait for another, one is done sooner.
+      const bool few = pieces <= of_warp ||
+                       (pieces <= kLeastPieces * of_warp && units > a.multiprocessors * S::blocks);
+      unit_warps = many || few ? 1 : kGradWarps;
       unit_blocks = ceil_div(units, kGradWarps / unit_warps);
       const int64_t workers = of_warp * unit_warps;
       if constexpr (S::with_input) {
         // Memory is the faster the nearer to each other all is that is on its way: so blocks do little, but enough for
         // their start and end to count for less, unless they are few.
         const int64_t evenly = pieces * unit_blocks / (workers * a.multiprocessors * S::blocks),
-                      turns = larger(kLeastPieces, smaller(evenly, S::turns));
-        pieces_of_split = larger(workers * turns, ceil_div(pieces, larger(1, most_splits(a))));
-        if (S::in_rows) {
-          parts = larger(1, pieces_of_row / pieces_of_split);
-          pieces_of_split =
-              parts > 1 ? ceil_div(pieces_of_row, parts) : round_up(pieces_of_split, pieces_of_row);
+                      least = ceil_div(pieces, larger(1, most_splits(a)));
+        const auto pieces_of = [&](int64_t turns) {
+          return larger(workers * larger(kLeastPieces, smaller(evenly, turns)), least);
+        };
+        // Whole rows, or even parts of one, are the nearest, where their last turn leaves few threads idle.
+        const int64_t wanted = pieces_of(S::turns_in_rows);
+        const int64_t nearest = (pieces_of_row + wanted / 2) / wanted;
+        parts = larger(1, smaller(nearest, pieces_of_row / least));
+        pieces_of_split =
+            parts > 1 ? ceil_div(pieces_of_row, parts) : round_up(wanted, pieces_of_row);
+        if (!S::always_in_rows && 16 * pieces_of_split < 15 * round_up(pieces_of_split, workers)) {
+          parts = 1;
+          pieces_of_split = pieces_of(S::turns);
         }
       } else {
         splits = grad_splits(a, unit_blocks, pieces / (workers * kLeastPieces));
         pieces_of_split = larger(1, ceil_div(pieces, splits));
       }
-      pieces_of_rows = parts > 1 ? pieces_of_row : pieces_of_split;
-      splits = parts * larger(1, ceil_div(pieces, pieces_of_rows));
+      pieces_of_slab = parts > 1 ? pieces_of_row : pieces_of_split;
+      splits = parts * larger(1, ceil_div(pieces, pieces_of_slab));
     }
   };
 
@@ -713,7 +458,7 @@ struct GradSlidingKernels {
                                  a.input_channel_stride,
                                  a.batch,
                                  a.channels_out,
-                                 work.pieces_of_rows,
+                                 work.pieces_of_slab,
                                  work.pieces_of_split,
                                  static_cast<uint32_t>(a.channels_in / a.groups),
                                  static_cast<uint32_t>(a.channels_out / a.groups),

@@ -43,8 +43,8 @@ __device__ __forceinline__ void shift_words(uint32_t (&word)[8], int off) {
   for (int i = 0; i < 5; ++i) word[i] = off & 4 ? word[i + 1] : word[i];
 }
 
-// A row's values from some position on, in pieces of 16 bytes that are read some time before they are used;
-// zeros beside the row.
+// A row's values from some position on, read and used piece by piece: 16 bytes each, so many of them on their way.
+// There are zeros beside the row.
 template <class M, int PIECES>
 struct Stream {
   using Element = typename M::Element;
@@ -101,9 +101,9 @@ struct Stream {
   }
 };
 
-// The values of so many pieces of a row, from some position on, all read at once some time before they are used; zeros
-// beside the row. They may begin within a piece if they are SHIFTED. Far from the row's ends, where most are, nothing is
-// asked of each piece.
+// The values of so many pieces of a row, from some position on, all read at once. They may begin within a piece if they
+// are SHIFTED. Far from the row's ends, where most are, nothing is asked of each piece; elsewhere what is beside the row
+// counts as zeros once they are settled.
 template <class M, int PIECES, bool SHIFTED>
 struct Span {
   using Element = typename M::Element;

@@ -638,6 +638,7 @@ T __ldg(const T* address) {
   using namespace fastconv1d::emulation;
   const auto* const at = reinterpret_cast<const char*>(address);
   if (at >= written && at < written_end) fail("__ldg of what another kernel writes");
+  if (reinterpret_cast<uintptr_t>(at) % alignof(T) != 0) fail("__ldg of what is not aligned");
   return *address;
 }
 
@@ -856,7 +857,10 @@ inline uint32_t nearest_tf32_bits(float x) {
 }
 
 inline void add_to(float* to, float x) { *to += x; }
-inline void store_16(void* to, const uint4& words) { *static_cast<uint4*>(to) = words; }
+inline void store_16(void* to, const uint4& words) {
+  if (reinterpret_cast<uintptr_t>(to) % 16 != 0) emulation::fail("a store of what is not aligned");
+  *static_cast<uint4*>(to) = words;
+}
 
 inline uint32_t pack_fp16(float first, float second) {
   return float_to_fp16(first) | uint32_t(float_to_fp16(second)) << 16;
