@@ -419,6 +419,17 @@ __device__ __forceinline__ uint32_t shifted_right(uint32_t low, uint32_t high, i
   return static_cast<uint32_t>((static_cast<uint64_t>(high) << 32 | low) >> bits);
 #endif
 }
+__device__ __forceinline__ uint4 read_once(const uint4* from) {
+#if defined(__CUDACC__)
+  uint4 piece;
+  asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(piece.x), "=r"(piece.y), "=r"(piece.z), "=r"(piece.w)
+               : "l"(from));
+  return piece;
+#else
+  return __ldg(from);
+#endif
+}
 __device__ __forceinline__ void keep_in_register(int& value) {
 #if defined(__CUDACC__)
   asm volatile("" : "+r"(value));

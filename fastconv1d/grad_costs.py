@@ -6,6 +6,7 @@ from math import gcd
 
 from fastconv1d import gpu_costs
 from fastconv1d.gpu_costs import (
+    KN2ROW_CLOCK,
     LAUNCH,
     MOST_BATCH,
     MOST_LENGTH,
@@ -76,15 +77,16 @@ GRAD_LONG_KERNEL = 32
 # Taps with which it computes the input's gradient as well, of neighbours and where they are apart:
 # kMostTaps and kMostTapsApart there.
 GRAD_MOST_TAPS, GRAD_MOST_TAPS_APART = 16, 8
-# Pairs of a channel and a tap of the kn2row kernel, and tiles of these: kMostGradPairs and
-# `GradKn2rowShape` of csrc/grad_kn2row.cuh.
-MOST_GRAD_PAIRS, GRAD_KN2ROW_PAIR = 64, 16
-GRAD_KN2ROW_WINDOWS = 47 << 10  # bytes of shared memory: less than kMostGradWindows there
-GRAD_KN2ROW_ROWS = {"tf32": 32, "ieee": 16, "bf16": 32, "fp16": 32}  # rows of a warp
-GRAD_KN2ROW_START, GRAD_KN2ROW_BANDWIDTH = 9.0, 3.4e6  # µs, and bytes per µs that it reads
-# Cycles of a multiprocessor that a warp's step of 128 bytes takes, and each tile of pairs in it.
-GRAD_KN2ROW_STEP = {"tf32": (50, 30), "ieee": (60, 60), "bf16": (50, 30), "fp16": (50, 30)}
-GRAD_KN2ROW_CLOCK = 1755.0  # cycles per µs
+# Of csrc/grad_kn2row.cuh: kMostGradPairs, and bytes of shared memory, less than kMostGradWindows.
+MOST_GRAD_PAIRS, GRAD_KN2ROW_WINDOWS = 32, 47 << 10
+GRAD_KN2ROW_START, GRAD_KN2ROW_BANDWIDTH = 15.0, 3.4e6  # µs, and bytes per µs that it reads
+# Cycles of a multiprocessor that a warp's step takes, by tiles of 16 pairs; not measured for ieee.
+GRAD_KN2ROW_STEP = {
+    "tf32": {1: 245, 2: 325},
+    "ieee": {1: 400, 2: 560},
+    "bf16": {1: 250, 2: 380},
+    "fp16": {1: 250, 2: 380},
+}
 GRAD_DIRECT_RATE = 0.3e6  # FLOP per µs
 GRAD_ATEN_START = 30.0  # µs
 GRAD_ATEN_RATE = {"tf32": 155e6, "ieee": 36e6, "bf16": 670e6, "fp16": 670e6, "fp64": 10e6}
@@ -348,9 +350,11 @@ def kn2row_why_not(problem: Problem) -> str | None:
     if not few_in and problem.stride > 1:
         return f"has no strides where output channels are few, this one is {problem.stride}"
     size = problem.dtype.itemsize
-    window = (128 // size - 1) * problem.stride + problem.reach + 1
-    if 4 * few // problem.groups * window * size > GRAD_KN2ROW_WINDOWS:
-        return f"keeps what a step sees in shared memory, {window} positions here"
+    # Two windows for each of four warps at most: `GradKn2rowWork`.
+    columns = 144 // size + 1 + (problem.reach - 1) // problem.stride
+    words = problem.stride * (ceil_div(columns * size, 4) | 1)
+    if 32 * few // problem.groups * words > GRAD_KN2ROW_WINDOWS:
+        return f"keeps what a step sees in shared memory, {words} words of a row here"
     sizes = (problem.length + 2 * problem.padding, problem.length_out, problem.reach)
     if max(*sizes, problem.batch) >= MOST_SLIDING:
         return f"counts batches and positions of padded rows below {MOST_SLIDING}"
@@ -371,13 +375,17 @@ def kn2row(problem: Problem) -> float:
         small, large, length = large, small, problem.length
     aligned = gcd(16, length * size) if few_in else problem.aligned
     kinds = min(large // problem.groups, 16 // aligned)
-    blocks = ceil_div(ceil_div(large // problem.groups, kinds), GRAD_KN2ROW_ROWS[problem.mode])
-    steps = problem.batch * ceil_div(length * size + 15, 128)
-    tiles = ceil_div(small // problem.groups * problem.kernel_size, GRAD_KN2ROW_PAIR)
-    tiles = 1 << (tiles - 1).bit_length()
-    of_step, of_tile = GRAD_KN2ROW_STEP[problem.mode]
-    cycles = problem.groups * kinds * blocks * steps * (of_step + tiles * of_tile)
-    time = cycles / (MULTIPROCESSORS * GRAD_KN2ROW_CLOCK)
+    of_kind = ceil_div(large // problem.groups, kinds)
+    tiles = ceil_div(small // problem.groups * problem.kernel_size, 16)
+    # Rows of a warp, and bytes of each in a step: `GradKn2rowShape` of csrc/grad_kn2row.cuh.
+    rows = 16 if problem.mode == "ieee" else 32
+    while tiles == 1 and rows > 8 and of_kind <= rows // 2:
+        rows //= 2
+    row_bytes = 128 if problem.mode == "ieee" else 4096 // rows
+    steps = problem.batch * ceil_div(length * size + 15, row_bytes)
+    of_step = GRAD_KN2ROW_STEP[problem.mode].get(tiles, float("inf"))
+    cycles = problem.groups * kinds * ceil_div(of_kind, rows) * steps * of_step
+    time = cycles / (MULTIPROCESSORS * KN2ROW_CLOCK)
     traffic = problem.bytes / GRAD_KN2ROW_BANDWIDTH
     return GRAD_KN2ROW_START + larger(traffic, time) / gpu_scale(problem)
 

@@ -556,7 +556,7 @@ FEW_PAIRS = {
     "from one channel": Problem(2, 1, 70, 1333, 7, padding=3, bias=True),
     "from one channel, even rows": Problem(3, 1, 33, 262, 7, padding=3, bias=True),
     "from one channel, stride 5": Problem(2, 1, 40, 1300, 10, stride=5, bias=True),
-    "from four channels, whole steps": Problem(2, 4, 64, 512, 15, padding=7),
+    "from four channels, whole steps": Problem(2, 4, 64, 512, 8, padding=4),
     "from three channels of groups": Problem(2, 9, 60, 300, 9, padding=4, groups=3, bias=True),
     "from one channel, dilated": Problem(2, 1, 20, 201, 5, padding=30, dilation=13, bias=True),
     "from two channels, stride beyond the kernel": Problem(2, 2, 9, 400, 3, stride=7, padding=9),

@@ -157,7 +157,7 @@ def test_names_are_distinct_and_no_family_takes_another_plans_name() -> None:
         ("grad_kn2row", on_cpu(FEW_OUT), "needs a CUDA device"),
         ("grad_kn2row", replace(FEW_OUT, gpu=V100), "needs compute capability 8.0"),
         ("grad_kn2row", replace(FEW_OUT, mode="fp64"), "no fp64"),
-        ("grad_kn2row", replace(FEW_OUT, kernel_size=65), "64 pairs"),
+        ("grad_kn2row", replace(FEW_OUT, kernel_size=33), "32 pairs"),
         ("grad_kn2row", replace(FEW_OUT, stride=2), "no strides where output channels are few"),
         ("grad_kn2row", replace(FEW_OUT, dilation=4000), "in shared memory"),
         ("grad_kn2row", replace(FEW_OUT, length=1 << 29), "positions of padded rows"),

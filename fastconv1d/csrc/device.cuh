@@ -486,6 +486,19 @@ __device__ __forceinline__ uint32_t shifted_right(uint32_t low, uint32_t high, i
 #endif
 }
 
+// Reads 16 bytes that nobody reads again: what L1 has is kept for others.
+__device__ __forceinline__ uint4 read_once(const uint4* from) {
+#if defined(__CUDACC__)
+  uint4 piece;
+  asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(piece.x), "=r"(piece.y), "=r"(piece.z), "=r"(piece.w)
+               : "l"(from));
+  return piece;
+#else
+  return __ldg(from);
+#endif
+}
+
 // Keeps a value where it is: the compiler would rather work it out again and again.
 __device__ __forceinline__ void keep_in_register(int& value) {
 #if defined(__CUDACC__)

@@ -2,10 +2,10 @@
 // of ATen's, of the product written out and of those large ones where adding up on the side takes longer; and for
 // transposed convolutions, where the kernels see grad_output as an input.
 //
-// A block has a channel, or one of `splits` shares of its values where channels are few; a second kernel adds
-// shares up (grad_sum.cuh). Threads take turns on a row's pieces of 16 bytes, which rows begin and end within, and add
-// up in fp64: [thread] in shared memory, then a tree. The order is that of the shape, and of where rows begin. DRAM
-// bounds it.
+// A block has a channel, or one of `splits` shares of its values where channels are few, or values so many that all that
+// runs at a time should be near to each other in memory; a second kernel adds shares up (grad_sum.cuh). Threads take turns
+// on a row's pieces of 16 bytes, which rows begin and end within, and add up in fp64: lanes first, then warps in shared
+// memory. The order is that of the shape, and of where rows begin. DRAM bounds it.
 #pragma once
 #include "grad_sum.cuh"
 #include "plain.cuh"
@@ -61,24 +61,26 @@ __global__ void __launch_bounds__(kGradBiasThreads)
       total += sum;
     }
   }
-  sums[thread] = total;
+#pragma unroll
+  for (int bits = 16; bits > 0; bits /= 2) total += __shfl_xor_sync(0xffffffffu, total, bits);
+  if (thread % 32 == 0) sums[thread / 32] = total;
   __syncthreads();
-  for (int half = kGradBiasThreads / 2; half > 0; half /= 2) {
-    if (thread < half) sums[thread] += sums[thread + half];
-    __syncthreads();
-  }
   if (thread > 0) return;
+  for (int warp = 1; warp < kGradBiasThreads / 32; ++warp) total += sums[warp];
   if (parts != nullptr)
-    parts[split * a.channels_out + channel] = static_cast<float>(sums[0]);
+    parts[split * a.channels_out + channel] = static_cast<float>(total);
   else
-    static_cast<Element*>(a.grad_bias)[channel] = M::to(static_cast<typename M::Sum>(sums[0]));
+    static_cast<Element*>(a.grad_bias)[channel] = M::to(static_cast<typename M::Sum>(total));
 }
 
-// Four blocks for each multiprocessor, unless shares would be small. Parts are fp32, which fp64 has no use for.
+// Four blocks for each multiprocessor, unless shares would be small; or as many as keep what is on its way together, if
+// that is more than all multiprocessors have at a time. Parts are fp32, which fp64 has no use for.
 inline int64_t grad_bias_splits(const ConvArgs& a) {
-  constexpr int64_t least = 4096;
   if (a.mode == kFp64) return 1;
-  return larger(1, smaller(4 * a.multiprocessors / a.channels_out, a.batch * a.length_out / least));
+  const int64_t least = a.mode == kBf16 || a.mode == kFp16 ? 8192 : 4096;  // 16 KB
+  const int64_t shares = a.batch * a.length_out / least;
+  if (a.channels_out * shares >= 16 * a.multiprocessors) return larger(1, shares);
+  return larger(1, smaller(4 * a.multiprocessors / a.channels_out, shares));
 }
 
 // Leaves the sums, or parts of them for `add_parts`.
@@ -88,7 +90,7 @@ int grad_bias_parts(const ConvArgs& a, float* workspace, GradParts& parts, void*
   if (blocks > INT32_MAX) return 1;  // cudaErrorInvalidValue
   parts = {workspace, splits > 1 ? a.channels_out : 0, a.grad_bias, splits};
   return launch(grad_bias_kernel<M>, dim3(static_cast<unsigned>(blocks)), dim3(kGradBiasThreads),
-                kGradBiasThreads * sizeof(double), stream, a, splits > 1 ? workspace : nullptr,
+                kGradBiasThreads / 32 * sizeof(double), stream, a, splits > 1 ? workspace : nullptr,
                 splits);
 }
 inline int grad_bias_parts(const ConvArgs& a, float* workspace, GradParts& parts, void* stream) {

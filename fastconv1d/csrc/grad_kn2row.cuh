@@ -13,7 +13,7 @@
 //        PAIR_TILES x 16          ROW_TILES x 8
 //      +-----------------+       +---+---+-- ..
 //      | small, from the |   x   | l | a | r      the product runs along positions: 128 bytes of each row in a step
-//      | warp's window   |       | g | e |
+//      | team's window   |       | g | e |
 //      +-----------------+       +---+---+-- ..
 //
 // A lane reads 16 bytes of a row, neighbouring positions, with one instruction: which positions a word of the product
@@ -21,24 +21,25 @@
 // sees neither shared memory nor a barrier. Rows of odd length begin anywhere within 16 bytes: a warp has rows of one
 // kind, which begin alike, as every 2nd, 4th or 8th of them does.
 //
-// Shared memory: [warp][row of the small tensor][positions], all that a step sees. Where there is nothing, zeros. If
-// values in such a step are not finite, its products are chosen one by one.
+// Shared memory: two windows of a team, [row of the small tensor][residue of the stride][values], with all that a step
+// sees. What a pair sees at neighbouring positions are neighbours there, whatever the stride. Warps of a team have rows
+// of the same positions, and fill a step's window together while slower ones still read the other. Where there is
+// nothing, zeros. If values in such a step are not finite, its products are chosen one by one.
 //
-// Warps of a block have neighbouring rows of the same positions, and a split takes every so many-th step, so that what
-// runs at a time is near to each other. `grad_sum.cuh` adds up what splits leave, in an order that the shape alone says.
+// A split takes every so many-th step, so that what runs at a time is near to each other in memory. `grad_sum.cuh` adds
+// up what splits leave, in an order that the shape alone says.
 //
-// Roofline: DRAM sees the large tensor once. A step of 4 KB takes 60 of the 220 cycles that L1 has until the next one comes,
-// and 120 with 64 pairs.
+// Roofline: DRAM sees the large tensor once. A step of 4 KB takes some 60 of the 220 cycles that L1 has until the next one comes.
 #pragma once
 #include "grad_bias.cuh"
 #include "grad_tile.cuh"
 
 namespace fastconv1d {
 
-constexpr int kGradRowWarps = 4;
-constexpr int64_t kMostGradPairs = 64;
+constexpr int kGradRowWarps = 4;  // of a block
+constexpr int64_t kMostGradPairs = 32;
 constexpr int64_t kMostGradWindows = 48 << 10;  // bytes of a block
-constexpr int64_t kLeastGradSteps = 4;  // of a warp, where splits would be more than are needed
+constexpr int64_t kLeastGradSteps = 4;          // of a warp
 
 template <class M>
 struct GradKn2rowParams {
@@ -46,20 +47,23 @@ struct GradKn2rowParams {
   const Element *large, *small;
   GradStore<M> sums;
   int64_t large_batch_stride, large_row_stride, small_batch_stride, small_row_stride;
-  int64_t group_elements, large_elements,
-      small_elements;          // of the gradient: from one's to the next one's
+  // Of the gradient, from one's elements to the next one's.
+  int64_t group_elements, large_elements, small_elements;
   int large_rows, small_rows;  // of a group
   int taps, tap_step, step, first;
-  int lowest, window,
-      pitch;  // a step's window: what its first position sees first; values; from row to row
-  int length, small_length;
-  int batch, steps_of_row, batch_step,
-      row_step;  // from a warp's step to its next: so many batches, so many steps
-  int kinds, row_blocks, units, splits;  // a unit: rows of one kind that a warp has
+  int length, small_length, batch, steps_of_row;
+  int batch_step, row_step;   // from a warp's step to its next: so many batches, so many steps
+  int groups, teams, splits;  // teams: of a group
+  int kinds, team_warps;
+  // Of a window: what its first position sees first, and how many values all of them see; from row to row, and from
+  // residue to residue; see `place_of`; of 8 values that a lane reads together, so many are of one row.
+  int lowest, window, small_pitch, residue_pitch;
+  uint32_t inverse;
+  int columns_log2;
   bool adds_bias;
 };
 
-// PAIR_TILES x 16 pairs by ROW_TILES x 8 rows.
+// PAIR_TILES x 16 pairs by ROW_TILES x 8 rows; the fewer of these, the more positions of each in a step.
 template <class M, int PAIR_TILES, int ROW_TILES>
 struct GradKn2rowShape {
   using Element = typename M::Element;
@@ -67,11 +71,12 @@ struct GradKn2rowShape {
   static constexpr int pairs = 16 * PAIR_TILES, rows = 8 * ROW_TILES, threads = 32 * kGradRowWarps;
   static constexpr int of_word = M::values_per_word, of_piece = 4 * of_word;
   // Of a row in a step: a quad of lanes has neighbouring pieces.
-  static constexpr int pieces = 2, of_quad = 4 * of_piece, positions = pieces * of_quad;
-  static constexpr int blocks = PAIR_TILES > 2 ? 2 : 5 - PAIR_TILES;
+  static constexpr int pieces = M::planes > 1 ? 2 : 8 / ROW_TILES, of_quad = 4 * of_piece,
+                       positions = pieces * of_quad;
+  static constexpr int blocks = PAIR_TILES > 1 ? 3 : 4;
 };
 
-template <class M, class S, bool UNIT>
+template <class M, class S>
 struct GradKn2rowWarp {
   using Element = typename M::Element;
   static constexpr int size = sizeof(Element);
@@ -81,21 +86,25 @@ struct GradKn2rowWarp {
   const GradKn2rowParams<M>& p;
   int lane, group, kind, number;  // number: of the lane's first row among those of its kind
   const Element *large, *small;   // that row, and the group's first one, of batch 0
-  uint32_t* window;               // the warp's
-  int seen[S::pair_tiles]
-          [2];  // where in it the lane's pairs see the lane's first position: a value's number
+  int team_thread;                // of those that fill a window together
+  uint32_t* windows;              // the team's
+  // Where in a window the lane's pairs see the first position that any row's step may begin with.
+  int seen[S::pair_tiles][2];
   Sums sums{};
   float bias[S::row_tiles]{};
 
   __device__ __forceinline__ GradKn2rowWarp(const GradKn2rowParams<M>& p, uint32_t* memory,
-                                            uint32_t unit)
+                                            uint32_t team)
       : p(p) {
+    const int warp = static_cast<int>(threadIdx.x) / 32;
     lane = static_cast<int>(threadIdx.x) % 32;
-    window = memory + threadIdx.x / 32 * (p.small_rows * p.pitch / S::of_word);
-    Digits<uint32_t> digits{unit};
-    kind = static_cast<int>(digits.take(p.kinds));
-    number = static_cast<int>(digits.take(p.row_blocks)) * S::rows + lane / 4;
-    group = static_cast<int>(digits.rest);
+    team_thread = static_cast<int>(threadIdx.x) % (32 * p.team_warps);
+    windows = memory + warp / p.team_warps * 2 * window_words();
+    group = static_cast<int>(team) / p.teams;
+    const int unit =
+        (static_cast<int>(team) - group * p.teams) * p.team_warps + warp % p.team_warps;
+    kind = unit % p.kinds;
+    number = unit / p.kinds * S::rows + lane / 4;
     // Where the lane has none, another that begins alike.
     const int row = exists(0) ? row_of(0) : kind;
     large = p.large + (int64_t{group} * p.large_rows + row) * p.large_row_stride;
@@ -107,12 +116,23 @@ struct GradKn2rowWarp {
         // Beyond the last one any will do.
         const int last = p.small_rows * p.taps - 1, number = pair_of(i, below),
                   pair = number < last ? number : last, row = pair / p.taps;
-        seen[i][below] = row * p.pitch + (pair - row * p.taps) * p.tap_step + p.first - p.lowest +
-                         lane % 4 * S::of_piece * step();
+        seen[i][below] = row * p.small_pitch +
+                         place_of((pair - row * p.taps) * p.tap_step + p.first - p.lowest) +
+                         lane % 4 * S::of_piece;
       }
   }
 
-  __device__ __forceinline__ int step() const { return UNIT ? 1 : p.step; }
+  __device__ __forceinline__ int window_words() const {
+    return p.small_rows * p.small_pitch / S::of_word;
+  }
+
+  // Where a row's value that a step sees is in a window.
+  __device__ __forceinline__ int place_of(int value) const {
+    const auto quotient =
+        static_cast<int>(static_cast<uint64_t>(static_cast<uint32_t>(value)) * p.inverse >> 31);
+    return (value - quotient * p.step) * p.residue_pitch + quotient;
+  }
+
   __device__ __forceinline__ int pair_of(int tile, int below) const {
     return tile * 16 + lane / 4 + below * 8;
   }
@@ -122,62 +142,64 @@ struct GradKn2rowWarp {
   }
   __device__ __forceinline__ bool exists(int tile) const { return row_of(tile) < p.large_rows; }
 
-  // Fills the window of a step: the first value's place in a row of the batch's, which may be before it or behind it.
-  // Returns 0, or a NaN if some values that the lane has are not finite.
-  __device__ __forceinline__ float fill(const Element* of_batch, int64_t first) const {
-    constexpr int at_once = 4;
-    float zero = 0;
-    __syncwarp();  // all have read what was here
+  // Fills the team's window with all that positions from the first on see. Of some rows at a time, some values are on
+  // their way together.
+  __device__ __forceinline__ void fill(uint32_t* window, int batch, int first) const {
+    constexpr int at_once = 8;
+    const int team_threads = 32 * p.team_warps, columns = team_threads << p.columns_log2,
+              rows = at_once >> p.columns_log2, seen_first = first * p.step + p.lowest;
+    const Element* const of_batch = small + batch * p.small_batch_stride;
+    const auto column_of = [&](int i) {
+      return (i & ((1 << p.columns_log2) - 1)) * team_threads + team_thread;
+    };
 #pragma unroll 1
-    for (int row = 0; row < p.small_rows; ++row) {
-      const Element* const from = of_batch + row * p.small_row_stride + first;
+    for (int first_row = 0; first_row < p.small_rows; first_row += rows)
 #pragma unroll 1
-      for (int i = lane; i < p.window; i += 32 * at_once) {
+      for (int first_column = 0; first_column < p.window; first_column += columns) {
         Element value[at_once];
 #pragma unroll
-        for (int k = 0; k < at_once; ++k) {
-          const int64_t position = first + i + 32 * k;
-          value[k] = Element{};
-          if (i + 32 * k < p.window && position >= 0 && position < p.small_length)
-            value[k] = __ldg(from + i + 32 * k);
+        for (int i = 0; i < at_once; ++i) {
+          const int row = first_row + (i >> p.columns_log2), column = first_column + column_of(i),
+                    position = seen_first + column;
+          value[i] = Element{};
+          if (row < p.small_rows && column < p.window && position >= 0 && position < p.small_length)
+            value[i] = __ldg(of_batch + row * p.small_row_stride + position);
         }
 #pragma unroll
-        for (int k = 0; k < at_once; ++k) {
-          zero = fmaf(M::from(value[k]), 0, zero);
-          if (i + 32 * k >= p.window) continue;
+        for (int i = 0; i < at_once; ++i) {
+          const int row = first_row + (i >> p.columns_log2), column = first_column + column_of(i);
+          if (row >= p.small_rows || column >= p.window) continue;
+          const int place = row * p.small_pitch + place_of(column);
           if constexpr (S::of_word == 1)
-            window[row * p.pitch + i + 32 * k] = M::pack({value[k]});
+            window[place] = M::pack({value[i]});
           else
-            reinterpret_cast<Element*>(window)[row * p.pitch + i + 32 * k] = value[k];
+            reinterpret_cast<Element*>(window)[place] = value[i];
         }
       }
-    }
-    __syncwarp();
-    return zero;
+    // Nobody fills a window before all have been here again, and so have read it.
+    if (p.team_warps == 1)
+      __syncwarp();
+    else
+      threads_sync(1 + static_cast<int>(threadIdx.x) / team_threads, team_threads);
   }
 
   // What a pair sees at the lane's positions in a piece.
-  __device__ __forceinline__ void read_window(uint32_t (&word)[4], int first) const {
+  __device__ __forceinline__ void read_window(uint32_t (&word)[4], const uint32_t* window,
+                                              int first) const {
     if constexpr (S::of_word == 1) {
 #pragma unroll
-      for (int i = 0; i < 4; ++i) word[i] = window[first + i * step()];
-    } else if constexpr (UNIT) {
+      for (int i = 0; i < 4; ++i) word[i] = window[first + i];
+    } else {
       const int bits = first % 2 * 16;
       uint32_t raw[5];
 #pragma unroll
       for (int i = 0; i < 5; ++i) raw[i] = window[first / 2 + i];
 #pragma unroll
       for (int i = 0; i < 4; ++i) word[i] = shifted_right(raw[i], raw[i + 1], bits);
-    } else {
-      const auto* const values = reinterpret_cast<const Element*>(window) + first;
-#pragma unroll
-      for (int i = 0; i < 4; ++i)
-        word[i] = values[2 * i * step()] | static_cast<uint32_t>(values[(2 * i + 1) * step()])
-                                               << 16;
     }
   }
 
-  __device__ __forceinline__ void multiply(const Words& words) {
+  __device__ __forceinline__ void multiply(const Words& words, const uint32_t* window, int behind) {
     static_assert(M::chain == 0 || 2 * S::pieces <= M::chain);
     Sums of_chain{};
     Sums& to = M::chain > 0 ? of_chain : sums;
@@ -204,7 +226,7 @@ struct GradKn2rowWarp {
         uint32_t of_pair[2][4];
 #pragma unroll
         for (int below = 0; below < 2; ++below)
-          read_window(of_pair[below], seen[i][below] + piece * S::of_quad * step());
+          read_window(of_pair[below], window, seen[i][below] + behind + piece * S::of_quad);
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
           uint32_t a[M::planes][4];
@@ -253,8 +275,17 @@ struct GradKn2rowWarp {
     }
   }
 
-  // Whether all lanes' values are finite, and what they found before is 0; all lanes call it.
-  static __device__ __forceinline__ bool finite(const Words& words, float zero) {
+  // Whether a step's values are finite; all lanes call it.
+  __device__ __forceinline__ bool finite(const Words& words, const uint32_t* window) const {
+    float zero = 0;
+    for (int row = 0; row < p.small_rows; ++row)
+      for (int i = lane; i < p.window; i += 32) {
+        const int place = row * p.small_pitch + place_of(i);
+        if constexpr (S::of_word == 1)
+          zero = fmaf(float_of(window[place]), 0, zero);
+        else
+          zero = fmaf(M::from(reinterpret_cast<const Element*>(window)[place]), 0, zero);
+      }
 #pragma unroll
     for (int j = 0; j < S::row_tiles; ++j)
 #pragma unroll
@@ -270,30 +301,33 @@ struct GradKn2rowWarp {
   }
 
   // Takes a step of a batch's rows.
-  __device__ __forceinline__ void add(int batch, int step_of_row) {
+  __device__ __forceinline__ void add(int batch, int step_of_row, uint32_t* window) {
     const Element* const row = large + batch * p.large_batch_stride;
-    // Pieces begin where memory's do.
-    const int lead = static_cast<int>(reinterpret_cast<uint64_t>(row) % 16) / size,
-              begin = step_of_row * S::positions - lead, position = begin + lane % 4 * S::of_piece;
+    // Pieces begin where memory's do: so far behind the first position that the window serves.
+    const int behind =
+                  S::of_piece - 1 - static_cast<int>(reinterpret_cast<uint64_t>(row) % 16) / size,
+              first = step_of_row * S::positions - (S::of_piece - 1), begin = first + behind,
+              position = begin + lane % 4 * S::of_piece;
     Words words;
 #pragma unroll
     for (int j = 0; j < S::row_tiles; ++j)
 #pragma unroll
       for (int piece = 0; piece < S::pieces; ++piece) {
-        const int first = position + piece * S::of_quad;
+        const int at = position + piece * S::of_quad;
         uint4 four = make_uint4(0, 0, 0, 0);
-        if (exists(j) && first > -S::of_piece && first < p.length)
-          four = __ldg(reinterpret_cast<const uint4*>(
-              row + int64_t{8 * j} * p.kinds * p.large_row_stride + first));
+        if (exists(j) && at > -S::of_piece && at < p.length)
+          four = read_once(reinterpret_cast<const uint4*>(
+              row + int64_t{8 * j} * p.kinds * p.large_row_stride + at));
         words[j][piece][0] = four.x;
         words[j][piece][1] = four.y;
         words[j][piece][2] = four.z;
         words[j][piece][3] = four.w;
       }
-    const int64_t first_seen = int64_t{begin} * step() + p.lowest;
-    const float zero = fill(small + batch * p.small_batch_stride, first_seen);
+    fill(window, batch, first);
+    const int seen_first = begin * p.step + p.lowest;
     const bool in_row = begin >= 0 && begin + S::positions <= p.length,
-               inside = in_row && first_seen >= 0 && first_seen + p.window <= p.small_length;
+               inside = in_row && seen_first >= 0 &&
+                        seen_first + p.window - (S::of_piece - 1) * p.step <= p.small_length;
     if (!in_row)
 #pragma unroll
       for (int j = 0; j < S::row_tiles; ++j)
@@ -301,8 +335,8 @@ struct GradKn2rowWarp {
         for (int piece = 0; piece < S::pieces; ++piece)
           clear_beside<Element>(words[j][piece], position + piece * S::of_quad, p.length);
     if (p.adds_bias) add_bias(words);
-    if (inside || finite(words, zero))
-      multiply(words);
+    if (inside || finite(words, window))
+      multiply(words, window, behind);
     else
       add_one_by_one(batch, begin);
   }
@@ -355,25 +389,32 @@ struct GradKn2rowWarp {
   }
 };
 
-template <class M, class S, bool UNIT>
+template <class M, class S>
 __global__ void __launch_bounds__(S::threads, S::blocks)
     grad_kn2row_kernel(const GradKn2rowParams<M> p) {
   let_next_kernel_begin();
   FASTCONV1D_SHARED(memory);
-  const uint32_t warp = blockIdx.x * kGradRowWarps + threadIdx.x / 32, split = warp / p.units;
+  const uint32_t all_teams = p.groups * p.teams,
+                 number = blockIdx.x * (kGradRowWarps / p.team_warps) +
+                          threadIdx.x / (32 * p.team_warps),
+                 split = number / all_teams;
   if (split < static_cast<uint32_t>(p.splits)) {
-    GradKn2rowWarp<M, S, UNIT> of_warp(p, memory, warp - split * p.units);
+    GradKn2rowWarp<M, S> of_warp(p, memory, number - split * all_teams);
     int batch = static_cast<int>(split / p.steps_of_row),
         step = static_cast<int>(split % p.steps_of_row);
+    uint32_t *window = of_warp.windows, *other = window + of_warp.window_words();
 #pragma unroll 1
     while (batch < p.batch) {
-      of_warp.add(batch, step);
+      of_warp.add(batch, step, window);
       batch += p.batch_step;
       step += p.row_step;
       if (step >= p.steps_of_row) {
         step -= p.steps_of_row;
         ++batch;
       }
+      uint32_t* const filled = window;
+      window = other;
+      other = filled;
     }
     of_warp.leave(static_cast<int>(split));
   }
@@ -387,31 +428,48 @@ inline bool grad_kn2row_has_few_in(const ConvArgs& a) {
          (in <= out || a.stride > 1 || out * a.kernel_size > kMostGradPairs);
 }
 
+// The large tensor's rows of a group.
+template <class M>
+struct GradKn2rowRows {
+  bool few_in;
+  int64_t count, length, kinds, of_kind;
+  explicit GradKn2rowRows(const ConvArgs& a)
+      : few_in(grad_kn2row_has_few_in(a)),
+        count((few_in ? a.channels_out : a.channels_in) / a.groups),
+        length(few_in ? a.length_out : a.length) {
+    const int64_t row = few_in ? a.length_out : a.input_channel_stride;
+    kinds = smaller(count, rows_alike(row * static_cast<int64_t>(sizeof(typename M::Element))));
+    of_kind = ceil_div(count, kinds);
+  }
+};
+
 // Who does what, as the shape and the multiprocessors say.
 template <class M, class S>
-struct GradKn2rowWork {
-  bool few_in;
-  int64_t window, pitch, shared_bytes;
-  int64_t rows, length, kinds, row_blocks, units, steps_of_row, splits;
+struct GradKn2rowWork : GradKn2rowRows<M> {
+  using Rows = GradKn2rowRows<M>;
+  using Rows::few_in;
+  int64_t window, small_pitch, residue_pitch, shared_bytes, team_warps = 1, teams, steps_of_row,
+                                                            splits;
 
-  explicit GradKn2rowWork(const ConvArgs& a) : few_in(grad_kn2row_has_few_in(a)) {
-    rows = (few_in ? a.channels_out : a.channels_in) / a.groups;
-    length = few_in ? a.length_out : a.length;
-    const int64_t row_stride = few_in ? a.length_out : a.input_channel_stride;
-    // Of 16-bit values a lane may read one behind its last, of the same word.
-    window = (S::positions - 1) * a.stride + (a.kernel_size - 1) * a.dilation + 1;
-    pitch = round_up(window + S::of_word - 1, S::of_word);
-    shared_bytes = kGradRowWarps * (few_in ? a.channels_in : a.channels_out) / a.groups * pitch *
-                       static_cast<int64_t>(sizeof(typename M::Element)) +
-                   4;
-    kinds =
-        smaller(rows, rows_alike(row_stride * static_cast<int64_t>(sizeof(typename M::Element))));
-    row_blocks = ceil_div(ceil_div(rows, kinds), S::rows);
-    units = a.groups * kinds * row_blocks;
-    // Rows may begin within a piece.
-    steps_of_row = ceil_div(length + S::of_piece - 1, S::positions);
+  explicit GradKn2rowWork(const ConvArgs& a) : Rows(a) {
+    // Rows of the large tensor begin anywhere within a piece. Of 16-bit values a lane may read one behind its last, of the
+    // same word. Residues begin in different banks.
+    const int64_t reach = (a.kernel_size - 1) * a.dilation,
+                  positions = S::positions + S::of_piece - 1;
+    window = (positions - 1) * a.stride + reach + 1;
+    residue_pitch = (ceil_div(positions + reach / a.stride + 2, S::of_word) | 1) * S::of_word;
+    small_pitch = smaller(a.stride, window) * residue_pitch;
+    // As many warps fill a window together as leave few without rows.
+    const int64_t units = Rows::kinds * ceil_div(Rows::of_kind, S::rows);
+    for (int64_t warps = 2; warps <= kGradRowWarps; warps *= 2)
+      if (8 * round_up(units, warps) <= 9 * units) team_warps = warps;
+    teams = ceil_div(units, team_warps);
+    shared_bytes = kGradRowWarps / team_warps * 2 * (few_in ? a.channels_in : a.channels_out) /
+                   a.groups * small_pitch * static_cast<int64_t>(sizeof(typename M::Element));
+    steps_of_row = ceil_div(Rows::length + S::of_piece - 1, S::positions);
     const int64_t steps = a.batch * steps_of_row,
-                  at_once = a.multiprocessors * S::blocks * kGradRowWarps / units,
+                  at_once = a.multiprocessors * S::blocks * kGradRowWarps /
+                            (a.groups * teams * team_warps),
                   enough = smaller(smaller(at_once, steps / kLeastGradSteps), most_splits(a));
     splits = larger(larger(1, enough), ceil_div(steps * S::positions, kGradChain));
   }
@@ -435,15 +493,25 @@ struct GradKn2rowKernels {
   struct Of {
     using Type = S;
   };
+  template <class S>
+  static bool fits(const ConvArgs& a) {
+    return GradKn2rowWork<M, S>(a).shared_bytes <= kMostGradWindows;
+  }
   template <class Function>
   static auto with_shape(const ConvArgs& a, const Function& function) {
     const int64_t few = grad_kn2row_has_few_in(a) ? a.channels_in : a.channels_out,
                   pairs = few / a.groups * a.kernel_size;
-    // Sums of split products are twice as many.
-    constexpr int rows = M::planes > 1 ? 2 : 4;
-    if (pairs <= 16) return function(Of<GradKn2rowShape<M, 1, rows>>{});
-    if (pairs <= 32) return function(Of<GradKn2rowShape<M, 2, rows>>{});
-    return function(Of<GradKn2rowShape<M, 4, rows>>{});
+    constexpr int most = M::planes > 1 ? 2 : 4;  // sums of split products are twice as many
+    const GradKn2rowRows<M> rows(a);
+    if (pairs <= 16) {
+      // Of few rows a warp has more positions, since there is more of them to be read at a time.
+      using One = GradKn2rowShape<M, 1, 1>;
+      using Two = GradKn2rowShape<M, 1, 2>;
+      if (rows.of_kind <= One::rows && fits<One>(a)) return function(Of<One>{});
+      if (rows.of_kind <= Two::rows && fits<Two>(a)) return function(Of<Two>{});
+      return function(Of<GradKn2rowShape<M, 1, most>>{});
+    }
+    return function(Of<GradKn2rowShape<M, 2, most>>{});
   }
 
   template <class S>
@@ -456,7 +524,8 @@ struct GradKn2rowKernels {
     const GradKn2rowWork<M, S> work(a);
     const int64_t in = a.channels_in / a.groups, out = a.channels_out / a.groups,
                   of_large = work.few_in ? out : in, of_small = work.few_in ? in : out,
-                  blocks = ceil_div(work.units * work.splits, kGradRowWarps),
+                  blocks = ceil_div(a.groups * work.teams * work.team_warps * work.splits,
+                                    kGradRowWarps),
                   reach = (a.kernel_size - 1) * a.dilation,
                   out_batch = a.channels_out * a.length_out;
     // cudaErrorInvalidValue: `grad_costs.kn2row_why_not` should have said so.
@@ -484,7 +553,9 @@ struct GradKn2rowKernels {
     p.first = static_cast<int>(work.few_in ? -a.padding : a.padding);
     p.lowest = static_cast<int>(work.few_in ? -a.padding : a.padding - reach);
     p.window = static_cast<int>(work.window);
-    p.pitch = static_cast<int>(work.pitch);
+    p.small_pitch = static_cast<int>(work.small_pitch);
+    p.residue_pitch = static_cast<int>(work.residue_pitch);
+    p.inverse = static_cast<uint32_t>(ceil_div(int64_t{1} << 31, a.stride));
     p.length = static_cast<int>(work.length);
     p.small_length = static_cast<int>(work.few_in ? a.length : a.length_out);
     p.batch = static_cast<int>(a.batch);
@@ -492,9 +563,12 @@ struct GradKn2rowKernels {
     p.batch_step = static_cast<int>(work.splits / work.steps_of_row);
     p.row_step = static_cast<int>(work.splits % work.steps_of_row);
     p.kinds = static_cast<int>(work.kinds);
-    p.row_blocks = static_cast<int>(work.row_blocks);
-    p.units = static_cast<int>(work.units);
+    p.groups = static_cast<int>(a.groups);
+    p.teams = static_cast<int>(work.teams);
+    p.team_warps = static_cast<int>(work.team_warps);
     p.splits = static_cast<int>(work.splits);
+    while (p.columns_log2 < 3 && 32 * work.team_warps << p.columns_log2 < work.window)
+      ++p.columns_log2;
     p.adds_bias = work.few_in && a.grad_bias != nullptr;
     GradParts bias{p.sums.bias_parts, p.adds_bias && work.splits > 1 ? a.channels_out : 0,
                    a.grad_bias, work.splits};
@@ -506,11 +580,9 @@ struct GradKn2rowKernels {
                                                        GradStore<M>::bytes(a, work.splits)),
                               bias, stream);
     if (error != 0) return error;
-    const auto kernel =
-        a.stride == 1 ? grad_kn2row_kernel<M, S, true> : grad_kn2row_kernel<M, S, false>;
     // Nobody waits for what the bias is added up by but the last kernel.
-    error = launch_early(apart, kernel, dim3(static_cast<unsigned>(blocks)), dim3(S::threads),
-                         work.shared_bytes, stream, p);
+    error = launch_early(apart, grad_kn2row_kernel<M, S>, dim3(static_cast<unsigned>(blocks)),
+                         dim3(S::threads), work.shared_bytes, stream, p);
     if (error != 0) return error;
     return add_parts<M>(
         {p.sums.weight_parts, work.splits > 1 ? p.sums.weights : 0, a.output, work.splits}, bias,

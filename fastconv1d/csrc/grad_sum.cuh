@@ -13,7 +13,10 @@
 
 namespace fastconv1d {
 
-constexpr int kSumLanes = 32, kSumWarps = 8;
+constexpr int kSumLanes = 32;
+// Of a block. Where lanes have one element each there are few, and perhaps a thousand splits of these.
+template <int WIDTH>
+constexpr int kSumWarps = WIDTH == 1 ? 32 : 8;
 
 template <class M>
 struct GradStore {
@@ -88,14 +91,14 @@ struct GradParts {
 // `shares` of a block's warps, a power of two, share the splits of the same elements. A lane has WIDTH neighbours, read
 // together.
 template <class M, int WIDTH>
-__global__ void __launch_bounds__(kSumLanes* kSumWarps)
+__global__ void __launch_bounds__(kSumLanes* kSumWarps<WIDTH>)
     grad_sum_kernel(const GradParts first, const GradParts second, int shares) {
   FASTCONV1D_SHARED(memory);
   auto* const sums = reinterpret_cast<double*>(memory);
   const int lane = static_cast<int>(threadIdx.x) % kSumLanes,
             warp = static_cast<int>(threadIdx.x) / kSumLanes, share = warp & (shares - 1);
-  const int64_t of_block = kSumLanes * kSumWarps * WIDTH / shares,
-                first_blocks = ceil_div(first.count, of_block);
+  constexpr int lanes = kSumLanes * kSumWarps<WIDTH>;
+  const int64_t of_block = lanes * WIDTH / shares, first_blocks = ceil_div(first.count, of_block);
   const bool of_second = blockIdx.x >= first_blocks;
   const int64_t count = of_second ? second.count : first.count,
                 element = (blockIdx.x - (of_second ? first_blocks : 0)) * of_block +
@@ -126,7 +129,7 @@ __global__ void __launch_bounds__(kSumLanes* kSumWarps)
     for (; left > 0; --left, at += step) add(read(at));
   }
 #pragma unroll
-  for (int e = 0; e < WIDTH; ++e) sums[e * kSumLanes * kSumWarps + threadIdx.x] = sum[e];
+  for (int e = 0; e < WIDTH; ++e) sums[e * lanes + threadIdx.x] = sum[e];
   __syncthreads();
   if (share > 0 || element >= count) return;
   auto* const output =
@@ -134,7 +137,7 @@ __global__ void __launch_bounds__(kSumLanes* kSumWarps)
 #pragma unroll
   for (int e = 0; e < WIDTH; ++e) {
     for (int other = 1; other < shares; ++other)
-      sum[e] += sums[e * kSumLanes * kSumWarps + threadIdx.x + other * kSumLanes];
+      sum[e] += sums[e * lanes + threadIdx.x + other * kSumLanes];
     output[e] = M::to(static_cast<float>(sum[e]));
   }
 }
@@ -145,14 +148,14 @@ template <class M, int WIDTH>
 int add_parts_of(const GradParts& first, const GradParts& second, void* stream) {
   const int64_t splits = first.count > 0 ? first.splits : second.splits;
   int shares = 1;
-  while (shares < kSumWarps && 4 * shares < splits) shares *= 2;
-  const int64_t of_block = kSumLanes * kSumWarps * WIDTH / shares,
+  while (shares < kSumWarps<WIDTH> && 4 * shares < splits) shares *= 2;
+  constexpr int lanes = kSumLanes * kSumWarps<WIDTH>;
+  const int64_t of_block = lanes * WIDTH / shares,
                 blocks = ceil_div(first.count, of_block) + ceil_div(second.count, of_block);
   if (blocks == 0) return 0;
   if (blocks > INT32_MAX) return 1;  // cudaErrorInvalidValue
   return launch_early(true, grad_sum_kernel<M, WIDTH>, dim3(static_cast<unsigned>(blocks)),
-                      dim3(kSumLanes * kSumWarps), kSumLanes * kSumWarps * WIDTH * 8, stream, first,
-                      second, shares);
+                      dim3(lanes), lanes * WIDTH * 8, stream, first, second, shares);
 }
 template <class M>
 int add_parts(const GradParts& first, const GradParts& second, void* stream) {
