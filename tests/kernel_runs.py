@@ -562,6 +562,7 @@ FEW_PAIRS = {
     "from two channels, stride beyond the kernel": Problem(2, 2, 9, 400, 3, stride=7, padding=9),
     "to one channel": Problem(2, 40, 1, 1333, 7, padding=3, bias=True),
     "to one channel, whole steps": Problem(1, 64, 1, 1024, 7, padding=3),
+    "to one channel, a warp's rows": Problem(2, 24, 1, 1024, 7, padding=3, bias=True),
     "to three channels of groups": Problem(2, 48, 6, 301, 9, padding=11, groups=2, bias=True),
     "to five channels, dilated": Problem(2, 50, 5, 300, 5, dilation=7, padding=2, bias=True),
     "one tap": Problem(2, 1, 40, 260, 1, bias=True),

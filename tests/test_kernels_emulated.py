@@ -702,7 +702,12 @@ def test_each_wait_is_needed(
         names = ("to one channel, even rows", "to four channels")
         runs["bf16"] = kn2row_runs([KN2ROW[name] for name in names], "bf16")
     if family == "grad_kn2row":
-        runs["bf16"] = grad_kn2row_runs([FEW_PAIRS["from one channel"]], "bf16")
+        runs["bf16"] = [
+            replace(run, layout="contiguous", multiprocessors=1)
+            for run in grad_kn2row_runs(
+                [FEW_PAIRS["from one channel"], FEW_PAIRS["to one channel, a warp's rows"]], "bf16"
+            )
+        ]
     if family == "grad_sliding":
         few = [LONG[name] for name in ("long, causal", "long, many rows", "shared by blocks")]
         runs = {"bf16": gradient_runs(corner_runs(few, "bf16", 0))}
