@@ -77,8 +77,8 @@ GRAD_LONG_KERNEL = 32
 # Taps with which it computes the input's gradient as well, of neighbours and where they are apart:
 # kMostTaps and kMostTapsApart there.
 GRAD_MOST_TAPS, GRAD_MOST_TAPS_APART = 16, 8
-# Of csrc/grad_kn2row.cuh: kMostGradPairs, and bytes of shared memory, less than kMostGradWindows.
-MOST_GRAD_PAIRS, GRAD_KN2ROW_WINDOWS = 32, 47 << 10
+# kMostGradPairs and kMostGradWindows of csrc/grad_kn2row.cuh.
+MOST_GRAD_PAIRS, GRAD_KN2ROW_WINDOWS = 32, 48 << 10
 GRAD_KN2ROW_START, GRAD_KN2ROW_BANDWIDTH = 15.0, 3.4e6  # µs, and bytes per µs that it reads
 # Cycles of a multiprocessor that a warp's step takes, by tiles of 16 pairs; not measured for ieee.
 GRAD_KN2ROW_STEP = {
@@ -349,19 +349,28 @@ def kn2row_why_not(problem: Problem) -> str | None:
         return f"has up to {MOST_GRAD_PAIRS} pairs of a channel and a tap, these are {pairs}"
     if not few_in and problem.stride > 1:
         return f"has no strides where output channels are few, this one is {problem.stride}"
-    size = problem.dtype.itemsize
-    # Two windows for each of four warps at most: `GradKn2rowWork`.
-    columns = 144 // size + 1 + (problem.reach - 1) // problem.stride
-    words = problem.stride * (ceil_div(columns * size, 4) | 1)
-    if 32 * few // problem.groups * words > GRAD_KN2ROW_WINDOWS:
-        return f"keeps what a step sees in shared memory, {words} words of a row here"
+    if _kn2row_windows(problem, 128) > GRAD_KN2ROW_WINDOWS:
+        return "keeps what a step sees in shared memory, which this kernel's reach and stride leave"
     sizes = (problem.length + 2 * problem.padding, problem.length_out, problem.reach)
-    if max(*sizes, problem.batch) >= MOST_SLIDING:
-        return f"counts batches and positions of padded rows below {MOST_SLIDING}"
-    rows = problem.batch * (problem.channels_in + problem.channels_out)
+    channels = problem.batch, problem.channels_in, problem.channels_out
+    if max(*sizes, *channels) >= MOST_SLIDING:
+        return f"counts batches, channels and positions of padded rows below {MOST_SLIDING}"
+    rows = max(1, problem.batch) * (problem.channels_in + problem.channels_out)
     if rows * max(problem.length, problem.length_out) >= MOST_BATCH * 32:
-        return f"has fewer than {MOST_BATCH} steps"
+        return f"has tensors of fewer than {MOST_BATCH * 32} elements"
     return None
+
+
+def _kn2row_windows(problem: Problem, row_bytes: int) -> int:
+    """Bytes of shared memory that windows take of a step of so many bytes of a row, at most.
+
+    Two for each of four warps: `GradKn2rowWork` of csrc/grad_kn2row.cuh.
+    """
+    few = problem.channels_in if _few_in(problem) else problem.channels_out
+    size = problem.dtype.itemsize
+    columns = (row_bytes + 16) // size + 1 + (problem.reach - 1) // problem.stride
+    words = problem.stride * (ceil_div(columns * size, 4) | 1)
+    return 32 * few // problem.groups * words
 
 
 def kn2row(problem: Problem) -> float:
@@ -378,10 +387,14 @@ def kn2row(problem: Problem) -> float:
     of_kind = ceil_div(large // problem.groups, kinds)
     tiles = ceil_div(small // problem.groups * problem.kernel_size, 16)
     # Rows of a warp, and bytes of each in a step: `GradKn2rowShape` of csrc/grad_kn2row.cuh.
-    rows = 16 if problem.mode == "ieee" else 32
-    while tiles == 1 and rows > 8 and of_kind <= rows // 2:
-        rows //= 2
-    row_bytes = 128 if problem.mode == "ieee" else 4096 // rows
+    most = 16 if problem.mode == "ieee" else 32
+    rows, row_bytes = most, 128
+    for fewer in (8, 16):
+        longer = 128 if problem.mode == "ieee" else 4096 // fewer
+        fits = _kn2row_windows(problem, longer) <= GRAD_KN2ROW_WINDOWS
+        if tiles == 1 and of_kind <= fewer < most and fits:
+            rows, row_bytes = fewer, longer
+            break
     steps = problem.batch * ceil_div(length * size + 15, row_bytes)
     of_step = GRAD_KN2ROW_STEP[problem.mode].get(tiles, float("inf"))
     cycles = problem.groups * kinds * ceil_div(of_kind, rows) * steps * of_step

@@ -161,7 +161,12 @@ def test_names_are_distinct_and_no_family_takes_another_plans_name() -> None:
         ("grad_kn2row", replace(FEW_OUT, stride=2), "no strides where output channels are few"),
         ("grad_kn2row", replace(FEW_OUT, dilation=4000), "in shared memory"),
         ("grad_kn2row", replace(FEW_OUT, length=1 << 29), "positions of padded rows"),
-        ("grad_kn2row", replace(FEW_OUT, batch=1 << 28), "steps"),
+        ("grad_kn2row", replace(FEW_OUT, batch=1 << 28), "tensors of fewer than"),
+        (
+            "grad_kn2row",
+            Problem(1, 1, 1 << 31, 1, 1, mode="bf16", gpu=H200),
+            "counts batches, channels and positions",
+        ),
         (
             "kn2row",
             Problem(1, 1 << 17, 1 << 16, 9, 3, groups=1 << 16, mode="tf32", gpu=H200),

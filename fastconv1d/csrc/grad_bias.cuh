@@ -73,13 +73,14 @@ __global__ void __launch_bounds__(kGradBiasThreads)
     static_cast<Element*>(a.grad_bias)[channel] = M::to(static_cast<typename M::Sum>(total));
 }
 
-// Four blocks for each multiprocessor, unless shares would be small; or as many as keep what is on its way together, if
-// that is more than all multiprocessors have at a time. Parts are fp32, which fp64 has no use for.
+// Four blocks for each multiprocessor, unless shares would be small; or so many small ones that what is on its way is
+// together, if that is twice what all multiprocessors have at a time. Parts are fp32, which fp64 has no use for.
 inline int64_t grad_bias_splits(const ConvArgs& a) {
   if (a.mode == kFp64) return 1;
   const int64_t least = a.mode == kBf16 || a.mode == kFp16 ? 8192 : 4096;  // 16 KB
   const int64_t shares = a.batch * a.length_out / least;
-  if (a.channels_out * shares >= 16 * a.multiprocessors) return larger(1, shares);
+  if (a.channels_out * shares >= 16 * a.multiprocessors)
+    return smaller(shares, larger(kMostGradSplits, 16 * a.multiprocessors / a.channels_out));
   return larger(1, smaller(4 * a.multiprocessors / a.channels_out, shares));
 }
 

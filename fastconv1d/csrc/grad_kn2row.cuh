@@ -1,5 +1,5 @@
 // The gradients of weight and bias of groups with few pairs of a channel and a tap, on tensor cores (mma.sync, sm_80
-// on): a first layer's, which has few input channels, and a last layer's, which has few output channels. Any stride.
+// on): a first layer's, which has few input channels, and a last layer's, which has few output channels. Any stride where input channels are few.
 //
 // One of the two tensors is large and the other small. All that such a layer should take is the reading of the large
 // one's rows, once; of the small one each tap is a row of its own, seen from some positions further on:
@@ -12,7 +12,7 @@
 //        rows: pairs (s, t)       columns: rows r of the large tensor
 //        PAIR_TILES x 16          ROW_TILES x 8
 //      +-----------------+       +---+---+-- ..
-//      | small, from the |   x   | l | a | r      the product runs along positions: 128 bytes of each row in a step
+//      | small, from the |   x   | l | a | r      the product runs along positions, 128 to 512 bytes of each row
 //      | team's window   |       | g | e |
 //      +-----------------+       +---+---+-- ..
 //
@@ -27,9 +27,10 @@
 // nothing, zeros. If values in such a step are not finite, its products are chosen one by one.
 //
 // A split takes every so many-th step, so that what runs at a time is near to each other in memory. `grad_sum.cuh` adds
-// up what splits leave, in an order that the shape alone says.
+// up what splits leave, in an order that the shape and the multiprocessors say.
 //
-// Roofline: DRAM sees the large tensor once. A step of 4 KB takes some 60 of the 220 cycles that L1 has until the next one comes.
+// Roofline: DRAM sees the large tensor once. A step of 4 KB takes some 60 of the 220 cycles that L1 has until the next
+// one comes.
 #pragma once
 #include "grad_bias.cuh"
 #include "grad_tile.cuh"
@@ -105,19 +106,18 @@ struct GradKn2rowWarp {
         (static_cast<int>(team) - group * p.teams) * p.team_warps + warp % p.team_warps;
     kind = unit % p.kinds;
     number = unit / p.kinds * S::rows + lane / 4;
-    // Where the lane has none, another that begins alike.
-    const int row = exists(0) ? row_of(0) : kind;
-    large = p.large + (int64_t{group} * p.large_rows + row) * p.large_row_stride;
+    // Where the lane has none, another that begins alike: all lanes' steps begin with the same position.
+    const int large_row = exists(0) ? row_of(0) : kind;
+    large = p.large + (int64_t{group} * p.large_rows + large_row) * p.large_row_stride;
     small = p.small + int64_t{group} * p.small_rows * p.small_row_stride;
 #pragma unroll
     for (int i = 0; i < S::pair_tiles; ++i)
 #pragma unroll
       for (int below = 0; below < 2; ++below) {
         // Beyond the last one any will do.
-        const int last = p.small_rows * p.taps - 1, number = pair_of(i, below),
-                  pair = number < last ? number : last, row = pair / p.taps;
-        seen[i][below] = row * p.small_pitch +
-                         place_of((pair - row * p.taps) * p.tap_step + p.first - p.lowest) +
+        const Pair pair = pair_of(static_cast<int>(
+            smaller(number_of_pair(i, below), int64_t{p.small_rows} * p.taps - 1)));
+        seen[i][below] = pair.small_row * p.small_pitch + place_of(pair.offset - p.lowest) +
                          lane % 4 * S::of_piece;
       }
   }
@@ -133,12 +133,24 @@ struct GradKn2rowWarp {
     return (value - quotient * p.step) * p.residue_pitch + quotient;
   }
 
-  __device__ __forceinline__ int pair_of(int tile, int below) const {
+  __device__ __forceinline__ int number_of_pair(int tile, int below) const {
     return tile * 16 + lane / 4 + below * 8;
+  }
+  // A row of the small tensor and a tap, and where these see position 0.
+  struct Pair {
+    int small_row, tap, offset;
+  };
+  __device__ __forceinline__ Pair pair_of(int number) const {
+    const int small_row = number / p.taps, tap = number - small_row * p.taps;
+    return {small_row, tap, tap * p.tap_step + p.first};
   }
   // Of the lane's row of a tile: its number in the group, and whether there is one.
   __device__ __forceinline__ int row_of(int tile) const {
     return kind + (number + tile * 8) * p.kinds;
+  }
+  // The same of a lane's sums, of which it has two neighbours.
+  __device__ __forceinline__ int row_of_sum(int tile, int odd) const {
+    return kind + (number - lane / 4 + lane % 4 * 2 + odd + tile * 8) * p.kinds;
   }
   __device__ __forceinline__ bool exists(int tile) const { return row_of(tile) < p.large_rows; }
 
@@ -253,19 +265,17 @@ struct GradKn2rowWarp {
 #pragma unroll 1
     for (int turn = 0; turn < S::pair_tiles * S::row_tiles * 4; ++turn) {
       const int i = turn / (4 * S::row_tiles), j = turn / 4 % S::row_tiles, which = turn % 4,
-                pair = pair_of(i, which / 2), row = pair / p.taps,
-                offset = (pair - row * p.taps) * p.tap_step + p.first,
-                number_of_row = number - lane / 4 + lane % 4 * 2 + which % 2 + j * 8,
-                large_row = kind + number_of_row * p.kinds;
-      if (row >= p.small_rows || large_row >= p.large_rows) continue;
+                large_row = row_of_sum(j, which % 2);
+      const Pair pair = pair_of(number_of_pair(i, which / 2));
+      if (pair.small_row >= p.small_rows || large_row >= p.large_rows) continue;
       const Element* const of_large =
           p.large + batch * p.large_batch_stride +
           (int64_t{group} * p.large_rows + large_row) * p.large_row_stride;
       const Element* const of_small =
-          small + batch * p.small_batch_stride + row * p.small_row_stride;
+          small + batch * p.small_batch_stride + pair.small_row * p.small_row_stride;
       float sum = 0;
       for (int position = begin < 0 ? 0 : begin; position < end; ++position) {
-        const int64_t at = int64_t{position} * p.step + offset;
+        const int64_t at = int64_t{position} * p.step + pair.offset;
         if (at >= 0 && at < p.small_length)
           sum = fmaf(M::from(__ldg(of_large + position)), M::from(__ldg(of_small + at)), sum);
       }
@@ -293,7 +303,11 @@ struct GradKn2rowWarp {
         Element value[S::of_piece];
         memcpy(value, words[j][piece], 16);
 #pragma unroll
-        for (int e = 0; e < S::of_piece; ++e) zero = fmaf(M::from(value[e]), 0, zero);
+        for (int e = 0; e < S::of_piece; ++e)
+          if constexpr (S::of_word == 1)
+            zero = fmaf(float_of(M::pack({value[e]})), 0, zero);  // rounded, as it is multiplied
+          else
+            zero = fmaf(M::from(value[e]), 0, zero);
       }
 #pragma unroll
     for (int bits = 16; bits > 0; bits /= 2) zero += __shfl_xor_sync(0xffffffffu, zero, bits);
@@ -358,20 +372,19 @@ struct GradKn2rowWarp {
 
   // Leaves the sums of a split.
   __device__ __forceinline__ void leave(int split) const {
-    const int first = number - lane / 4 + lane % 4 * 2;
 #pragma unroll
     for (int i = 0; i < S::pair_tiles; ++i)
 #pragma unroll
       for (int below = 0; below < 2; ++below) {
-        const int pair = pair_of(i, below), small_row = pair / p.taps,
-                  tap = pair - small_row * p.taps;
-        if (small_row >= p.small_rows) continue;
-        const int64_t element = group * p.group_elements + small_row * p.small_elements + tap;
+        const Pair pair = pair_of(number_of_pair(i, below));
+        if (pair.small_row >= p.small_rows) continue;
+        const int64_t element =
+            group * p.group_elements + pair.small_row * p.small_elements + pair.tap;
 #pragma unroll
         for (int j = 0; j < S::row_tiles; ++j)
 #pragma unroll
           for (int odd = 0; odd < 2; ++odd) {
-            const int row = kind + (first + odd + j * 8) * p.kinds;
+            const int row = row_of_sum(j, odd);
             if (row < p.large_rows)
               p.sums.store_weight(split, element + row * p.large_elements,
                                   sums[i][j][2 * below + odd]);
@@ -458,7 +471,7 @@ struct GradKn2rowWork : GradKn2rowRows<M> {
                   positions = S::positions + S::of_piece - 1;
     window = (positions - 1) * a.stride + reach + 1;
     residue_pitch = (ceil_div(positions + reach / a.stride + 2, S::of_word) | 1) * S::of_word;
-    small_pitch = smaller(a.stride, window) * residue_pitch;
+    small_pitch = a.stride * residue_pitch;
     // As many warps fill a window together as leave few without rows.
     const int64_t units = Rows::kinds * ceil_div(Rows::of_kind, S::rows);
     for (int64_t warps = 2; warps <= kGradRowWarps; warps *= 2)
@@ -473,9 +486,8 @@ struct GradKn2rowWork : GradKn2rowRows<M> {
                   enough = smaller(smaller(at_once, steps / kLeastGradSteps), most_splits(a));
     splits = larger(larger(1, enough), ceil_div(steps * S::positions, kGradChain));
   }
-  static int64_t bias_bytes(const ConvArgs& a) { return 4 * grad_bias_splits(a) * a.channels_out; }
   int64_t bytes(const ConvArgs& a) const {
-    return GradStore<M>::bytes(a, splits) + (few_in ? 0 : bias_bytes(a));
+    return GradStore<M>::bytes(a, splits) + (few_in ? 0 : grad_bias_workspace(a));
   }
 };
 
@@ -485,7 +497,8 @@ struct GradKn2rowKernels {
     return with_shape(a, [&](auto s) { return run(s, a, stream); });
   }
   static int64_t workspace(const ConvArgs& a) {
-    return with_shape(a, [&](auto s) { return work_of(s, a).bytes(a); });
+    return with_shape(
+        a, [&](auto s) { return GradKn2rowWork<M, typename decltype(s)::Type>(a).bytes(a); });
   }
 
  private:
@@ -514,10 +527,6 @@ struct GradKn2rowKernels {
     return function(Of<GradKn2rowShape<M, 2, most>>{});
   }
 
-  template <class S>
-  static GradKn2rowWork<M, S> work_of(Of<S>, const ConvArgs& a) {
-    return GradKn2rowWork<M, S>(a);
-  }
   template <class S>
   static int run(Of<S>, const ConvArgs& a, void* stream) {
     using Element = typename M::Element;

@@ -88,21 +88,35 @@ struct GradParts {
   int64_t splits = 1;
 };
 
-// `shares` of a block's warps, a power of two, share the splits of the same elements. A lane has WIDTH neighbours, read
-// together.
+// How many of a block's warps, a power of two, share the splits of the same elements, and elements that a block has then.
+template <int WIDTH>
+FASTCONV1D_HD constexpr int sum_shares(int64_t splits) {
+  int shares = 1;
+  while (shares < kSumWarps<WIDTH> && 4 * shares < splits) shares *= 2;
+  return shares;
+}
+template <int WIDTH>
+FASTCONV1D_HD constexpr int64_t sum_elements(int64_t splits) {
+  return kSumLanes * kSumWarps<WIDTH> * WIDTH / sum_shares<WIDTH>(splits);
+}
+
+// A lane has WIDTH neighbours, read together.
 template <class M, int WIDTH>
 __global__ void __launch_bounds__(kSumLanes* kSumWarps<WIDTH>)
-    grad_sum_kernel(const GradParts first, const GradParts second, int shares) {
+    grad_sum_kernel(const GradParts first, const GradParts second) {
   FASTCONV1D_SHARED(memory);
   auto* const sums = reinterpret_cast<double*>(memory);
-  const int lane = static_cast<int>(threadIdx.x) % kSumLanes,
-            warp = static_cast<int>(threadIdx.x) / kSumLanes, share = warp & (shares - 1);
   constexpr int lanes = kSumLanes * kSumWarps<WIDTH>;
-  const int64_t of_block = lanes * WIDTH / shares, first_blocks = ceil_div(first.count, of_block);
+  const int64_t first_blocks = ceil_div(first.count, sum_elements<WIDTH>(first.splits));
   const bool of_second = blockIdx.x >= first_blocks;
   const int64_t count = of_second ? second.count : first.count,
-                element = (blockIdx.x - (of_second ? first_blocks : 0)) * of_block +
-                          (warp / shares * kSumLanes + lane) * WIDTH,
+                splits = of_second ? second.splits : first.splits;
+  const int lane = static_cast<int>(threadIdx.x) % kSumLanes,
+            warp = static_cast<int>(threadIdx.x) / kSumLanes, shares = sum_shares<WIDTH>(splits),
+            share = warp & (shares - 1);
+  const int64_t element =
+                    (blockIdx.x - (of_second ? first_blocks : 0)) * sum_elements<WIDTH>(splits) +
+                    (warp / shares * kSumLanes + lane) * WIDTH,
                 step = shares * count;
   double sum[WIDTH]{};
   const auto add = [&](const GradPart<WIDTH>& part) {
@@ -116,7 +130,7 @@ __global__ void __launch_bounds__(kSumLanes* kSumWarps<WIDTH>)
     const auto read = [](const float* from) {
       return *reinterpret_cast<const GradPart<WIDTH>*>(from);
     };
-    int64_t left = ceil_div((of_second ? second : first).splits - share, shares);
+    int64_t left = ceil_div(splits - share, shares);
     for (; left >= at_once; left -= at_once) {
       GradPart<WIDTH> part[at_once];
 #pragma unroll
@@ -146,16 +160,13 @@ __global__ void __launch_bounds__(kSumLanes* kSumWarps<WIDTH>)
 // Returns a cudaError_t.
 template <class M, int WIDTH>
 int add_parts_of(const GradParts& first, const GradParts& second, void* stream) {
-  const int64_t splits = first.count > 0 ? first.splits : second.splits;
-  int shares = 1;
-  while (shares < kSumWarps<WIDTH> && 4 * shares < splits) shares *= 2;
   constexpr int lanes = kSumLanes * kSumWarps<WIDTH>;
-  const int64_t of_block = lanes * WIDTH / shares,
-                blocks = ceil_div(first.count, of_block) + ceil_div(second.count, of_block);
+  const int64_t blocks = ceil_div(first.count, sum_elements<WIDTH>(first.splits)) +
+                         ceil_div(second.count, sum_elements<WIDTH>(second.splits));
   if (blocks == 0) return 0;
   if (blocks > INT32_MAX) return 1;  // cudaErrorInvalidValue
   return launch_early(true, grad_sum_kernel<M, WIDTH>, dim3(static_cast<unsigned>(blocks)),
-                      dim3(lanes), lanes * WIDTH * 8, stream, first, second, shares);
+                      dim3(lanes), lanes * WIDTH * 8, stream, first, second);
 }
 template <class M>
 int add_parts(const GradParts& first, const GradParts& second, void* stream) {
