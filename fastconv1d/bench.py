@@ -160,7 +160,13 @@ def run(
                 blank = _blank(layer, case, device, scaled, origin)
                 races = ((op, algorithm) for op in operations for algorithm in plans or ("",))
                 for op, algorithm in races:
-                    row = replace(blank, op=op, forced=algorithm in plans)
+                    sources = ops.sources_hash(device.type, forward=op == "forward")
+                    row = replace(
+                        blank,
+                        op=op,
+                        forced=algorithm in plans,
+                        provenance={**origin, "sources_hash": sources},
+                    )
                     what = f"{layer.name}, {mode}, {'bias' if with_bias else 'no bias'}"
                     progress(what if op == "forward" else f"{what}, {op}")
                     with strict(), timing.precision(mode), torch.no_grad():

@@ -19,7 +19,6 @@ from fastconv1d import (
     config,
     export,
     layers,
-    ops,
     plan,
     report,
     tune,
@@ -409,7 +408,7 @@ def diagnosis() -> dict[str, Any]:
         **built,
         "libraries": {name: _built(name, arch, entries) for name in needed},
         "fallback": fallback,
-        "tuned": tuned.status(gpu, plan.sources_hash("cuda" if gpu else "cpu")),
+        "tuned": tuned.status(gpu, plan.sources_hash("cuda" if gpu else "cpu", forward=True)),
         "environment": {name: os.environ.get(name) for name in config.ENVIRONMENT},
     }
 
@@ -427,9 +426,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    in_step = report.update(
-        arguments.root, {ops.sources_hash(), ops.sources_hash("cpu")}, write=not arguments.check
-    )
+    in_step = report.update(arguments.root, plan.sources_hashes(), write=not arguments.check)
     stale = arguments.check and not in_step
     if arguments.json:
         print(json.dumps({"in_step": in_step}))

@@ -287,15 +287,16 @@ def tuned_choice(problem: Problem) -> tuned.Choice | None:
     stored = tuned.choices()
     if not stored:
         return None
-    choice = stored.get(tuned.context(problem.gpu, _hash_for(problem)), {}).get(
+    choice = stored.get(tuned.context(problem.gpu, hash_for(problem)), {}).get(
         tuned.geometry(problem)
     )
     row = choice and _BY_NAME.get(choice.plan)
     return choice if row and row.why_not(problem.bucketed()) is None else None
 
 
-def _hash_for(problem: Problem) -> str:
-    return sources_hash("cuda" if problem.gpu else "cpu")
+def hash_for(problem: Problem) -> str:
+    """The hash of the kernels that a choice for a problem depends on."""
+    return sources_hash("cuda" if problem.gpu else "cpu", forward=True)
 
 
 def model_choice(problem: Problem) -> Plan:
@@ -439,12 +440,28 @@ def libraries(arch: str = "") -> dict[str, str]:
     }
 
 
-@lru_cache(maxsize=2)
-def sources_hash(device: str = "cuda") -> str:
-    """A hash of all that our kernels' results on a device depend on: sources and generated glue."""
-    glue = kernels().items()
-    of_device = [text for name, text in glue if (name in CPU_LIBRARIES) == (device == "cpu")]
-    return build.sources_hash(text for text in of_device if "binding.cpp" not in text)
+@lru_cache(maxsize=4)
+def sources_hash(device: str = "cuda", *, forward: bool = False) -> str:
+    """A hash of all that our kernels' results on a device depend on: sources and generated glue.
+
+    With `forward`, of the kernels that compute outputs alone, not those of gradients of a weight.
+    """
+    return build.sources_hash(
+        text
+        for name, text in kernels().items()
+        if (name in CPU_LIBRARIES) == (device == "cpu")
+        and "binding" not in name
+        and not (forward and name.startswith("grad_"))
+    )
+
+
+def sources_hashes() -> frozenset[str]:
+    """Those that rows of today's kernels have, on any device."""
+    return frozenset(
+        sources_hash(device, forward=forward)
+        for device in ("cuda", "cpu")
+        for forward in (False, True)
+    )
 
 
 def needs_hopper(name: str) -> bool:

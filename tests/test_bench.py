@@ -44,7 +44,7 @@ def test_a_row_is_checked_timed_and_complete(device: str) -> None:
         assert row.ours_spread[0] <= row.ours_ms <= row.ours_spread[1]
         assert row.host_us is not None and row.host_us > 0
         assert (row.peak_bytes is not None) == (device == "cuda")
-        assert row.provenance["sources_hash"] == ops.sources_hash(device)
+        assert row.provenance["sources_hash"] == ops.sources_hash(device, forward=True)
 
 
 TRANSPOSED = Problem(
@@ -78,6 +78,7 @@ def test_gradients_are_checked_and_timed(device: str, problem: Problem) -> None:
         assert row.host_us is not None and row.torch_host_us is not None
         assert row.im2col_ms is None and row.im2col_peak_bytes is None
         assert (row.peak_bytes is not None) == (device == "cuda")
+        assert row.provenance["sources_hash"] == ops.sources_hash(device)
         # One element of so few may be further off than twice torch's worst; all together may not.
         assert row.torch_correct and "L2" not in (row.less_accurate or "")
     if device == "cpu":

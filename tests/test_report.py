@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from fastconv1d import bench, layers, ops, report
+from fastconv1d import bench, layers, plan, report
 
 ROOT = Path(__file__).parent.parent
 
@@ -391,6 +391,4 @@ def test_nothing_to_plot_is_an_error(tmp_path: Path) -> None:
 
 
 def test_this_readme_is_in_step_with_the_committed_rows() -> None:
-    assert report.update(ROOT, {ops.sources_hash(), ops.sources_hash("cpu")}, write=False), (
-        "run `fastconv1d report`"
-    )
+    assert report.update(ROOT, plan.sources_hashes(), write=False), "run `fastconv1d report`"

@@ -32,7 +32,7 @@ def choice(name: str, ms: float = 1.0) -> Choice:
 
 def keep(name: str, problem: Problem = LAYER, sources_hash: str | None = None) -> None:
     """Store a plan's name for a problem, and have the next selection read it."""
-    place = tuned.context(problem.gpu, sources_hash or plan._hash_for(problem))
+    place = tuned.context(problem.gpu, sources_hash or plan.hash_for(problem))
     tuned.store({place: {tuned.geometry(problem): choice(name)}})
     forget_tuned()
 
@@ -309,7 +309,7 @@ def test_tune_times_every_plan_and_stores_the_fastest(
     forget_tuned()
     [stored] = tuned.choices().values()
     assert [one.plan for one in stored.values()] == [row["best_plan"] for row in rows]
-    assert tuned.status(None, plan.sources_hash("cpu"))["choices"] == 2
+    assert tuned.status(None, plan.sources_hash("cpu", forward=True))["choices"] == 2
     best = rows[0]["best_plan"]
     assert plan.select(SMALL).name == plan.select(replace(SMALL, length=97)).name == best
 
@@ -505,3 +505,4 @@ def test_doctor_tells_of_the_file(tuned_file: Path) -> None:
         "problem": None,
     }
     assert ops.sources_hash() == plan.sources_hash()
+    assert len(plan.sources_hashes()) == 4

@@ -2,10 +2,9 @@
 // of ATen's, of the product written out and of those large ones where adding up on the side takes longer; and for
 // transposed convolutions, where the kernels see grad_output as an input.
 //
-// A block has a channel, or one of `splits` shares of its values where channels are few, or values so many that all that
-// runs at a time should be near to each other in memory; a second kernel adds shares up (grad_sum.cuh). Threads take turns
-// on a row's pieces of 16 bytes, which rows begin and end within, and add up in fp64: lanes first, then warps in shared
-// memory. The order is that of the shape, and of where rows begin. DRAM bounds it.
+// A block has a channel, or one of `splits` shares of its values where channels are few; a second kernel adds shares up
+// (grad_sum.cuh). Threads take turns on a row's pieces of 16 bytes, which rows begin and end within, and add up in fp64:
+// lanes first, then warps in shared memory. The order is that of the shape, and of where rows begin. DRAM bounds it.
 #pragma once
 #include "grad_sum.cuh"
 #include "plain.cuh"
@@ -73,15 +72,11 @@ __global__ void __launch_bounds__(kGradBiasThreads)
     static_cast<Element*>(a.grad_bias)[channel] = M::to(static_cast<typename M::Sum>(total));
 }
 
-// Four blocks for each multiprocessor, unless shares would be small; or so many small ones that what is on its way is
-// together, if that is twice what all multiprocessors have at a time. Parts are fp32, which fp64 has no use for.
+// Four blocks for each multiprocessor, unless shares would be small. Parts are fp32, which fp64 has no use for.
 inline int64_t grad_bias_splits(const ConvArgs& a) {
+  constexpr int64_t least = 4096;
   if (a.mode == kFp64) return 1;
-  const int64_t least = a.mode == kBf16 || a.mode == kFp16 ? 8192 : 4096;  // 16 KB
-  const int64_t shares = a.batch * a.length_out / least;
-  if (a.channels_out * shares >= 16 * a.multiprocessors)
-    return smaller(shares, larger(kMostGradSplits, 16 * a.multiprocessors / a.channels_out));
-  return larger(1, smaller(4 * a.multiprocessors / a.channels_out, shares));
+  return larger(1, smaller(4 * a.multiprocessors / a.channels_out, a.batch * a.length_out / least));
 }
 
 // Leaves the sums, or parts of them for `add_parts`.

@@ -14,9 +14,9 @@
 namespace fastconv1d {
 
 constexpr int kSumLanes = 32;
-// Of a block. Where lanes have one element each there are few, and perhaps a thousand splits of these.
-template <int WIDTH>
-constexpr int kSumWarps = WIDTH == 1 ? 32 : 8;
+// Warps of a block; of one for so many splits as only first and last layers' gradients have, whose elements are few.
+constexpr int kSumWarps = 8, kMostSumWarps = 32;
+constexpr int64_t kManySplits = 128;
 
 template <class M>
 struct GradStore {
@@ -89,34 +89,34 @@ struct GradParts {
 };
 
 // How many of a block's warps, a power of two, share the splits of the same elements, and elements that a block has then.
-template <int WIDTH>
+template <int WARPS>
 FASTCONV1D_HD constexpr int sum_shares(int64_t splits) {
   int shares = 1;
-  while (shares < kSumWarps<WIDTH> && 4 * shares < splits) shares *= 2;
+  while (shares < WARPS && 4 * shares < splits) shares *= 2;
   return shares;
 }
-template <int WIDTH>
+template <int WIDTH, int WARPS>
 FASTCONV1D_HD constexpr int64_t sum_elements(int64_t splits) {
-  return kSumLanes * kSumWarps<WIDTH> * WIDTH / sum_shares<WIDTH>(splits);
+  return kSumLanes * WARPS * WIDTH / sum_shares<WARPS>(splits);
 }
 
 // A lane has WIDTH neighbours, read together.
-template <class M, int WIDTH>
-__global__ void __launch_bounds__(kSumLanes* kSumWarps<WIDTH>)
+template <class M, int WIDTH, int WARPS>
+__global__ void __launch_bounds__(kSumLanes* WARPS)
     grad_sum_kernel(const GradParts first, const GradParts second) {
   FASTCONV1D_SHARED(memory);
   auto* const sums = reinterpret_cast<double*>(memory);
-  constexpr int lanes = kSumLanes * kSumWarps<WIDTH>;
-  const int64_t first_blocks = ceil_div(first.count, sum_elements<WIDTH>(first.splits));
+  constexpr int lanes = kSumLanes * WARPS;
+  const int64_t first_blocks = ceil_div(first.count, sum_elements<WIDTH, WARPS>(first.splits));
   const bool of_second = blockIdx.x >= first_blocks;
   const int64_t count = of_second ? second.count : first.count,
                 splits = of_second ? second.splits : first.splits;
   const int lane = static_cast<int>(threadIdx.x) % kSumLanes,
-            warp = static_cast<int>(threadIdx.x) / kSumLanes, shares = sum_shares<WIDTH>(splits),
+            warp = static_cast<int>(threadIdx.x) / kSumLanes, shares = sum_shares<WARPS>(splits),
             share = warp & (shares - 1);
-  const int64_t element =
-                    (blockIdx.x - (of_second ? first_blocks : 0)) * sum_elements<WIDTH>(splits) +
-                    (warp / shares * kSumLanes + lane) * WIDTH,
+  const int64_t element = (blockIdx.x - (of_second ? first_blocks : 0)) *
+                              sum_elements<WIDTH, WARPS>(splits) +
+                          (warp / shares * kSumLanes + lane) * WIDTH,
                 step = shares * count;
   double sum[WIDTH]{};
   const auto add = [&](const GradPart<WIDTH>& part) {
@@ -158,14 +158,14 @@ __global__ void __launch_bounds__(kSumLanes* kSumWarps<WIDTH>)
 
 // Adds up the splits' parts of two sets of elements, either of which may be empty, once the kernel before is over.
 // Returns a cudaError_t.
-template <class M, int WIDTH>
+template <class M, int WIDTH, int WARPS>
 int add_parts_of(const GradParts& first, const GradParts& second, void* stream) {
-  constexpr int lanes = kSumLanes * kSumWarps<WIDTH>;
-  const int64_t blocks = ceil_div(first.count, sum_elements<WIDTH>(first.splits)) +
-                         ceil_div(second.count, sum_elements<WIDTH>(second.splits));
+  constexpr int lanes = kSumLanes * WARPS;
+  const int64_t blocks = ceil_div(first.count, sum_elements<WIDTH, WARPS>(first.splits)) +
+                         ceil_div(second.count, sum_elements<WIDTH, WARPS>(second.splits));
   if (blocks == 0) return 0;
   if (blocks > INT32_MAX) return 1;  // cudaErrorInvalidValue
-  return launch_early(true, grad_sum_kernel<M, WIDTH>, dim3(static_cast<unsigned>(blocks)),
+  return launch_early(true, grad_sum_kernel<M, WIDTH, WARPS>, dim3(static_cast<unsigned>(blocks)),
                       dim3(lanes), lanes * WIDTH * 8, stream, first, second);
 }
 template <class M>
@@ -176,8 +176,10 @@ int add_parts(const GradParts& first, const GradParts& second, void* stream) {
       first.count % 4 == 0 && second.count % 4 == 0 &&
       (reinterpret_cast<uintptr_t>(first.parts) | reinterpret_cast<uintptr_t>(second.parts)) % 16 ==
           0;
-  return first.count >= many && aligned ? add_parts_of<M, 4>(first, second, stream)
-                                        : add_parts_of<M, 1>(first, second, stream);
+  if (first.count >= many && aligned) return add_parts_of<M, 4, kSumWarps>(first, second, stream);
+  return larger(first.splits, second.splits) < kManySplits
+             ? add_parts_of<M, 1, kSumWarps>(first, second, stream)
+             : add_parts_of<M, 1, kMostSumWarps>(first, second, stream);
 }
 // The same of what a kernel stored, if there are several splits.
 template <class M>
