@@ -625,7 +625,7 @@ def test_im2col_and_col2im(build: Build, tmp_path: Path, mode: str) -> None:
 
 def test_fewer_rows_than_ways_to_begin(build: Build, tmp_path: Path) -> None:
     """Nothing beyond the input is read, whatever the maps of rows that do not exist say."""
-    for mode in ("bf16", "ieee"):
+    for mode in ("bf16",) if IN_CI else ("bf16", "ieee"):
         runs = corner_runs([Problem(1, 1, 1, n, 3, padding=1) for n in (139, 143)], mode, 0)
         runs = [replace(run, layout="contiguous", guard=0) for run in runs]
         source, runs = with_few_tiles(f"hopper_{mode}", runs)
@@ -642,7 +642,7 @@ SANITIZED = [name for name in plan.kernels("90a") if not re.search("binding|fp16
         (library, sanitizer)
         for number, library in enumerate(SANITIZED)
         for turn, sanitizer in enumerate(("address", "thread"))
-        if not IN_CI or number % 6 == 3 * turn
+        if not IN_CI or number % 9 == 2 + 4 * turn
     ],
 )
 def test_sanitized(build: Build, tmp_path: Path, library: str, sanitizer: str) -> None:
