@@ -419,6 +419,13 @@ __device__ __forceinline__ uint32_t shifted_right(uint32_t low, uint32_t high, i
   return static_cast<uint32_t>((static_cast<uint64_t>(high) << 32 | low) >> bits);
 #endif
 }
+template <int LANES = 32, class T>
+__device__ __forceinline__ T sum_of_lanes(T value) {
+#pragma unroll
+  for (int bits = LANES / 2; bits > 0; bits /= 2)
+    value += __shfl_xor_sync(0xffffffffu, value, bits);
+  return value;
+}
 __device__ __forceinline__ uint4 read_once(const uint4* from) {
 #if defined(__CUDACC__)
   uint4 piece;
@@ -1276,6 +1283,10 @@ struct TensorRows {
 };
 inline TensorRows rows_of_input(const ConvArgs& a) {
   return {a.input, a.batch, a.channels_in, a.length, a.input_batch_stride, a.input_channel_stride};
+}
+inline TensorRows rows_of_grad_output(const ConvArgs& a) {
+  return {a.grad_output, a.batch, a.channels_out, a.length_out, a.channels_out * a.length_out,
+          a.length_out};
 }
 struct RowBoxes {
   BoxMap maps[kMostKinds];

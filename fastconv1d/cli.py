@@ -408,7 +408,7 @@ def diagnosis() -> dict[str, Any]:
         **built,
         "libraries": {name: _built(name, arch, entries) for name in needed},
         "fallback": fallback,
-        "tuned": tuned.status(gpu, plan.sources_hash("cuda" if gpu else "cpu", forward=True)),
+        "tuned": tuned.status(gpu, plan.hash_for(gpu)),
         "environment": {name: os.environ.get(name) for name in config.ENVIRONMENT},
     }
 

@@ -15,7 +15,7 @@ from functools import lru_cache
 from typing import TypeVar
 
 from fastconv1d import build, config, cpu_costs, gpu_costs, grad_costs, tuned
-from fastconv1d.problem import Problem
+from fastconv1d.problem import Gpu, Problem
 from fastconv1d.tiles import (
     ROUNDED,
     AnyTile,
@@ -287,16 +287,16 @@ def tuned_choice(problem: Problem) -> tuned.Choice | None:
     stored = tuned.choices()
     if not stored:
         return None
-    choice = stored.get(tuned.context(problem.gpu, hash_for(problem)), {}).get(
+    choice = stored.get(tuned.context(problem.gpu, hash_for(problem.gpu)), {}).get(
         tuned.geometry(problem)
     )
     row = choice and _BY_NAME.get(choice.plan)
     return choice if row and row.why_not(problem.bucketed()) is None else None
 
 
-def hash_for(problem: Problem) -> str:
-    """The hash of the kernels that a choice for a problem depends on."""
-    return sources_hash("cuda" if problem.gpu else "cpu", forward=True)
+def hash_for(gpu: Gpu | None) -> str:
+    """The hash of the kernels that tuned choices for a GPU, or the CPU, depend on."""
+    return sources_hash("cuda" if gpu else "cpu", forward=True)
 
 
 def model_choice(problem: Problem) -> Plan:

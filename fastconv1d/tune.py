@@ -205,7 +205,7 @@ def store(result: Result) -> None:
         date=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     problem = result.case.problem
-    place = tuned.context(problem.gpu, plan.hash_for(problem))
+    place = tuned.context(problem.gpu, plan.hash_for(problem.gpu))
     tuned.store({place: {tuned.geometry(problem): choice}})
 
 

@@ -32,7 +32,7 @@ def choice(name: str, ms: float = 1.0) -> Choice:
 
 def keep(name: str, problem: Problem = LAYER, sources_hash: str | None = None) -> None:
     """Store a plan's name for a problem, and have the next selection read it."""
-    place = tuned.context(problem.gpu, sources_hash or plan.hash_for(problem))
+    place = tuned.context(problem.gpu, sources_hash or plan.hash_for(problem.gpu))
     tuned.store({place: {tuned.geometry(problem): choice(name)}})
     forget_tuned()
 

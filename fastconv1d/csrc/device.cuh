@@ -486,6 +486,15 @@ __device__ __forceinline__ uint32_t shifted_right(uint32_t low, uint32_t high, i
 #endif
 }
 
+// What each LANES neighbouring lanes have, added up for all of them; all lanes of a warp call it.
+template <int LANES = 32, class T>
+__device__ __forceinline__ T sum_of_lanes(T value) {
+#pragma unroll
+  for (int bits = LANES / 2; bits > 0; bits /= 2)
+    value += __shfl_xor_sync(0xffffffffu, value, bits);
+  return value;
+}
+
 // Reads 16 bytes that nobody reads again: what L1 has is kept for others.
 __device__ __forceinline__ uint4 read_once(const uint4* from) {
 #if defined(__CUDACC__)

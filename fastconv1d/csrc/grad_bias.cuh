@@ -60,8 +60,7 @@ __global__ void __launch_bounds__(kGradBiasThreads)
       total += sum;
     }
   }
-#pragma unroll
-  for (int bits = 16; bits > 0; bits /= 2) total += __shfl_xor_sync(0xffffffffu, total, bits);
+  total = sum_of_lanes(total);
   if (thread % 32 == 0) sums[thread / 32] = total;
   __syncthreads();
   if (thread > 0) return;

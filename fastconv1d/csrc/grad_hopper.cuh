@@ -169,11 +169,9 @@ struct GradHopper {
     if (!make_row_boxes<Element>(p.input_boxes, input_of(a, c, copy), c.pairs.kinds_log2,
                                  c.pairs.vectors * Block::vector, c.pairs.rows_of_kind(),
                                  M::boxes) ||
-        !make_row_boxes<Element>(p.grad_boxes,
-                                 {a.grad_output, a.batch, a.channels_out, a.length_out,
-                                  a.channels_out * a.length_out, a.length_out},
-                                 p.grad_kinds_log2, raw_pitch / Block::element,
-                                 T::channels >> p.grad_kinds_log2, form))
+        !make_row_boxes<Element>(p.grad_boxes, rows_of_grad_output(a), p.grad_kinds_log2,
+                                 raw_pitch / Block::element, T::channels >> p.grad_kinds_log2,
+                                 form))
       return 1;
     p.output =
         c.splits == 1 && a.batch * c.slices * Block::positions <= kGradChain ? a.output : nullptr;

@@ -1,5 +1,6 @@
 // The gradients of weight and bias of groups with few pairs of a channel and a tap, on tensor cores (mma.sync, sm_80
-// on): a first layer's, which has few input channels, and a last layer's, which has few output channels. Any stride where input channels are few.
+// on): a first layer's, which has few input channels, and a last layer's, which has few output channels. Any stride where
+// input channels are few.
 //
 // One of the two tensors is large and the other small. All that such a layer should take is the reading of the large
 // one's rows, once; of the small one each tap is a row of its own, seen from some positions further on:
@@ -154,6 +155,14 @@ struct GradKn2rowWarp {
   }
   __device__ __forceinline__ bool exists(int tile) const { return row_of(tile) < p.large_rows; }
 
+  // A value rounded to what is multiplied, where that is in fp32.
+  static __device__ __forceinline__ Element as_multiplied(Element value) {
+    if constexpr (S::of_word == 1)
+      return float_of(M::pack({value}));
+    else
+      return value;
+  }
+
   // Fills the team's window with all that positions from the first on see. Of some rows at a time, some values are on
   // their way together.
   __device__ __forceinline__ void fill(uint32_t* window, int batch, int first) const {
@@ -182,10 +191,7 @@ struct GradKn2rowWarp {
           const int row = first_row + (i >> p.columns_log2), column = first_column + column_of(i);
           if (row >= p.small_rows || column >= p.window) continue;
           const int place = row * p.small_pitch + place_of(column);
-          if constexpr (S::of_word == 1)
-            window[place] = M::pack({value[i]});
-          else
-            reinterpret_cast<Element*>(window)[place] = value[i];
+          reinterpret_cast<Element*>(window)[place] = as_multiplied(value[i]);
         }
       }
     // Nobody fills a window before all have been here again, and so have read it.
@@ -291,10 +297,7 @@ struct GradKn2rowWarp {
     for (int row = 0; row < p.small_rows; ++row)
       for (int i = lane; i < p.window; i += 32) {
         const int place = row * p.small_pitch + place_of(i);
-        if constexpr (S::of_word == 1)
-          zero = fmaf(float_of(window[place]), 0, zero);
-        else
-          zero = fmaf(M::from(reinterpret_cast<const Element*>(window)[place]), 0, zero);
+        zero = fmaf(M::from(reinterpret_cast<const Element*>(window)[place]), 0, zero);
       }
 #pragma unroll
     for (int j = 0; j < S::row_tiles; ++j)
@@ -304,14 +307,9 @@ struct GradKn2rowWarp {
         memcpy(value, words[j][piece], 16);
 #pragma unroll
         for (int e = 0; e < S::of_piece; ++e)
-          if constexpr (S::of_word == 1)
-            zero = fmaf(float_of(M::pack({value[e]})), 0, zero);  // rounded, as it is multiplied
-          else
-            zero = fmaf(M::from(value[e]), 0, zero);
+          zero = fmaf(M::from(as_multiplied(value[e])), 0, zero);
       }
-#pragma unroll
-    for (int bits = 16; bits > 0; bits /= 2) zero += __shfl_xor_sync(0xffffffffu, zero, bits);
-    return zero == 0;
+    return sum_of_lanes(zero) == 0;
   }
 
   // Takes a step of a batch's rows.
@@ -393,9 +391,7 @@ struct GradKn2rowWarp {
     if (!p.adds_bias) return;
 #pragma unroll
     for (int j = 0; j < S::row_tiles; ++j) {
-      float sum = bias[j];
-#pragma unroll
-      for (int bits = 2; bits > 0; bits /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, bits);
+      const float sum = sum_of_lanes<4>(bias[j]);
       if (lane % 4 == 0 && exists(j))
         p.sums.store_bias(split, int64_t{group} * p.large_rows + row_of(j), sum);
     }
@@ -441,18 +437,19 @@ inline bool grad_kn2row_has_few_in(const ConvArgs& a) {
          (in <= out || a.stride > 1 || out * a.kernel_size > kMostGradPairs);
 }
 
-// The large tensor's rows of a group.
+// The two tensors, and how rows of the large one's groups begin.
 template <class M>
 struct GradKn2rowRows {
   bool few_in;
-  int64_t count, length, kinds, of_kind;
+  TensorRows large, small;
+  int64_t kinds, of_kind;
   explicit GradKn2rowRows(const ConvArgs& a)
       : few_in(grad_kn2row_has_few_in(a)),
-        count((few_in ? a.channels_out : a.channels_in) / a.groups),
-        length(few_in ? a.length_out : a.length) {
-    const int64_t row = few_in ? a.length_out : a.input_channel_stride;
-    kinds = smaller(count, rows_alike(row * static_cast<int64_t>(sizeof(typename M::Element))));
-    of_kind = ceil_div(count, kinds);
+        large(few_in ? rows_of_grad_output(a) : rows_of_input(a)),
+        small(few_in ? rows_of_input(a) : rows_of_grad_output(a)) {
+    constexpr int64_t size = sizeof(typename M::Element);
+    kinds = smaller(large.channels / a.groups, rows_alike(large.channel_stride * size));
+    of_kind = ceil_div(large.channels / a.groups, kinds);
   }
 };
 
@@ -461,8 +458,8 @@ template <class M, class S>
 struct GradKn2rowWork : GradKn2rowRows<M> {
   using Rows = GradKn2rowRows<M>;
   using Rows::few_in;
-  int64_t window, small_pitch, residue_pitch, shared_bytes, team_warps = 1, teams, steps_of_row,
-                                                            splits;
+  int64_t window, small_pitch, residue_pitch, shared_bytes;
+  int64_t team_warps = 1, teams, steps_of_row, splits;
 
   explicit GradKn2rowWork(const ConvArgs& a) : Rows(a) {
     // Rows of the large tensor begin anywhere within a piece. Of 16-bit values a lane may read one behind its last, of the
@@ -477,9 +474,9 @@ struct GradKn2rowWork : GradKn2rowRows<M> {
     for (int64_t warps = 2; warps <= kGradRowWarps; warps *= 2)
       if (8 * round_up(units, warps) <= 9 * units) team_warps = warps;
     teams = ceil_div(units, team_warps);
-    shared_bytes = kGradRowWarps / team_warps * 2 * (few_in ? a.channels_in : a.channels_out) /
-                   a.groups * small_pitch * static_cast<int64_t>(sizeof(typename M::Element));
-    steps_of_row = ceil_div(Rows::length + S::of_piece - 1, S::positions);
+    shared_bytes = kGradRowWarps / team_warps * 2 * Rows::small.channels / a.groups * small_pitch *
+                   static_cast<int64_t>(sizeof(typename M::Element));
+    steps_of_row = ceil_div(Rows::large.length + S::of_piece - 1, S::positions);
     const int64_t steps = a.batch * steps_of_row,
                   at_once = a.multiprocessors * S::blocks * kGradRowWarps /
                             (a.groups * teams * team_warps),
@@ -512,10 +509,9 @@ struct GradKn2rowKernels {
   }
   template <class Function>
   static auto with_shape(const ConvArgs& a, const Function& function) {
-    const int64_t few = grad_kn2row_has_few_in(a) ? a.channels_in : a.channels_out,
-                  pairs = few / a.groups * a.kernel_size;
-    constexpr int most = M::planes > 1 ? 2 : 4;  // sums of split products are twice as many
     const GradKn2rowRows<M> rows(a);
+    const int64_t pairs = rows.small.channels / a.groups * a.kernel_size;
+    constexpr int most = M::planes > 1 ? 2 : 4;  // sums of split products are twice as many
     if (pairs <= 16) {
       // Of few rows a warp has more positions, since there is more of them to be read at a time.
       using One = GradKn2rowShape<M, 1, 1>;
@@ -531,29 +527,24 @@ struct GradKn2rowKernels {
   static int run(Of<S>, const ConvArgs& a, void* stream) {
     using Element = typename M::Element;
     const GradKn2rowWork<M, S> work(a);
-    const int64_t in = a.channels_in / a.groups, out = a.channels_out / a.groups,
-                  of_large = work.few_in ? out : in, of_small = work.few_in ? in : out,
+    const TensorRows &large = work.large, &small = work.small;
+    const int64_t of_large = large.channels / a.groups, of_small = small.channels / a.groups,
                   blocks = ceil_div(a.groups * work.teams * work.team_warps * work.splits,
                                     kGradRowWarps),
-                  reach = (a.kernel_size - 1) * a.dilation,
-                  out_batch = a.channels_out * a.length_out;
+                  reach = (a.kernel_size - 1) * a.dilation;
     // cudaErrorInvalidValue: `grad_costs.kn2row_why_not` should have said so.
     if (of_small * a.kernel_size > kMostGradPairs || (!work.few_in && a.stride > 1) ||
         work.shared_bytes > kMostGradWindows || blocks > INT32_MAX / kGradRowWarps)
       return 1;
-    const auto *const input = static_cast<const Element*>(a.input), *const grad_output =
-                                                                        static_cast<const Element*>(
-                                                                            a.grad_output);
-    GradKn2rowParams<M> p{input, grad_output, GradStore<M>(a, work.splits)};
-    p.large_batch_stride = p.small_batch_stride = a.input_batch_stride;
-    p.large_row_stride = p.small_row_stride = a.input_channel_stride;
-    (work.few_in ? p.large : p.small) = grad_output;
-    (work.few_in ? p.small : p.large) = input;
-    (work.few_in ? p.large_batch_stride : p.small_batch_stride) = out_batch;
-    (work.few_in ? p.large_row_stride : p.small_row_stride) = a.length_out;
-    p.group_elements = out * in * a.kernel_size;
-    p.large_elements = (work.few_in ? in : 1) * a.kernel_size;
-    p.small_elements = (work.few_in ? 1 : in) * a.kernel_size;
+    GradKn2rowParams<M> p{static_cast<const Element*>(large.first),
+                          static_cast<const Element*>(small.first), GradStore<M>(a, work.splits)};
+    p.large_batch_stride = large.batch_stride;
+    p.large_row_stride = large.channel_stride;
+    p.small_batch_stride = small.batch_stride;
+    p.small_row_stride = small.channel_stride;
+    p.group_elements = of_large * of_small * a.kernel_size;
+    p.large_elements = (work.few_in ? of_small : 1) * a.kernel_size;
+    p.small_elements = (work.few_in ? 1 : of_large) * a.kernel_size;
     p.large_rows = static_cast<int>(of_large);
     p.small_rows = static_cast<int>(of_small);
     p.taps = static_cast<int>(a.kernel_size);
@@ -565,8 +556,8 @@ struct GradKn2rowKernels {
     p.small_pitch = static_cast<int>(work.small_pitch);
     p.residue_pitch = static_cast<int>(work.residue_pitch);
     p.inverse = static_cast<uint32_t>(ceil_div(int64_t{1} << 31, a.stride));
-    p.length = static_cast<int>(work.length);
-    p.small_length = static_cast<int>(work.few_in ? a.length : a.length_out);
+    p.length = static_cast<int>(large.length);
+    p.small_length = static_cast<int>(small.length);
     p.batch = static_cast<int>(a.batch);
     p.steps_of_row = static_cast<int>(work.steps_of_row);
     p.batch_step = static_cast<int>(work.splits / work.steps_of_row);

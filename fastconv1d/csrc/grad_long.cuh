@@ -167,8 +167,7 @@ __global__ void __launch_bounds__(kLongThreads, 6) grad_long_kernel(const GradLo
       bias += part;
     }
   }
-#pragma unroll
-  for (int bits = 16; bits > 0; bits /= 2) bias += __shfl_xor_sync(0xffffffffu, bias, bits);
+  bias = sum_of_lanes(bias);
 
   const int all_segments = kLongThreads / p.tap_threads;
   float* const bias_of_warps = grads + all_segments * taps_of_chunk;

@@ -283,17 +283,12 @@ __global__ void __launch_bounds__(kGradThreads, (grad_sliding_blocks<S>()))
 
   // Lanes, then warps.
   constexpr int of_warp = S::taps + 1;
-  const auto sum_of_warp = [](float sum) {
-#pragma unroll
-    for (int bits = 16; bits > 0; bits /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, bits);
-    return sum;
-  };
 #pragma unroll
   for (int t = 0; t < S::taps; ++t) {
-    const float sum = sum_of_warp(sums[t]);
+    const float sum = sum_of_lanes(sums[t]);
     if (lane == t) shared[warp * of_warp + t] = sum;
   }
-  bias = sum_of_warp(bias);
+  bias = sum_of_lanes(bias);
   if (lane == 0) shared[warp * of_warp + S::taps] = bias;
   __syncthreads();
   if (number >= p.units) return;

@@ -138,8 +138,7 @@ __global__ void __launch_bounds__(32 * kGradToeplitzWarps, 2)
   static_assert(warp_sums == kTapsOfTile);
   auto* const sums = reinterpret_cast<float*>(memory);
   float* const bias_of_warps = sums + kGradToeplitzWarps * warp_sums;
-#pragma unroll
-  for (int bits = 16; bits > 0; bits /= 2) bias += __shfl_xor_sync(0xffffffffu, bias, bits);
+  bias = sum_of_lanes(bias);
   __syncthreads();
 #pragma unroll
   for (int i = 0; i < Block::tiles; ++i)

@@ -104,6 +104,11 @@ inline TensorRows rows_of_input(const ConvArgs& a) {
   return {a.input, a.batch, a.channels_in, a.length, a.input_batch_stride, a.input_channel_stride};
 }
 
+inline TensorRows rows_of_grad_output(const ConvArgs& a) {
+  return {a.grad_output, a.batch, a.channels_out, a.length_out, a.channels_out * a.length_out,
+          a.length_out};
+}
+
 // Maps of a tensor's rows, those of all batches one after the other: one for each kind of rows, which begin
 // alike modulo 16 bytes, as every 2^n-th does. Boxes begin at multiples of 16 bytes.
 struct RowBoxes {
