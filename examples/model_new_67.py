@@ -61,6 +61,13 @@ __device__ __forceinline__ void load_matrices_turned(uint32_t (&word)[4], const 
                : "r"(address)
                : "memory");
 }
+__device__ __forceinline__ void store_matrices_turned(void* row, const uint32_t (&word)[4]) {
+  const auto address = static_cast<uint32_t>(__cvta_generic_to_shared(row));
+  asm volatile(
+      "stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address),
+      "r"(word[0]), "r"(word[1]), "r"(word[2]), "r"(word[3])
+      : "memory");
+}
 template <int OFFSET = 0>
 __device__ __forceinline__ void copy_async_16(void* shared, const void* global) {
   const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
@@ -259,6 +266,13 @@ __device__ __forceinline__ uint64_t wgmma_swizzled_operand(const void* shared) {
   return (address & 0x3ffff) >> 4 | uint64_t{1} << 16 |
          static_cast<uint64_t>(kOperandAlignment >> 4) << 32 | uint64_t{1} << 62;
 }
+template <int COLUMNS>
+__device__ __forceinline__ uint64_t wgmma_turned_operand(const void* shared, uint32_t next_bytes) {
+  static_assert(COLUMNS == 64 || COLUMNS == 32);
+  const auto address = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
+  return (address & 0x3ffff) >> 4 | static_cast<uint64_t>(next_bytes >> 4) << 16 |
+         static_cast<uint64_t>(16 * COLUMNS >> 4) << 32 | uint64_t{COLUMNS == 64 ? 1 : 2} << 62;
+}
 __device__ __forceinline__ void wgmma_fence() {
   asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
 }
@@ -299,6 +313,8 @@ __device__ __forceinline__ void wgmma_hold(uint32_t (&words)[COUNT]) {
 #define FASTCONV1D_SUMS(i)                                                  \
   FASTCONV1D_SUMS_4(i), FASTCONV1D_SUMS_4(i + 4), FASTCONV1D_SUMS_4(i + 8), \
       FASTCONV1D_SUMS_4(i + 12)
+#define FASTCONV1D_NAMES_OF_8 "%0, %1, %2, %3"
+#define FASTCONV1D_SUMS_OF_8 FASTCONV1D_SUMS_4(0)
 #define FASTCONV1D_NAMES_OF_32 FASTCONV1D_NAMES_0
 #define FASTCONV1D_SUMS_OF_32 FASTCONV1D_SUMS(0)
 #define FASTCONV1D_NAMES_OF_64 FASTCONV1D_NAMES_0 ", " FASTCONV1D_NAMES_1
@@ -307,6 +323,8 @@ __device__ __forceinline__ void wgmma_hold(uint32_t (&words)[COUNT]) {
 #define FASTCONV1D_SUMS_OF_96 FASTCONV1D_SUMS_OF_64, FASTCONV1D_SUMS(32)
 #define FASTCONV1D_NAMES_OF_128 FASTCONV1D_NAMES_OF_96 ", " FASTCONV1D_NAMES_3
 #define FASTCONV1D_SUMS_OF_128 FASTCONV1D_SUMS_OF_96, FASTCONV1D_SUMS(48)
+#define FASTCONV1D_NAMES_OF_160 FASTCONV1D_NAMES_OF_128 ", " FASTCONV1D_NAMES_4
+#define FASTCONV1D_SUMS_OF_160 FASTCONV1D_SUMS_OF_128, FASTCONV1D_SUMS(64)
 #define FASTCONV1D_NAMES_OF_192 \
   FASTCONV1D_NAMES_OF_128 ", " FASTCONV1D_NAMES_4 ", " FASTCONV1D_NAMES_5
 #define FASTCONV1D_SUMS_OF_192 FASTCONV1D_SUMS_OF_128, FASTCONV1D_SUMS(64), FASTCONV1D_SUMS(80)
@@ -324,14 +342,18 @@ __device__ __forceinline__ void wgmma_hold(uint32_t (&words)[COUNT]) {
         : FASTCONV1D_SUMS_OF_##N                                                               \
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));                                 \
   }
-#define FASTCONV1D_WGMMA_TYPES(N, sums, ...)                                     \
-  FASTCONV1D_WGMMA(wgmma_tf32, N, sums, __VA_ARGS__, "k8.f32.tf32.tf32", "")     \
-  FASTCONV1D_WGMMA(wgmma_bf16, N, sums, __VA_ARGS__, "k16.f32.bf16.bf16", ", 0") \
-  FASTCONV1D_WGMMA(wgmma_fp16, N, sums, __VA_ARGS__, "k16.f32.f16.f16", ", 0")
+#define FASTCONV1D_WGMMA_TYPES(N, sums, ...)                                            \
+  FASTCONV1D_WGMMA(wgmma_tf32, N, sums, __VA_ARGS__, "k8.f32.tf32.tf32", "")            \
+  FASTCONV1D_WGMMA(wgmma_bf16, N, sums, __VA_ARGS__, "k16.f32.bf16.bf16", ", 0")        \
+  FASTCONV1D_WGMMA(wgmma_fp16, N, sums, __VA_ARGS__, "k16.f32.f16.f16", ", 0")          \
+  FASTCONV1D_WGMMA(wgmma_bf16_turned, N, sums, __VA_ARGS__, "k16.f32.bf16.bf16", ", 1") \
+  FASTCONV1D_WGMMA(wgmma_fp16_turned, N, sums, __VA_ARGS__, "k16.f32.f16.f16", ", 1")
+FASTCONV1D_WGMMA_TYPES(8, 4, 4, 5, 6, 7, 8)
 FASTCONV1D_WGMMA_TYPES(32, 16, 16, 17, 18, 19, 20)
 FASTCONV1D_WGMMA_TYPES(64, 32, 32, 33, 34, 35, 36)
 FASTCONV1D_WGMMA_TYPES(96, 48, 48, 49, 50, 51, 52)
 FASTCONV1D_WGMMA_TYPES(128, 64, 64, 65, 66, 67, 68)
+FASTCONV1D_WGMMA_TYPES(160, 80, 80, 81, 82, 83, 84)
 FASTCONV1D_WGMMA_TYPES(192, 96, 96, 97, 98, 99, 100)
 FASTCONV1D_WGMMA_TYPES(224, 112, 112, 113, 114, 115, 116)
 FASTCONV1D_WGMMA_TYPES(256, 128, 128, 129, 130, 131, 132)
@@ -343,6 +365,8 @@ FASTCONV1D_WGMMA_TYPES(256, 128, 128, 129, 130, 131, 132)
 #undef FASTCONV1D_NAMES_5
 #undef FASTCONV1D_NAMES_6
 #undef FASTCONV1D_NAMES_7
+#undef FASTCONV1D_NAMES_OF_8
+#undef FASTCONV1D_SUMS_OF_8
 #undef FASTCONV1D_NAMES_OF_32
 #undef FASTCONV1D_SUMS_OF_32
 #undef FASTCONV1D_NAMES_OF_64
@@ -351,6 +375,8 @@ FASTCONV1D_WGMMA_TYPES(256, 128, 128, 129, 130, 131, 132)
 #undef FASTCONV1D_SUMS_OF_96
 #undef FASTCONV1D_NAMES_OF_128
 #undef FASTCONV1D_SUMS_OF_128
+#undef FASTCONV1D_NAMES_OF_160
+#undef FASTCONV1D_SUMS_OF_160
 #undef FASTCONV1D_NAMES_OF_192
 #undef FASTCONV1D_SUMS_OF_192
 #undef FASTCONV1D_NAMES_OF_224
@@ -1143,6 +1169,7 @@ struct Half16 {
   }
 };
 struct Bf16 : Half16 {
+  static constexpr uint32_t one = 0x3f80, exponent = 0x7f80;
   static __device__ __forceinline__ void multiply(int, float (&d)[4], const uint32_t (&a)[1][4],
                                                   const uint32_t (&b)[1][2]) {
     mma_bf16(d, a[0], b[0][0], b[0][1]);
@@ -1151,6 +1178,11 @@ struct Bf16 : Half16 {
   static __device__ __forceinline__ void multiply(float (&d)[1][SUMS], const uint32_t (&a)[1][4],
                                                   const Operand& b) {
     wgmma_bf16(d[0], a[0], b.plane(0));
+  }
+  template <int SUMS>
+  static __device__ __forceinline__ void multiply_turned(float (&d)[SUMS], const uint32_t (&a)[4],
+                                                         uint64_t b) {
+    wgmma_bf16_turned(d, a, b);
   }
   static __device__ __forceinline__ float from(Element x) { return bf16_to_float(x); }
   static __device__ __forceinline__ float2 pair(uint32_t word) {
@@ -1166,6 +1198,7 @@ struct Bf16 : Half16 {
   }
 };
 struct Fp16 : Half16 {
+  static constexpr uint32_t one = 0x3c00, exponent = 0x7c00;
   static __device__ __forceinline__ void multiply(int, float (&d)[4], const uint32_t (&a)[1][4],
                                                   const uint32_t (&b)[1][2]) {
     mma_fp16(d, a[0], b[0][0], b[0][1]);
@@ -1174,6 +1207,11 @@ struct Fp16 : Half16 {
   static __device__ __forceinline__ void multiply(float (&d)[1][SUMS], const uint32_t (&a)[1][4],
                                                   const Operand& b) {
     wgmma_fp16(d[0], a[0], b.plane(0));
+  }
+  template <int SUMS>
+  static __device__ __forceinline__ void multiply_turned(float (&d)[SUMS], const uint32_t (&a)[4],
+                                                         uint64_t b) {
+    wgmma_fp16_turned(d, a, b);
   }
   static __device__ __forceinline__ float from(Element x) { return fp16_to_float(x); }
   static __device__ __forceinline__ float2 pair(uint32_t word) { return unpack_fp16(word); }

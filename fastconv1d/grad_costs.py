@@ -21,7 +21,14 @@ from fastconv1d.gpu_costs import (
     larger,
 )
 from fastconv1d.problem import Problem
-from fastconv1d.tiles import ROUNDED, GradHopperTile, GradTile, ProductTile, ceil_div
+from fastconv1d.tiles import (
+    ROUNDED,
+    GradHopperTile,
+    GradTile,
+    GradTurnedTile,
+    ProductTile,
+    ceil_div,
+)
 
 # Measured on an H100 but for the Hopper kernel, the product written out and torch's.
 GRAD_DENSE_START = 26.0  # µs: both kernels, and what a block does before its first slice
@@ -62,6 +69,15 @@ GRAD_BLOCK_SLICES = 12  # slices' time that a block's start takes: splits_of in 
 GRAD_STRIDED, GRAD_SHORT = 1.18, 1.5
 GRAD_FEW_SLICES = 8
 GRAD_EXPLICIT = {4: (10.6, 0.836), 2: (6.0, 0.92)}  # µs more than the product, times its share
+MOST_TURNED_STRIDE = 3  # of 64 positions in a box
+# The kernel that turns the input, measured on an H200: its start, and that of a wave, µs; cycles of
+# a slice beside what `_turned_form` counts; how many of these there are in a µs; times as long with
+# a stride, where a row's first and last slice are many, and with many boxes for few products.
+GRAD_TURNED_START, GRAD_TURNED_WAVE, GRAD_TURNED_SLICE, GRAD_TURNED_CLOCK = 8.0, 11.0, 220, 1.8e3
+GRAD_TURNED_STRIDED, GRAD_TURNED_ENDS, GRAD_TURNED_MANY = 1.35, 5.0, 1.35
+GRAD_TURNED_LEAST = 500  # cycles of a slice: kTurnedSlice of csrc/grad_turned.cuh
+MOST_TURNED_VECTORS = 32  # of 16 bytes in a box: kMostTurnedPositions there
+GRAD_TURNED_SHARED = 225 << 10  # bytes of shared memory for stages
 GRAD_PARTS_BANDWIDTH = 2.7e6  # bytes per µs in which parts are written and added up
 GRAD_WORKSPACE = 64 << 20  # bytes of parts: kGradWorkspace of csrc/grad_dense.cuh
 GRAD_BANDWIDTH = 2.3e6  # bytes per µs that the dense kernel reads
@@ -193,6 +209,94 @@ def _pair_blocks(tile: GradHopperTile, problem: Problem) -> tuple[int, bool]:
             if not best or cost < least:
                 least, best, apart_at_best = cost, blocks, not shares and taps > 1
     return best, apart_at_best
+
+
+def turned_why_not(tile: GradTurnedTile | None, problem: Problem) -> str | None:
+    """Sixteen-bit types on Hopper GPUs, whose input is turned in shared memory."""
+    if reason := gpu_costs.wgmma_why_not(tile, problem):
+        return reason
+    if problem.stride > MOST_TURNED_STRIDE:
+        return f"walks strides up to {MOST_TURNED_STRIDE}, this one is {problem.stride}"
+    if max(problem.length, problem.length_out) + 2 * problem.padding + problem.reach > MOST_LENGTH:
+        return f"walks padded rows below {MOST_LENGTH}"
+    if tile and not _turned_form(tile, problem)[0]:
+        return "has no room in shared memory for rows of so many positions"
+    return None
+
+
+def turned(tile: GradTurnedTile | None, problem: Problem) -> float:
+    """Sixteen-bit types on Hopper GPUs, whose input is turned in shared memory."""
+    if problem.gpu is None or tile is None:
+        return float("inf")
+    blocks, cycles, apart = _turned_form(tile, problem)
+    if not blocks:
+        return float("inf")
+    many = apart or (problem.kernel_size == 1 and problem.aligned < 16)
+    tiles = problem.groups * ceil_div(problem.channels_out // problem.groups, tile.outs) * blocks
+    waves, slices, splits = _split(problem, tiles, problem.gpu.multiprocessors)
+    work = waves * slices * (cycles + GRAD_TURNED_SLICE) / GRAD_TURNED_CLOCK
+    work *= 1 + min(1.0, GRAD_TURNED_ENDS / _slices_of_row(problem))
+    if problem.stride > 1:
+        work *= GRAD_TURNED_STRIDED
+    if many:
+        work *= GRAD_TURNED_MANY
+    traffic = problem.bytes / (GRAD_HOPPER_BANDWIDTH * gpu_scale(problem))
+    time = GRAD_TURNED_START + waves * GRAD_TURNED_WAVE + larger(work, traffic)
+    if 8 * 16 // gcd(16, problem.aligned) > tile.channels:  # rows are copied first
+        copied = 2 * problem.input_elements * problem.dtype.itemsize
+        time += LAUNCH + copied / (GRAD_BIAS_BANDWIDTH * gpu_scale(problem))
+    return time + _parts_time(problem, splits)
+
+
+def _turned_form(tile: GradTurnedTile, problem: Problem) -> tuple[int, float, bool]:
+    """Blocks of a group's channels and taps, cycles of a slice, and whether taps have own rows.
+
+    `cut` of csrc/grad_turned.cuh. No blocks where there is no way.
+    """
+    channels_in, stride = problem.channels_in // problem.groups, problem.stride
+    kinds, by_channels = _turned_kinds(tile, problem), problem.kernel_size == 1
+    of_kind = tile.channels // kinds // 8 * 8  # whole groups of 8 channels of each kind of rows
+    all_units = ceil_div(channels_in, tile.channels) if by_channels else problem.kernel_size
+    pitch = 128 if problem.length_out % 8 == 0 else 144
+    best, least, apart_at_best = 0, 0.0, False
+    first = ceil_div(all_units, tile.units(stride))
+    for units in {ceil_div(all_units, n) for n in range(first, all_units + 1)[:40]}:
+        apart, together = (
+            _turned_vectors(stride, 0),
+            _turned_vectors(stride, (units - 1) * problem.dilation),
+        )
+        shares = not by_channels and together <= min(units * apart, MOST_TURNED_VECTORS)
+        row = together if shares else apart
+        classes = 1 if shares else units
+        of_input = classes * tile.channels * 16 * row
+        rows = ceil_div((row * 8 - 1) // stride + 9, 8) * 8
+        of_turned = classes * stride * rows * 2 * tile.channels
+        stages = 2 * 144 * tile.outs + 3 * (of_input + of_turned)  # whatever the length is
+        if row > MOST_TURNED_VECTORS or stages > GRAD_TURNED_SHARED:
+            continue
+        products = tile.warpgroups * ceil_div(units, tile.unit_tiles) * tile.channels * 2
+        traffic = (pitch * tile.outs + 3 * of_input) / 128 + tile.warpgroups * 96 + products / 2
+        if by_channels:
+            blocks = ceil_div(channels_in, units * tile.channels)
+        else:
+            channel_blocks = ceil_div(ceil_div(channels_in, kinds), of_kind)
+            blocks = channel_blocks * ceil_div(problem.kernel_size, units)
+        cycles = larger(GRAD_TURNED_LEAST, larger(products, traffic))
+        if not best or blocks * cycles < least:
+            least, best = blocks * cycles, blocks
+            apart_at_best = classes > 1 and not by_channels
+    return best, least / best if best else 0.0, apart_at_best
+
+
+def _turned_kinds(tile: GradTurnedTile, problem: Problem) -> int:
+    """Kinds of rows by how they begin; one of a copy, where groups of 8 channels are fewer."""
+    kinds = 16 // gcd(16, problem.aligned)
+    return kinds if tile.channels >= 8 * kinds else 1
+
+
+def _turned_vectors(stride: int, reach: int) -> int:
+    """Pieces of 16 bytes of a row of the input that taps see which reach so far."""
+    return ceil_div(63 * stride + 1 + reach + 7, 8) | 1
 
 
 def _slices_of_row(problem: Problem) -> int:

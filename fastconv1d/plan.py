@@ -21,6 +21,7 @@ from fastconv1d.tiles import (
     AnyTile,
     GradHopperTile,
     GradTile,
+    GradTurnedTile,
     HopperTile,
     ProductTile,
     Tile,
@@ -187,6 +188,15 @@ def _grad_hopper(warpgroups: int, m_tiles: int, n: int) -> Plan:
     )
 
 
+def _grad_turned(out_tiles: int, unit_tiles: int, channels: int, units_each: int) -> Plan:
+    tile = GradTurnedTile(out_tiles, unit_tiles, channels, units_each)
+    name = f"grad_turned_{tile.outs}x{tile.pairs}"
+    tiles = dict.fromkeys(("bf16", "fp16"), tile)
+    return _tiled(
+        name, "turned", grad_costs.turned_why_not, grad_costs.turned, tiles, gradient=True
+    )
+
+
 # The tile of these modes, then that of ieee, whose sums take twice the room. 16-bit types, which
 # keep two planes, gain nothing from the largest one.
 GRADIENT_PLANS: tuple[Plan, ...] = (
@@ -195,6 +205,9 @@ GRADIENT_PLANS: tuple[Plan, ...] = (
     _grad_hopper(2, 1, 128),
     _grad_hopper(2, 2, 64),
     _grad_hopper(3, 1, 64),
+    _grad_turned(2, 1, 64, 4),
+    _grad_turned(1, 2, 64, 4),
+    _grad_turned(1, 2, 32, 6),
     _explicit(2, 256, gradient=True),
     _explicit(2, 224, gradient=True),
     _explicit(3, 128, gradient=True),
@@ -354,7 +367,7 @@ def _warn_once(text: str) -> None:
 
 
 TENSOR_CORE_MODES = {"tf32": "Tf32", "ieee": "Ieee", "bf16": "Bf16", "fp16": "Fp16"}
-HOPPER_FAMILIES = ("hopper", "explicit", "grad_hopper", "grad_explicit")
+HOPPER_FAMILIES = ("hopper", "explicit", "grad_hopper", "grad_turned", "grad_explicit")
 TENSOR_CORE_FAMILIES = (*HOPPER_FAMILIES, "dense", "grad_dense")
 
 

@@ -156,7 +156,40 @@ class GradHopperTile(_Template):
         return self.n
 
 
-AnyTile = Tile | HopperTile | ProductTile | GradTile | GradHopperTile
+@dataclass(frozen=True, slots=True)
+class GradTurnedTile(_Template):
+    """How warpgroups of 64 output channels and `units_each` units cover a weight's gradient.
+
+    A unit is a tap of so many input channels, or, of one tap, further channels.
+    """
+
+    out_tiles: int
+    unit_tiles: int
+    channels: int
+    units_each: int
+
+    @property
+    def outs(self) -> int:
+        """Output channels of one block."""
+        return 64 * self.out_tiles
+
+    @property
+    def pairs(self) -> int:
+        """Pairs of an input channel and a tap of one block."""
+        return self.unit_tiles * self.units_each * self.channels
+
+    @property
+    def warpgroups(self) -> int:
+        """That multiply."""
+        return self.out_tiles * self.unit_tiles
+
+    def units(self, stride: int) -> int:
+        """Units of one block: `strided_each` of csrc/grad_turned_kernel.cuh with a stride."""
+        most = self.units_each if stride == 1 else min(self.units_each, 192 // self.channels)
+        return self.unit_tiles * most
+
+
+AnyTile = Tile | HopperTile | ProductTile | GradTile | GradHopperTile | GradTurnedTile
 
 
 def ceil_div(count: int, by: int) -> int:

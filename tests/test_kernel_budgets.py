@@ -141,10 +141,11 @@ def test_no_kernel_spills(logs: dict[str, Future[str]], library: str) -> None:
 @pytest.mark.parametrize("library", [name for name in LIBRARIES if plan.needs_hopper(name)])
 def test_products_of_the_hopper_kernels_overlap(logs: dict[str, Future[str]], library: str) -> None:
     log = logs[library].result()
-    # What ptxas says where it serialises wgmma or waits for it, or ignores a count of registers.
-    assert not re.findall(r"C7508|C751\d", log)
+    # What ptxas says where it serialises wgmma or waits for it, or ignores a count of registers; a
+    # fence that it adds (C7519) is none of these.
+    assert not re.findall(r"C7508|C751[0-8]", log)
     # What setmaxnreg hands out must be there from the start, or warps wait for it for ever.
-    kernels = [k for k in kernels_in(log) if re.search("hopper_kernel|product_kernel", k.name)]
+    kernels = [k for k in kernels_in(log) if re.search("(?:hopper|product|turned)_kernel", k.name)]
     assert kernels
     # Of 384 threads, of 512 and of 640.
     assert {kernel.registers for kernel in kernels} <= {168, 128, 96}
@@ -161,7 +162,8 @@ def test_each_tile_is_compiled(logs: dict[str, Future[str]], family: str, mode: 
         for name in names
         if (
             found := re.search(
-                r"_kernel.*(?:4|10Hopper|8Grad|14GradHopper|11Product)TileI((?:L[ib]\d+E)+)E", name
+                r"_kernel.*(?:4|10Hopper|8Grad|14GradHopper|14GradTurned|11Product)TileI((?:L[ib]\d+E)+)E",
+                name,
             )
         )
     }

@@ -141,7 +141,13 @@ TILES = [
     for library, variants in TESTED.items()
     for variant in variants
 ]
-NAMED = {"hopper": {3}, "grad_dense": {1, 3}, "grad_hopper": {1, 3}, "grad_explicit": {1}}
+NAMED = {
+    "hopper": {3},
+    "grad_dense": {1, 3},
+    "grad_hopper": {1, 3},
+    "grad_turned": {0, 1},
+    "grad_explicit": {1},
+}
 """Tiles that tests take for what is no tile's matter."""
 
 
@@ -151,6 +157,22 @@ def with_tested_tiles(library: str, runs: list[Run]) -> tuple[str, list[Run]]:
     named = set() if mode == "fp16" else NAMED.get(family, set())
     there = set(range(len(plan.tile_rows(family, mode))))
     return with_tiles(library, {*TESTED[library], *named} & there, runs)
+
+
+# Rows of the input that begin at 16 bytes, as tiles of few channels are for: several channel blocks
+# and groups; strides, whose taps see other residues; taps apart, some of which see padding alone;
+# one tap and more channels than a tile has; the last slice a part; biases.
+WHOLE_PIECES = (
+    Problem(2, 24, 20, 256, 11, padding=5, bias=True),
+    Problem(3, 70, 33, 136, 3, padding=2, groups=1),
+    Problem(2, 48, 70, 128, 8, dilation=3, groups=2, bias=True),
+    Problem(2, 25, 18, 272, 4, stride=2, padding=1),
+    Problem(1, 9, 20, 264, 7, stride=3),
+    Problem(2, 20, 9, 152, 7, padding=300, dilation=100),
+    Problem(2, 300, 70, 200, 1, bias=True),
+    Problem(1, 40, 140, 80, 1, stride=2),
+    Problem(2, 13, 8, 64, 2),
+)
 
 
 @pytest.mark.parametrize(("family", "mode", "variant"), TILES)
@@ -166,6 +188,13 @@ def test_tiles(build: Build, tmp_path: Path, family: str, mode: str, variant: in
         runs += corner_runs(few[-variant % 3 :: 3] if IN_CI else few, mode, variant)
         split = corner_runs(SPLIT.values(), mode, variant)
         runs += [replace(run, multiprocessors=132) for run in split]
+    if family == "grad_turned":
+        runs += [
+            replace(run, infinite=infinite)
+            for infinite in (False, True)
+            for run in corner_runs(WHOLE_PIECES, mode, variant)
+            if not (infinite and run.problem.padding)
+        ]
     if family.startswith("grad"):
         runs = gradient_runs(runs)
     runs = on_family(family, runs)
@@ -182,6 +211,7 @@ def test_tiles(build: Build, tmp_path: Path, family: str, mode: str, variant: in
         "grad_dense_bf16",
         "grad_hopper_tf32",
         "grad_hopper_bf16",
+        "grad_turned_bf16",
         "grad_explicit_tf32",
         "grad_explicit_bf16",
     ),
@@ -212,7 +242,9 @@ ALIGNED_GRADIENTS = (
 )
 
 
-@pytest.mark.parametrize("library", grouped("grad_hopper_tf32", "grad_hopper_bf16"))
+@pytest.mark.parametrize(
+    "library", grouped("grad_hopper_tf32", "grad_hopper_bf16", "grad_turned_bf16")
+)
 def test_rows_that_come_as_products_read_them(build: Build, tmp_path: Path, library: str) -> None:
     mode = library.rsplit("_", 1)[1]
     variant = min(TESTED[library])
@@ -224,7 +256,7 @@ def test_rows_that_come_as_products_read_them(build: Build, tmp_path: Path, libr
     runs = [replace(run, infinite=True) for run in runs]
     runs += corner_runs(ALIGNED_GRADIENTS, mode, variant)
     biased = [replace(run, problem=replace(run.problem, bias=True)) for run in runs]
-    runs = on_family("grad_hopper", gradient_runs([*runs, *biased]))
+    runs = on_family(library.rsplit("_", 1)[0], gradient_runs([*runs, *biased]))
     assert len(runs) >= 6
     source, runs = with_tested_tiles(library, runs)
     assert_right(build(source), runs, tmp_path)
@@ -241,18 +273,20 @@ NEIGHBOURING_TAPS = (
 BIAS_IN_PARTS = Problem(2, 520, 4, 4200, 1, bias=True)
 
 
-@pytest.mark.parametrize("library", grouped("grad_hopper_tf32", "grad_hopper_bf16"))
+@pytest.mark.parametrize(
+    "library", grouped("grad_hopper_tf32", "grad_hopper_bf16", "grad_turned_bf16")
+)
 def test_taps_that_are_neighbours(build: Build, tmp_path: Path, library: str) -> None:
     mode = library.rsplit("_", 1)[1]
     runs = [
         run
-        for variant in {*TESTED[library], 3}
+        for variant in {*TESTED[library], max(NAMED[library.rsplit("_", 1)[0]])}
         for run in corner_runs(NEIGHBOURING_TAPS, mode, variant)
     ]
     biased = [replace(run, problem=replace(run.problem, bias=True)) for run in runs]
     parts = corner_runs([BIAS_IN_PARTS], mode, min(TESTED[library]))
     parts = [replace(run, multiprocessors=132) for run in parts]
-    runs = on_family("grad_hopper", gradient_runs([*runs, *biased, *parts]))
+    runs = on_family(library.rsplit("_", 1)[0], gradient_runs([*runs, *biased, *parts]))
     source, runs = with_tested_tiles(library, runs)
     assert_right(build(source), runs, tmp_path)
 
@@ -270,13 +304,16 @@ TAPS_BESIDE_ROWS = (
 )
 
 
-@pytest.mark.parametrize("library", grouped("grad_hopper_tf32", "grad_hopper_bf16"))
+@pytest.mark.parametrize(
+    "library", grouped("grad_hopper_tf32", "grad_hopper_bf16", "grad_turned_bf16")
+)
 def test_taps_that_see_padding_alone(build: Build, tmp_path: Path, library: str) -> None:
     mode = library.rsplit("_", 1)[1]
     runs = [
         run for variant in TESTED[library] for run in corner_runs(TAPS_BESIDE_ROWS, mode, variant)
     ]
-    source, runs = with_tested_tiles(library, on_family("grad_hopper", gradient_runs(runs)))
+    runs = on_family(library.rsplit("_", 1)[0], gradient_runs(runs))
+    source, runs = with_tested_tiles(library, runs)
     assert_right(build(source), runs, tmp_path)
 
 
@@ -287,11 +324,13 @@ A_CHAIN = Run(
 
 
 @pytest.mark.parametrize(
-    "library", grouped("grad_dense_bf16", "grad_hopper_bf16", "grad_hopper_tf32")
+    "library",
+    grouped("grad_dense_bf16", "grad_hopper_bf16", "grad_hopper_tf32", "grad_turned_bf16"),
 )
 def test_a_chain_of_products_ends(build: Build, tmp_path: Path, library: str) -> None:
     mode = library.rsplit("_", 1)[1]
-    run = replace(A_CHAIN, problem=replace(A_CHAIN.problem, mode=mode), variant=3)
+    variant = max(NAMED[library.rsplit("_", 1)[0]])
+    run = replace(A_CHAIN, problem=replace(A_CHAIN.problem, mode=mode), variant=variant)
     source, runs = with_tested_tiles(library, [run])
     assert_right(build(source), runs, tmp_path)
 

@@ -202,7 +202,7 @@ def test_the_showcases_run_on_tensor_cores(mode: str) -> None:
 
 
 def test_the_showcases_gradients_run_on_tensor_cores() -> None:
-    for mode, families in (("tf32", "hopper"), ("bf16", "hopper"), ("ieee", "dense")):
+    for mode, families in (("tf32", "hopper"), ("bf16", "turned"), ("ieee", "dense")):
         for gpu, family in ((H200, families), (A100, "dense"), (B200, "dense")):
             problem = replace(LAYER_67, mode=mode, gpu=gpu)
             assert plan.select(problem, gradient=True).family == family
@@ -576,6 +576,7 @@ def test_every_plan_has_its_library_and_variant() -> None:
         "kn2row_tf32", "kn2row_ieee", "kn2row_bf16", "kn2row_fp16",
         "grad_kn2row_tf32", "grad_kn2row_ieee", "grad_kn2row_bf16", "grad_kn2row_fp16",
         "grad_hopper_tf32", "grad_hopper_bf16", "grad_hopper_fp16",
+        "grad_turned_bf16", "grad_turned_fp16",
         "grad_dense_tf32", "grad_dense_ieee", "grad_dense_bf16", "grad_dense_fp16",
         "grad_sliding_fp32", "grad_sliding_bf16", "grad_sliding_fp16", "grad_direct", "grad_bias",
         "binding_cuda", *plan.CPU_LIBRARIES,

@@ -38,6 +38,7 @@ REPEATS = 100
 FAMILIES = {
     "by itself": ("", MODES),
     "hopper": ("hopper", ("tf32", "bf16", "fp16")),
+    "turned": ("turned", ("bf16", "fp16")),
     "explicit": ("explicit", ("tf32", "bf16", "fp16")),
     "dense": ("dense", tuple(TENSOR_CORE_MODES)),
     "sliding": ("sliding", tuple(TENSOR_CORE_MODES)),

@@ -57,6 +57,15 @@ __device__ __forceinline__ void load_matrices_turned(uint32_t (&word)[4], const 
                : "memory");
 }
 
+// The other way round: a lane has what `load_matrices` gave it, and says where a row of the turned matrices belongs.
+__device__ __forceinline__ void store_matrices_turned(void* row, const uint32_t (&word)[4]) {
+  const auto address = static_cast<uint32_t>(__cvta_generic_to_shared(row));
+  asm volatile(
+      "stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address),
+      "r"(word[0]), "r"(word[1]), "r"(word[2]), "r"(word[3])
+      : "memory");
+}
+
 // OFFSET, in bytes, is added to both addresses; part of the instruction, it costs none.
 template <int OFFSET = 0>
 __device__ __forceinline__ void copy_async_16(void* shared, const void* global) {
@@ -299,6 +308,16 @@ __device__ __forceinline__ uint64_t wgmma_swizzled_operand(const void* shared) {
   return (address & 0x3ffff) >> 4 | uint64_t{1} << 16 |
          static_cast<uint64_t>(kOperandAlignment >> 4) << 32 | uint64_t{1} << 62;
 }
+// An operand whose columns are turned ("MN-major"): a row for each place of the reduction, of 64 or 32 columns of 2 bytes,
+// whose pieces of 16 bytes are interchanged likewise, or by every second row's number in 4. It may begin with any row, and
+// the next columns' rows `next_bytes` further: not much further where they are the same ones some places on.
+template <int COLUMNS>
+__device__ __forceinline__ uint64_t wgmma_turned_operand(const void* shared, uint32_t next_bytes) {
+  static_assert(COLUMNS == 64 || COLUMNS == 32);
+  const auto address = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
+  return (address & 0x3ffff) >> 4 | static_cast<uint64_t>(next_bytes >> 4) << 16 |
+         static_cast<uint64_t>(16 * COLUMNS >> 4) << 32 | uint64_t{COLUMNS == 64 ? 1 : 2} << 62;
+}
 __device__ __forceinline__ void wgmma_fence() {
   asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
 }
@@ -346,6 +365,8 @@ __device__ __forceinline__ void wgmma_hold(uint32_t (&words)[COUNT]) {
 #define FASTCONV1D_SUMS(i)                                                  \
   FASTCONV1D_SUMS_4(i), FASTCONV1D_SUMS_4(i + 4), FASTCONV1D_SUMS_4(i + 8), \
       FASTCONV1D_SUMS_4(i + 12)
+#define FASTCONV1D_NAMES_OF_8 "%0, %1, %2, %3"
+#define FASTCONV1D_SUMS_OF_8 FASTCONV1D_SUMS_4(0)
 #define FASTCONV1D_NAMES_OF_32 FASTCONV1D_NAMES_0
 #define FASTCONV1D_SUMS_OF_32 FASTCONV1D_SUMS(0)
 #define FASTCONV1D_NAMES_OF_64 FASTCONV1D_NAMES_0 ", " FASTCONV1D_NAMES_1
@@ -354,6 +375,8 @@ __device__ __forceinline__ void wgmma_hold(uint32_t (&words)[COUNT]) {
 #define FASTCONV1D_SUMS_OF_96 FASTCONV1D_SUMS_OF_64, FASTCONV1D_SUMS(32)
 #define FASTCONV1D_NAMES_OF_128 FASTCONV1D_NAMES_OF_96 ", " FASTCONV1D_NAMES_3
 #define FASTCONV1D_SUMS_OF_128 FASTCONV1D_SUMS_OF_96, FASTCONV1D_SUMS(48)
+#define FASTCONV1D_NAMES_OF_160 FASTCONV1D_NAMES_OF_128 ", " FASTCONV1D_NAMES_4
+#define FASTCONV1D_SUMS_OF_160 FASTCONV1D_SUMS_OF_128, FASTCONV1D_SUMS(64)
 #define FASTCONV1D_NAMES_OF_192 \
   FASTCONV1D_NAMES_OF_128 ", " FASTCONV1D_NAMES_4 ", " FASTCONV1D_NAMES_5
 #define FASTCONV1D_SUMS_OF_192 FASTCONV1D_SUMS_OF_128, FASTCONV1D_SUMS(64), FASTCONV1D_SUMS(80)
@@ -374,14 +397,18 @@ __device__ __forceinline__ void wgmma_hold(uint32_t (&words)[COUNT]) {
         : FASTCONV1D_SUMS_OF_##N                                                               \
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));                                 \
   }
-#define FASTCONV1D_WGMMA_TYPES(N, sums, ...)                                     \
-  FASTCONV1D_WGMMA(wgmma_tf32, N, sums, __VA_ARGS__, "k8.f32.tf32.tf32", "")     \
-  FASTCONV1D_WGMMA(wgmma_bf16, N, sums, __VA_ARGS__, "k16.f32.bf16.bf16", ", 0") \
-  FASTCONV1D_WGMMA(wgmma_fp16, N, sums, __VA_ARGS__, "k16.f32.f16.f16", ", 0")
+#define FASTCONV1D_WGMMA_TYPES(N, sums, ...)                                            \
+  FASTCONV1D_WGMMA(wgmma_tf32, N, sums, __VA_ARGS__, "k8.f32.tf32.tf32", "")            \
+  FASTCONV1D_WGMMA(wgmma_bf16, N, sums, __VA_ARGS__, "k16.f32.bf16.bf16", ", 0")        \
+  FASTCONV1D_WGMMA(wgmma_fp16, N, sums, __VA_ARGS__, "k16.f32.f16.f16", ", 0")          \
+  FASTCONV1D_WGMMA(wgmma_bf16_turned, N, sums, __VA_ARGS__, "k16.f32.bf16.bf16", ", 1") \
+  FASTCONV1D_WGMMA(wgmma_fp16_turned, N, sums, __VA_ARGS__, "k16.f32.f16.f16", ", 1")
+FASTCONV1D_WGMMA_TYPES(8, 4, 4, 5, 6, 7, 8)
 FASTCONV1D_WGMMA_TYPES(32, 16, 16, 17, 18, 19, 20)
 FASTCONV1D_WGMMA_TYPES(64, 32, 32, 33, 34, 35, 36)
 FASTCONV1D_WGMMA_TYPES(96, 48, 48, 49, 50, 51, 52)
 FASTCONV1D_WGMMA_TYPES(128, 64, 64, 65, 66, 67, 68)
+FASTCONV1D_WGMMA_TYPES(160, 80, 80, 81, 82, 83, 84)
 FASTCONV1D_WGMMA_TYPES(192, 96, 96, 97, 98, 99, 100)
 FASTCONV1D_WGMMA_TYPES(224, 112, 112, 113, 114, 115, 116)
 FASTCONV1D_WGMMA_TYPES(256, 128, 128, 129, 130, 131, 132)
@@ -393,6 +420,8 @@ FASTCONV1D_WGMMA_TYPES(256, 128, 128, 129, 130, 131, 132)
 #undef FASTCONV1D_NAMES_5
 #undef FASTCONV1D_NAMES_6
 #undef FASTCONV1D_NAMES_7
+#undef FASTCONV1D_NAMES_OF_8
+#undef FASTCONV1D_SUMS_OF_8
 #undef FASTCONV1D_NAMES_OF_32
 #undef FASTCONV1D_SUMS_OF_32
 #undef FASTCONV1D_NAMES_OF_64
@@ -401,6 +430,8 @@ FASTCONV1D_WGMMA_TYPES(256, 128, 128, 129, 130, 131, 132)
 #undef FASTCONV1D_SUMS_OF_96
 #undef FASTCONV1D_NAMES_OF_128
 #undef FASTCONV1D_SUMS_OF_128
+#undef FASTCONV1D_NAMES_OF_160
+#undef FASTCONV1D_SUMS_OF_160
 #undef FASTCONV1D_NAMES_OF_192
 #undef FASTCONV1D_SUMS_OF_192
 #undef FASTCONV1D_NAMES_OF_224

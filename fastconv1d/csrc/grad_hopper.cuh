@@ -23,10 +23,7 @@ struct GradHopper {
     bool copied;           // whether the input is copied first
   };
 
-  static int kinds_log2_of(int64_t row) {
-    const int64_t alike = rows_alike(row * static_cast<int64_t>(sizeof(Element)));
-    return alike == 8 ? 3 : alike == 4 ? 2 : alike == 2 ? 1 : 0;
-  }
+  static int kinds_log2_of(int64_t row) { return fastconv1d::kinds_log2_of(row, sizeof(Element)); }
 
   static int64_t input_bytes(const GradPairs& c) { return int64_t{c.boxes()} * c.box_step(); }
   static Rings rings_of(const GradPairs& c, int64_t shared_bytes) {
@@ -103,17 +100,13 @@ struct GradHopper {
         [&](int64_t taps) { return pairs_of(a, taps, kinds_log2, shared_bytes); }, cost_of);
   }
 
-  static TensorRows input_of(const ConvArgs& a, const Cut& c, const void* copy) {
-    if (!c.copied) return rows_of_input(a);
-    return {copy, a.batch, a.channels_in, a.length, a.channels_in * a.length, a.length};
-  }
-
   static Cut cut(const ConvArgs& a, int64_t) {
     Cut c{};
     c.shared_bytes = shared_budget(1);  // asks the driver
     c.copied = !rows_of_input(a).in_boxes();
     c.pairs =
-        best_pairs(a, kinds_log2_of(c.copied ? a.length : a.input_channel_stride), c.shared_bytes);
+        best_pairs(a, kinds_log2_of(input_in_boxes<Element>(a, c.copied, nullptr).channel_stride),
+                   c.shared_bytes);
     if (c.pairs.channels > 0) c.rings = rings_of(c.pairs, c.shared_bytes);
     c.out_blocks = ceil_div(a.channels_out / a.groups, T::channels);
     c.tiles = a.groups * c.out_blocks * c.pairs.channel_blocks * c.pairs.tap_blocks;
@@ -130,8 +123,7 @@ struct GradHopper {
   }
   // Parts, and behind them a copy of the input.
   static int64_t packed_bytes(const ConvArgs& a, const Cut& c) {
-    const int64_t copied = a.batch * a.channels_in * a.length * int64_t{sizeof(Element)};
-    return parts_bytes(a, c) + (c.copied ? copied : 0);
+    return parts_bytes(a, c) + input_copy_bytes<Element>(a, c.copied);
   }
 
   static int launch_phase(const ConvArgs& a, const Cut& c, void* stream) {
@@ -139,15 +131,8 @@ struct GradHopper {
     if (c.pairs.channels == 0 || c.tiles * c.splits > INT32_MAX) return 1;
     auto* const parts = static_cast<float*>(a.workspace);
     char* const copy = static_cast<char*>(a.workspace) + parts_bytes(a, c);
+    if (const int error = copy_input<Element>(a, c.copied, copy, stream)) return error;
     int error = 0;
-    if (c.copied) {
-      const int64_t count = a.batch * a.channels_in * a.length;
-      error = fastconv1d::launch(
-          grad_copy_kernel<Element>,
-          dim3(static_cast<unsigned>(smaller(ceil_div(count, 256), 16 * a.multiprocessors))),
-          dim3(256), 0, stream, rows_of_input(a), reinterpret_cast<Element*>(copy), count);
-      if (error != 0) return error;
-    }
     GradHopperParams p{};
     p.pairs = c.pairs;
     p.grad_kinds_log2 = kinds_log2_of(a.length_out);
@@ -166,9 +151,9 @@ struct GradHopper {
     p.rounds = form == BoxForm::plain;
     const int raw_pitch = direct ? DirectBlock::raw_pitch : Block::raw_pitch;
     const Rings rings = direct ? direct_rings_of(c.pairs, c.shared_bytes) : c.rings;
-    if (!make_row_boxes<Element>(p.input_boxes, input_of(a, c, copy), c.pairs.kinds_log2,
-                                 c.pairs.vectors * Block::vector, c.pairs.rows_of_kind(),
-                                 M::boxes) ||
+    if (!make_row_boxes<Element>(p.input_boxes, input_in_boxes<Element>(a, c.copied, copy),
+                                 c.pairs.kinds_log2, c.pairs.vectors * Block::vector,
+                                 c.pairs.rows_of_kind(), M::boxes) ||
         !make_row_boxes<Element>(p.grad_boxes, rows_of_grad_output(a), p.grad_kinds_log2,
                                  raw_pitch / Block::element, T::channels >> p.grad_kinds_log2,
                                  form))

@@ -880,17 +880,4 @@ __global__ void __launch_bounds__(T::threads, 1)
   }
 }
 
-// Copies rows one after the other: the way of those that cannot be copied in boxes.
-template <class Element>
-__global__ void __launch_bounds__(256)
-    grad_copy_kernel(const TensorRows from, Element* __restrict__ to, int64_t count) {
-  for (int64_t i = blockIdx.x * int64_t{256} + threadIdx.x; i < count;
-       i += gridDim.x * int64_t{256}) {
-    const int64_t position = i % from.length, row = i / from.length;
-    to[i] = static_cast<const Element*>(
-        from.first)[row / from.channels * from.batch_stride +
-                    row % from.channels * from.channel_stride + position];
-  }
-}
-
 }  // namespace fastconv1d

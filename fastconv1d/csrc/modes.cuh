@@ -194,6 +194,7 @@ struct Half16 {
 };
 
 struct Bf16 : Half16 {
+  static constexpr uint32_t one = 0x3f80, exponent = 0x7f80;  // bits: of 1, and all of an exponent
   static __device__ __forceinline__ void multiply(int, float (&d)[4], const uint32_t (&a)[1][4],
                                                   const uint32_t (&b)[1][2]) {
     mma_bf16(d, a[0], b[0][0], b[0][1]);
@@ -202,6 +203,12 @@ struct Bf16 : Half16 {
   static __device__ __forceinline__ void multiply(float (&d)[1][SUMS], const uint32_t (&a)[1][4],
                                                   const Operand& b) {
     wgmma_bf16(d[0], a[0], b.plane(0));
+  }
+  // `b`: a turned operand.
+  template <int SUMS>
+  static __device__ __forceinline__ void multiply_turned(float (&d)[SUMS], const uint32_t (&a)[4],
+                                                         uint64_t b) {
+    wgmma_bf16_turned(d, a, b);
   }
   static __device__ __forceinline__ float from(Element x) { return bf16_to_float(x); }
   static __device__ __forceinline__ float2 pair(uint32_t word) {
@@ -218,6 +225,7 @@ struct Bf16 : Half16 {
 };
 
 struct Fp16 : Half16 {
+  static constexpr uint32_t one = 0x3c00, exponent = 0x7c00;  // as those of Bf16
   static __device__ __forceinline__ void multiply(int, float (&d)[4], const uint32_t (&a)[1][4],
                                                   const uint32_t (&b)[1][2]) {
     mma_fp16(d, a[0], b[0][0], b[0][1]);
@@ -226,6 +234,12 @@ struct Fp16 : Half16 {
   static __device__ __forceinline__ void multiply(float (&d)[1][SUMS], const uint32_t (&a)[1][4],
                                                   const Operand& b) {
     wgmma_fp16(d[0], a[0], b.plane(0));
+  }
+  // `b`: a turned operand.
+  template <int SUMS>
+  static __device__ __forceinline__ void multiply_turned(float (&d)[SUMS], const uint32_t (&a)[4],
+                                                         uint64_t b) {
+    wgmma_fp16_turned(d, a, b);
   }
   static __device__ __forceinline__ float from(Element x) { return fp16_to_float(x); }
   static __device__ __forceinline__ float2 pair(uint32_t word) { return unpack_fp16(word); }

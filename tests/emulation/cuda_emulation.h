@@ -434,6 +434,22 @@ inline void operand_column(uint64_t operand, int column, uint32_t (&words)[8]) {
   }
 }
 
+// The same of a turned one, of 16-bit values.
+inline void turned_column(uint64_t operand, int column, uint32_t (&words)[8]) {
+  const int64_t start = int64_t(operand & 0x3fff) << 4, next = int64_t(operand >> 16 & 0x3fff) << 4,
+                eight = int64_t(operand >> 32 & 0x3fff) << 4;
+  const int columns = operand >> 62 == 1 ? 64 : 32;
+  for (int k = 0; k < 16; ++k) {
+    const int64_t plain = start + column / columns * next + k / 8 * eight + k % 8 * columns * 2 +
+                          column % columns * 2,
+                  at = plain ^ (plain >> 3 & (columns == 64 ? 0x70 : 0x30));
+    if (at + 2 > shared_bytes) fail("wgmma reads beyond the shared memory that was asked for");
+    uint16_t value;
+    std::memcpy(&value, shared_memory + at, 2);
+    words[k / 2] = k % 2 ? words[k / 2] | uint32_t(value) << 16 : value;
+  }
+}
+
 typedef double Pair __attribute__((vector_size(16)));
 
 // The values of a column of a wgmma operand. They are kept for the other threads that read it, 32 in
@@ -458,8 +474,9 @@ FASTCONV1D_EMULATOR const double* decode(const uint32_t (&words)[8], int column,
 
 // d += a·b of a warpgroup, the part of this thread, when it waits for it. The warp's fragment of `a`,
 // that of mma.sync, must be the same then.
-template <int SUMS, int PER_WORD, class Value>
-FASTCONV1D_EMULATOR void wgmma(float (&d)[SUMS], const uint32_t (&a)[4], uint64_t b, Value value) {
+template <int SUMS, int PER_WORD, class Value, class Column = decltype(operand_column)>
+FASTCONV1D_EMULATOR void wgmma(float (&d)[SUMS], const uint32_t (&a)[4], uint64_t b, Value value,
+                               Column& column_of = operand_column) {
   constexpr int kValues = 8 * PER_WORD;
   struct Rows {
     Pair values[kValues];  // of the rows `group` and `group` + 8
@@ -477,14 +494,14 @@ FASTCONV1D_EMULATOR void wgmma(float (&d)[SUMS], const uint32_t (&a)[4], uint64_
       const int word = k / PER_WORD;
       left.values[k][h] = value(lanes[group * 4 + word % 4][h + word / 4 * 2], k % PER_WORD);
     }
-  current->open_products.push_back([=] {
+  current->open_products.push_back([=, &column_of] {
     if (std::memcmp(fragment, mine.words, sizeof mine.words))
       fail("a fragment changed while wgmma may still read it");
     for (int n = 0; n < SUMS / 4; ++n)
       for (int e = 0; e < 2; ++e) {
         uint32_t words[8];
         const int column = n * 8 + quad * 2 + e;
-        operand_column(b, column, words);
+        column_of(b, column, words);
         const double* const right = decode<PER_WORD>(words, column, value);
         float *const first = &sums[n * 4 + e], *const second = first + 2;
         Pair total = {*first, *second};
@@ -712,6 +729,18 @@ FASTCONV1D_EMULATOR inline void load_matrices(uint32_t (&word)[4], const uint32_
   }
 }
 
+FASTCONV1D_EMULATOR inline void store_matrices_turned(void* row, const uint32_t (&word)[4]) {
+  using namespace emulation;
+  if (reinterpret_cast<uintptr_t>(row) % 16) fail("stmatrix of a row at an unaligned address");
+  const int lane = current->lane;
+  for (int matrix = 0; matrix < 4; ++matrix)
+    for (int half = 0; half < 2; ++half) {
+      const auto address = reinterpret_cast<uintptr_t>(row);
+      const uintptr_t other = shuffle(0xffffffffu, address, 8 * matrix + lane % 4 * 2 + half);
+      reinterpret_cast<uint16_t*>(other)[lane / 4] = uint16_t(word[matrix] >> 16 * half);
+    }
+}
+
 FASTCONV1D_EMULATOR inline void load_matrices_turned(uint32_t (&word)[4], const uint32_t* row) {
   using namespace emulation;
   if (reinterpret_cast<uintptr_t>(row) % 16) fail("ldmatrix of a row at an unaligned address");
@@ -903,6 +932,14 @@ inline uint64_t wgmma_swizzled_operand(const void* shared) {
   return address >> 4 | uint64_t(1) << 16 | uint64_t(kOperandAlignment >> 4) << 32 |
          uint64_t(1) << 62;
 }
+template <int COLUMNS>
+uint64_t wgmma_turned_operand(const void* shared, uint32_t next_bytes) {
+  const auto address = uint64_t(static_cast<const char*>(shared) - emulation::shared_memory);
+  if (address % (2 * COLUMNS) || next_bytes % (2 * COLUMNS))
+    emulation::fail("an operand of wgmma at an unaligned address");
+  return address >> 4 | uint64_t(next_bytes >> 4) << 16 | uint64_t(COLUMNS) << 32 |
+         uint64_t(COLUMNS == 64 ? 1 : 2) << 62;
+}
 inline void wgmma_fence() {}
 inline void wgmma_commit() {
   emulation::current->products.push_back(std::move(emulation::current->open_products));
@@ -935,9 +972,21 @@ void wgmma_bf16(float (&d)[SUMS], const uint32_t (&a)[4], uint64_t b) {
       d, a, b, [](uint32_t word, int half) { return bf16_to_float(uint16_t(word >> 16 * half)); });
 }
 template <int SUMS>
+void wgmma_bf16_turned(float (&d)[SUMS], const uint32_t (&a)[4], uint64_t b) {
+  emulation::wgmma<SUMS, 2>(
+      d, a, b, [](uint32_t word, int half) { return bf16_to_float(uint16_t(word >> 16 * half)); },
+      emulation::turned_column);
+}
+template <int SUMS>
 void wgmma_fp16(float (&d)[SUMS], const uint32_t (&a)[4], uint64_t b) {
   emulation::wgmma<SUMS, 2>(
       d, a, b, [](uint32_t word, int half) { return fp16_to_float(uint16_t(word >> 16 * half)); });
+}
+template <int SUMS>
+void wgmma_fp16_turned(float (&d)[SUMS], const uint32_t (&a)[4], uint64_t b) {
+  emulation::wgmma<SUMS, 2>(
+      d, a, b, [](uint32_t word, int half) { return fp16_to_float(uint16_t(word >> 16 * half)); },
+      emulation::turned_column);
 }
 
 inline int64_t shared_budget(int blocks) {
