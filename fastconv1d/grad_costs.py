@@ -72,9 +72,11 @@ GRAD_EXPLICIT = {4: (10.6, 0.836), 2: (6.0, 0.92)}  # µs more than the product,
 MOST_TURNED_STRIDE = 3  # of 64 positions in a box
 # The kernel that turns the input, measured on an H200: its start, and that of a wave, µs; cycles of
 # a slice beside what `_turned_form` counts; how many of these there are in a µs; times as long with
-# a stride, where a row's first and last slice are many, and with many boxes for few products.
+# a stride, where a row's first and last slice are many, where taps have rows of their own, and
+# where kinds of rows are read for one tap.
 GRAD_TURNED_START, GRAD_TURNED_WAVE, GRAD_TURNED_SLICE, GRAD_TURNED_CLOCK = 8.0, 11.0, 220, 1.8e3
-GRAD_TURNED_STRIDED, GRAD_TURNED_ENDS, GRAD_TURNED_MANY = 1.35, 5.0, 1.35
+GRAD_TURNED_STRIDED, GRAD_TURNED_ENDS = 1.35, 5.0
+GRAD_TURNED_APART, GRAD_TURNED_KINDS = 1.8, 1.35
 GRAD_TURNED_LEAST = 500  # cycles of a slice: kTurnedSlice of csrc/grad_turned.cuh
 MOST_TURNED_VECTORS = 32  # of 16 bytes in a box: kMostTurnedPositions there
 GRAD_TURNED_SHARED = 225 << 10  # bytes of shared memory for stages
@@ -231,15 +233,16 @@ def turned(tile: GradTurnedTile | None, problem: Problem) -> float:
     blocks, cycles, apart = _turned_form(tile, problem)
     if not blocks:
         return float("inf")
-    many = apart or (problem.kernel_size == 1 and problem.aligned < 16)
     tiles = problem.groups * ceil_div(problem.channels_out // problem.groups, tile.outs) * blocks
     waves, slices, splits = _split(problem, tiles, problem.gpu.multiprocessors)
     work = waves * slices * (cycles + GRAD_TURNED_SLICE) / GRAD_TURNED_CLOCK
     work *= 1 + min(1.0, GRAD_TURNED_ENDS / _slices_of_row(problem))
     if problem.stride > 1:
         work *= GRAD_TURNED_STRIDED
-    if many:
-        work *= GRAD_TURNED_MANY
+    if apart:
+        work *= GRAD_TURNED_APART
+    if problem.kernel_size == 1 and problem.aligned < 16:
+        work *= GRAD_TURNED_KINDS
     traffic = problem.bytes / (GRAD_HOPPER_BANDWIDTH * gpu_scale(problem))
     time = GRAD_TURNED_START + waves * GRAD_TURNED_WAVE + larger(work, traffic)
     if 8 * 16 // gcd(16, problem.aligned) > tile.channels:  # rows are copied first
@@ -257,7 +260,6 @@ def _turned_form(tile: GradTurnedTile, problem: Problem) -> tuple[int, float, bo
     kinds, by_channels = _turned_kinds(tile, problem), problem.kernel_size == 1
     of_kind = tile.channels // kinds // 8 * 8  # whole groups of 8 channels of each kind of rows
     all_units = ceil_div(channels_in, tile.channels) if by_channels else problem.kernel_size
-    pitch = 128 if problem.length_out % 8 == 0 else 144
     best, least, apart_at_best = 0, 0.0, False
     first = ceil_div(all_units, tile.units(stride))
     for units in {ceil_div(all_units, n) for n in range(first, all_units + 1)[:40]}:
@@ -270,12 +272,13 @@ def _turned_form(tile: GradTurnedTile, problem: Problem) -> tuple[int, float, bo
         classes = 1 if shares else units
         of_input = classes * tile.channels * 16 * row
         rows = ceil_div((row * 8 - 1) // stride + 9, 8) * 8
-        of_turned = classes * stride * rows * 2 * tile.channels
-        stages = 2 * 144 * tile.outs + 3 * (of_input + of_turned)  # whatever the length is
+        of_turned = classes * stride * ceil_div(rows * 2 * tile.channels, 1024) * 1024
+        of_grads = 144 * tile.outs  # whatever the length is
+        stages = 2 * of_grads + 3 * (of_input + of_turned)
         if row > MOST_TURNED_VECTORS or stages > GRAD_TURNED_SHARED:
             continue
         products = tile.warpgroups * ceil_div(units, tile.unit_tiles) * tile.channels * 2
-        traffic = (pitch * tile.outs + 3 * of_input) / 128 + tile.warpgroups * 96 + products / 2
+        traffic = (of_grads + 3 * of_input) / 128 + tile.warpgroups * 96 + products / 2
         if by_channels:
             blocks = ceil_div(channels_in, units * tile.channels)
         else:

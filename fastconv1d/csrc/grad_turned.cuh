@@ -25,27 +25,27 @@ struct GradTurned {
 
   static int kinds_log2_of(int64_t row) { return fastconv1d::kinds_log2_of(row, sizeof(Element)); }
   static int64_t residue_bytes(const TurnedForm& f) {
-    return int64_t{f.tile_rows} * Block::row_bytes;
+    return round_up(int64_t{f.tile_rows} * Block::row_bytes, kOperandAlignment);
   }
 
+  // Known of a launch alone: how its work is cut must not depend on where tensors lie.
   static bool is_aligned(const ConvArgs& a) {
     return kinds_log2_of(a.length_out) == 0 && reinterpret_cast<uintptr_t>(a.grad_output) % 16 == 0;
   }
-  static int64_t grad_bytes(const ConvArgs& a) {
-    return T::outs * int64_t{is_aligned(a) ? Block::aligned_pitch : Block::odd_pitch};
-  }
-  static Rings rings_of(const ConvArgs& a, const TurnedForm& f, int64_t shared_bytes) {
-    const int64_t room = shared_bytes - Block::fixed_bytes,
+  static Rings rings_of(const ConvArgs& a, const TurnedForm& f, bool aligned,
+                        int64_t shared_bytes) {
+    const int64_t of_grads = T::outs * int64_t{aligned ? Block::aligned_pitch : Block::odd_pitch},
+                  room = shared_bytes - Block::fixed_bytes,
                   of_input = int64_t{f.classes} * Block::class_bytes(f),
                   of_turned = f.classes * a.stride * residue_bytes(f);
     // Whole turns of the warps that turn; what comes from memory has the rest.
     Rings best{};
     for (const int64_t inputs : {2 * kTurners, kTurners}) {
       const int64_t bytes = inputs * of_input + kTurners * of_turned,
-                    grads = smaller(kTurnedStages, (room - bytes) / grad_bytes(a));
+                    grads = smaller(kTurnedStages, (room - bytes) / of_grads);
       if (grads < kLeastTurnedStages) continue;
       best = {grads, inputs, kTurners,
-              Block::fixed_bytes + larger(bytes + grads * grad_bytes(a), Block::out_bytes)};
+              Block::fixed_bytes + larger(bytes + grads * of_grads, Block::out_bytes)};
       if (grads > kTurners) break;
     }
     return best;
@@ -85,14 +85,14 @@ struct GradTurned {
       f.channels = static_cast<int>(ceil_div(channels_in, f.channel_blocks));
       f.channel_blocks = ceil_div(channels_in, f.channels);
     }
-    if (rings_of(a, f, shared_bytes).grads == 0) f.channels = 0;
+    if (rings_of(a, f, false, shared_bytes).grads == 0) f.channels = 0;
     return f;
   }
 
   // What a slice takes for all channels and taps, in cycles: products, the traffic of shared memory, or instructions.
-  static int64_t cost_of(const ConvArgs& a, const TurnedForm& f) {
+  static int64_t cost_of(const TurnedForm& f) {
     const int64_t products = T::warpgroups * ceil_div(f.units, T::unit_tiles) * T::channels * 2,
-                  traffic = grad_bytes(a) / 128 + T::warpgroups * 96 + products / 2 +
+                  traffic = T::outs * Block::odd_pitch / 128 + T::warpgroups * 96 + products / 2 +
                             3 * f.classes * Block::class_bytes(f) / 128;
     return f.channel_blocks * f.tap_blocks * larger(kTurnedSlice, larger(products, traffic));
   }
@@ -109,9 +109,8 @@ struct GradTurned {
                                              : a.kernel_size,
                   most = T::unit_tiles * (a.stride > 1 ? T::strided_each : T::units_each);
     c.form = best_of_taps(
-        units, most, [&](int64_t n) { return form_of(a, n, kinds_log2, shared_bytes); },
-        [&](const TurnedForm& f) { return cost_of(a, f); });
-    if (c.form.channels > 0) c.rings = rings_of(a, c.form, shared_bytes);
+        units, most, [&](int64_t n) { return form_of(a, n, kinds_log2, shared_bytes); }, cost_of);
+    if (c.form.channels > 0) c.rings = rings_of(a, c.form, is_aligned(a), shared_bytes);
     c.out_blocks = ceil_div(a.channels_out / a.groups, T::outs);
     c.tiles = a.groups * c.out_blocks * c.form.channel_blocks * c.form.tap_blocks;
     c.slices = ceil_div(a.length_out, Block::positions);
