@@ -81,7 +81,7 @@ GRAD_TURNED_LEAST = 500  # cycles of a slice: kTurnedSlice of csrc/grad_turned.c
 MOST_TURNED_VECTORS = 32  # of 16 bytes in a box: kMostTurnedPositions there
 GRAD_TURNED_SHARED = 225 << 10  # bytes of shared memory for stages
 GRAD_PARTS_BANDWIDTH = 2.7e6  # bytes per µs in which parts are written and added up
-GRAD_WORKSPACE = 64 << 20  # bytes of parts: kGradWorkspace of csrc/grad_dense.cuh
+GRAD_WORKSPACE = 64 << 20  # bytes of parts: kGradWorkspace of csrc/grad_tile.cuh
 GRAD_BANDWIDTH = 2.3e6  # bytes per µs that the dense kernel reads
 GRAD_SLIDING_START, GRAD_SLIDING_BANDWIDTH = 9.0, 2.9e6
 GRAD_SLIDING = (0.6e-6, 0.18e-6)  # µs for each position of a pair of channels, and for each tap
@@ -126,6 +126,16 @@ def dense_why_not(tile: GradTile | None, problem: Problem) -> str | None:
     return None
 
 
+def _boxes_why_not(problem: Problem) -> str | None:
+    """What the copy engine counts in 32 bits: positions, and rows of all batches."""
+    if max(problem.length, problem.length_out) + 2 * problem.padding + problem.reach > MOST_LENGTH:
+        return f"walks padded rows below {MOST_LENGTH}"
+    rows = problem.batch * max(problem.channels_in, problem.channels_out)
+    if rows >= MOST_BATCH - 1:
+        return f"walks fewer than {MOST_BATCH - 1} rows, these are {rows}"
+    return None
+
+
 def hopper_why_not(tile: GradHopperTile | None, problem: Problem) -> str | None:
     """The Hopper kernel of gradients."""
     if reason := gpu_costs.wgmma_why_not(tile, problem):
@@ -133,9 +143,7 @@ def hopper_why_not(tile: GradHopperTile | None, problem: Problem) -> str | None:
     most = MOST_GRAD_STRIDE[problem.dtype.itemsize]
     if problem.stride > most:
         return f"walks strides up to {most}, this one is {problem.stride}"
-    if max(problem.length, problem.length_out) + 2 * problem.padding + problem.reach > MOST_LENGTH:
-        return f"walks padded rows below {MOST_LENGTH}"
-    return None
+    return _boxes_why_not(problem)
 
 
 def hopper(tile: GradHopperTile | None, problem: Problem) -> float:
@@ -219,8 +227,8 @@ def turned_why_not(tile: GradTurnedTile | None, problem: Problem) -> str | None:
         return reason
     if problem.stride > MOST_TURNED_STRIDE:
         return f"walks strides up to {MOST_TURNED_STRIDE}, this one is {problem.stride}"
-    if max(problem.length, problem.length_out) + 2 * problem.padding + problem.reach > MOST_LENGTH:
-        return f"walks padded rows below {MOST_LENGTH}"
+    if reason := _boxes_why_not(problem):
+        return reason
     if tile and not _turned_form(tile, problem)[0]:
         return "has no room in shared memory for rows of so many positions"
     return None
@@ -261,8 +269,9 @@ def _turned_form(tile: GradTurnedTile, problem: Problem) -> tuple[int, float, bo
     of_kind = tile.channels // kinds // 8 * 8  # whole groups of 8 channels of each kind of rows
     all_units = ceil_div(channels_in, tile.channels) if by_channels else problem.kernel_size
     best, least, apart_at_best = 0, 0.0, False
-    first = ceil_div(all_units, tile.units(stride))
-    for units in {ceil_div(all_units, n) for n in range(first, all_units + 1)[:40]}:
+    most = min(all_units, tile.units(stride))
+    # As many blocks as so many units leave, and no more units than these need.
+    for units in {ceil_div(all_units, ceil_div(all_units, n)) for n in range(1, most + 1)}:
         apart, together = (
             _turned_vectors(stride, 0),
             _turned_vectors(stride, (units - 1) * problem.dilation),

@@ -173,6 +173,7 @@ WHOLE_PIECES = (
     Problem(1, 40, 140, 80, 1, stride=2),
     Problem(2, 13, 8, 64, 2),
     Problem(3, 24, 3, 768, 11, stride=3, padding=15, dilation=3, groups=3, bias=True),
+    Problem(1, 9, 20, 40, 1, dilation=1200),
 )
 
 

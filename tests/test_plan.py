@@ -212,6 +212,7 @@ def test_the_showcases_gradients_run_on_tensor_cores() -> None:
     assert "strides up to 3" in str(wide.why_not(replace(strided, mode="bf16")))
     assert "capability 9.0" in str(wide.why_not(replace(LAYER_67, gpu=A100)))
     assert "rows below" in str(wide.why_not(replace(LAYER_67, length=1 << 30)))
+    assert "rows, these are" in str(wide.why_not(replace(LAYER_67, batch=1 << 24, length=8)))
 
 
 def test_tiles_follow_the_channels() -> None:

@@ -14,7 +14,7 @@ struct GradTurned {
 
   // Stages of each ring; none if they do not fit.
   struct Rings {
-    int64_t grads, inputs, turned, bytes;
+    int64_t grads, inputs, bytes;
   };
   struct Cut {
     TurnedForm form;
@@ -44,7 +44,7 @@ struct GradTurned {
       const int64_t bytes = inputs * of_input + kTurners * of_turned,
                     grads = smaller(kTurnedStages, (room - bytes) / of_grads);
       if (grads < kLeastTurnedStages) continue;
-      best = {grads, inputs, kTurners,
+      best = {grads, inputs,
               Block::fixed_bytes + larger(bytes + grads * of_grads, Block::out_bytes)};
       if (grads > kTurners) break;
     }
@@ -83,7 +83,6 @@ struct GradTurned {
     } else {
       f.channel_blocks = ceil_div(ceil_div(channels_in, 1 << kinds_log2), of_kind);
       f.channels = static_cast<int>(ceil_div(channels_in, f.channel_blocks));
-      f.channel_blocks = ceil_div(channels_in, f.channels);
     }
     if (rings_of(a, f, false, shared_bytes).grads == 0) f.channels = 0;
     return f;
@@ -172,7 +171,6 @@ struct GradTurned {
     p.stride_factor = static_cast<int>(ceil_div(1 << 16, a.stride));
     p.grad_stages = static_cast<int>(c.rings.grads);
     p.input_stages = static_cast<int>(c.rings.inputs);
-    p.turned_stages = static_cast<int>(c.rings.turned);
     p.residue_bytes = static_cast<int>(residue_bytes(c.form));
     const auto kernel = grad_turned_kernel<M, T>;
     int error = set_shared_limit(kernel, c.rings.bytes);

@@ -97,11 +97,11 @@ struct GradTurnedParams {
   int64_t out_blocks, splits, elements;                           // elements: of the gradient
   int length, length_out, slices;                                 // slices: of a row of grad_output
   int dilation, padding;
-  int stride, stride_factor;   // position / stride = position * factor / 65536
-  int aligned;                 // whether rows of grad_output begin at 16 bytes
-  int block_outs, units_each;  // units of a warpgroup
-  int grad_stages, input_stages, turned_stages;
-  int residue_bytes;  // of `turned`
+  int stride, stride_factor;      // position / stride = position * factor / 65536
+  int aligned;                    // whether rows of grad_output begin at 16 bytes
+  int block_outs, units_each;     // units of a warpgroup
+  int grad_stages, input_stages;  // there are kTurners of `turned`
+  int residue_bytes;              // of `turned`
 };
 
 template <class M, class T>
@@ -151,7 +151,7 @@ struct GradTurnedBlock {
         input_bytes(p.form.classes * class_bytes(p.form)),
         turned_bytes(p.form.classes * p.stride * p.residue_bytes),
         turned_stages(reinterpret_cast<char*>(memory) + fixed_bytes) {
-    grad_stages = turned_stages + p.turned_stages * turned_bytes;
+    grad_stages = turned_stages + kTurners * turned_bytes;
     input_stages = grad_stages + p.grad_stages * grad_bytes;
   }
 
@@ -442,7 +442,7 @@ struct GradTurnedBlock {
       give_back(part->turned.full, turned.stage);
       slice.advance(p.slices, kTurners);
       advance(inputs, kTurners, p.input_stages);
-      advance(turned, kTurners, p.turned_stages);
+      turned.parity ^= 1;
     }
     meet_before(count, chains);
   }
@@ -585,7 +585,7 @@ struct GradTurnedBlock {
     }
   }
 
-  // A warpgroup of so many units; those that do not exist are others'.
+  // A warpgroup of so many units; what those that do not exist make of other memory is not stored.
   template <int RUNS, int UNITS>
   __device__ __forceinline__ void consume() const {
     static_assert(RUNS == 1 || UNITS == 1);
@@ -601,12 +601,10 @@ struct GradTurnedBlock {
                          0);
     };
     // From one unit to the next. Where there is no next one, it is the same.
-    const int unit_step = p.form.units > 1 ? place_at(1) - place_at(0) : 0,
-              first_place = __shfl_sync(0xffffffffu, place_of(first_unit), 0);
+    const int unit_step = p.form.units > 1 ? place_at(1) - place_at(0) : 0;
     int places[RUNS];
 #pragma unroll
-    for (int run = 0; run < RUNS; ++run)
-      places[run] = RUNS == 1 ? first_place : place_at(first_unit + run);
+    for (int run = 0; run < RUNS; ++run) places[run] = place_at(first_unit + run);
     const Operand ones(reinterpret_cast<const char*>(part->ones), 128, 0);
     Slice slice = first_slice();
     Rows rows, next_rows;
@@ -623,7 +621,7 @@ struct GradTurnedBlock {
       give_back(part->grads.empty, grads.stage);
       before = turned.stage;
       grads.advance(p.grad_stages);
-      turned.advance(p.turned_stages);
+      turned.advance(kTurners);
       slice.advance(p.slices);
     };
     int number = 0;
