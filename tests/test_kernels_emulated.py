@@ -683,7 +683,7 @@ SANITIZED = [name for name in plan.kernels("90a") if not re.search("binding|fp16
         (library, sanitizer)
         for number, library in enumerate(SANITIZED)
         for turn, sanitizer in enumerate(("address", "thread"))
-        if not IN_CI or number % 9 == 2 + 4 * turn
+        if not IN_CI or number % 12 == 2 + 4 * turn
     ],
 )
 def test_sanitized(build: Build, tmp_path: Path, library: str, sanitizer: str) -> None:
@@ -717,9 +717,10 @@ WAITS = [
         ("grad_sliding", "grad_long"),
         ("grad_direct", "grad_direct"),
         ("grad_bias", "grad_bias"),
+        ("grad_turned", "grad_turned_kernel"),
     )
     for number, _ in enumerate(WAIT.finditer((CSRC / f"{header}.cuh").read_text()))
-][7 * IN_CI :: 12 if IN_CI else 1]
+][7 * IN_CI :: 18 if IN_CI else 1]
 
 
 @pytest.mark.parametrize(("family", "header", "number"), WAITS)
@@ -764,6 +765,10 @@ def test_each_wait_is_needed(
         few += [CORNERS["aligned rows"], CORNERS["long rows"], CORNERS["far taps"]]
         runs = {"bf16": on_family("grad_hopper", gradient_runs(corner_runs(few, "bf16", 4)))}
         runs["bf16"].append(A_CHAIN)
+    if family == "grad_turned":
+        few += [CORNERS["aligned rows"], CORNERS["long rows"], CORNERS["far taps"]]
+        runs = {"bf16": on_family("grad_turned", gradient_runs(corner_runs(few, "bf16", 1)))}
+        runs["bf16"].append(replace(A_CHAIN, variant=1))
     if family == "grad_direct":
         runs = {
             "bf16": gradient_runs(corner_runs([CORNERS["groups"]], "bf16", MODES.index("bf16")))
