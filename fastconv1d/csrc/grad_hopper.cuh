@@ -18,7 +18,7 @@ struct GradHopper {
   struct Cut {
     GradPairs pairs;
     Rings rings;
-    int64_t out_blocks, tiles, splits, slices, elements;
+    GradBoxCut blocks;
     int64_t shared_bytes;  // that a block may take
     bool copied;           // whether the input is copied first
   };
@@ -57,21 +57,13 @@ struct GradHopper {
   // The pairs of blocks with so many taps; no channels if they do not fit.
   static GradPairs pairs_of(const ConvArgs& a, int64_t taps, int kinds_log2, int64_t shared_bytes) {
     const int64_t channels_in = a.channels_in / a.groups;
-    // One more, since rows begin within one; of 16-bit values a lane may read one behind its last.
-    const auto vectors_of = [&](int64_t reach) {
-      return ceil_div((Block::positions - 1) * a.stride + 1 + reach + Block::vector - 1,
-                      Block::vector) |
-             1;
-    };
     GradPairs c{};
-    const int64_t apart = vectors_of(0), together = vectors_of((taps - 1) * a.dilation);
-    const bool shares = together <= taps * apart && together * Block::vector <= kMostBoxPositions;
-    const int64_t vectors = shares ? together : apart;
-    if (vectors * Block::vector > kMostBoxPositions) return c;
+    const GradRows rows = GradRows::of(a, taps, Block::positions, Block::vector, true);
+    if (rows.vectors == 0) return c;
     c.taps = static_cast<int>(taps);
     c.tap_blocks = ceil_div(a.kernel_size, taps);
-    c.classes = shares ? 1 : static_cast<int>(taps);
-    c.vectors = static_cast<int>(vectors);
+    c.classes = rows.shared ? 1 : static_cast<int>(taps);
+    c.vectors = static_cast<int>(rows.vectors);
     c.kinds_log2 = kinds_log2;
     c.taps_innermost = taps >= 4 && c.classes == 1 && a.dilation == 1;
     for (int64_t channels = smaller(channels_in, T::pairs / taps); channels > 0; --channels) {
@@ -108,18 +100,14 @@ struct GradHopper {
         best_pairs(a, kinds_log2_of(input_in_boxes<Element>(a, c.copied, nullptr).channel_stride),
                    c.shared_bytes);
     if (c.pairs.channels > 0) c.rings = rings_of(c.pairs, c.shared_bytes);
-    c.out_blocks = ceil_div(a.channels_out / a.groups, T::channels);
-    c.tiles = a.groups * c.out_blocks * c.pairs.channel_blocks * c.pairs.tap_blocks;
-    c.slices = ceil_div(a.length_out, Block::positions);
-    c.elements = GradStore<M>::weights_of(a);
-    c.splits = splits_of(a, c.tiles, a.batch * c.slices, a.multiprocessors);
+    c.blocks = GradBoxCut(a, c.pairs, T::channels, Block::positions);
     return c;
   }
 
   static int64_t phases(const ConvArgs&) { return 1; }
   static int64_t parts_bytes(const ConvArgs& a, const Cut& c) {
-    const int64_t of_bias = larger(c.splits, grad_bias_splits(a)) * a.channels_out;
-    return round_up(4 * (c.splits * c.elements + of_bias), 256);
+    const int64_t of_bias = larger(c.blocks.splits, grad_bias_splits(a)) * a.channels_out;
+    return round_up(4 * (c.blocks.weight_parts() + of_bias), 256);
   }
   // Parts, and behind them a copy of the input.
   static int64_t packed_bytes(const ConvArgs& a, const Cut& c) {
@@ -128,7 +116,8 @@ struct GradHopper {
 
   static int launch_phase(const ConvArgs& a, const Cut& c, void* stream) {
     // cudaErrorInvalidValue: `why_not` should have said so.
-    if (c.pairs.channels == 0 || c.tiles * c.splits > INT32_MAX) return 1;
+    const int64_t splits = c.blocks.splits, blocks = c.blocks.tiles * splits;
+    if (c.pairs.channels == 0 || blocks > INT32_MAX) return 1;
     auto* const parts = static_cast<float*>(a.workspace);
     char* const copy = static_cast<char*>(a.workspace) + parts_bytes(a, c);
     if (const int error = copy_input<Element>(a, c.copied, copy, stream)) return error;
@@ -142,8 +131,8 @@ struct GradHopper {
                        a.channels_in / a.groups * a.kernel_size >= kBiasApart,
                adds_bias = a.grad_bias != nullptr && !apart,
                direct = aligned && (Block::values == 2 || !adds_bias);
-    float* const bias_parts = parts + c.splits * c.elements;
-    GradParts bias{bias_parts, adds_bias ? a.channels_out : 0, a.grad_bias, c.splits};
+    float* const bias_parts = parts + c.blocks.weight_parts();
+    GradParts bias{bias_parts, adds_bias ? a.channels_out : 0, a.grad_bias, splits};
     if (apart) error = grad_bias_parts(a, bias_parts, bias, stream);
     if (error != 0) return error;
     // A bias is added up unrounded.
@@ -158,25 +147,7 @@ struct GradHopper {
                                  raw_pitch / Block::element, T::channels >> p.grad_kinds_log2,
                                  form))
       return 1;
-    p.output =
-        c.splits == 1 && a.batch * c.slices * Block::positions <= kGradChain ? a.output : nullptr;
-    p.parts = parts;
-    p.bias_parts = adds_bias ? bias_parts : nullptr;
-    p.batch = a.batch;
-    p.length = a.length;
-    p.length_out = a.length_out;
-    p.kernel_size = a.kernel_size;
-    p.channels_in = a.channels_in / a.groups;
-    p.channels_out = a.channels_out / a.groups;
-    p.groups = a.groups;
-    p.out_blocks = c.out_blocks;
-    p.tiles = c.tiles;
-    p.splits = c.splits;
-    p.slices = c.slices;
-    p.elements = c.elements;
-    p.dilation = a.dilation;
-    p.padding = a.padding;
-    p.stride = static_cast<int>(a.stride);
+    p.set(a, c.blocks, parts, adds_bias ? bias_parts : nullptr);
     p.leads = p.input_boxes.lead();
     p.skips = c.pairs.classes > 1 && a.padding >= c.pairs.vectors * Block::vector;
     p.raw_stages = static_cast<int>(rings.raw);
@@ -186,11 +157,11 @@ struct GradHopper {
     const auto kernel = direct ? grad_hopper_kernel<M, T, true> : grad_hopper_kernel<M, T, false>;
     error = set_shared_limit(kernel, rings.bytes);
     if (error != 0) return error;
-    const dim3 blocks(static_cast<unsigned>(c.tiles * c.splits));
     // Nobody waits for what the bias is added up by but the last kernel.
-    error = launch_early(apart, kernel, blocks, dim3(T::threads), rings.bytes, stream, p);
+    error = launch_early(apart, kernel, dim3(static_cast<unsigned>(blocks)), dim3(T::threads),
+                         rings.bytes, stream, p);
     if (error != 0) return error;
-    return add_parts<M>({parts, p.output != nullptr ? 0 : c.elements, a.output, c.splits}, bias,
+    return add_parts<M>({parts, c.blocks.whole ? 0 : c.blocks.elements, a.output, splits}, bias,
                         stream);
   }
 };

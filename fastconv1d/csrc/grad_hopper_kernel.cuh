@@ -42,7 +42,7 @@
 #include <type_traits>
 
 #include "grad_bias.cuh"
-#include "grad_tile.cuh"
+#include "grad_boxes.cuh"
 
 namespace fastconv1d {
 
@@ -64,13 +64,11 @@ constexpr int64_t kBiasApart = 512;  // pairs of a group from which on the bias 
 constexpr int kGradPartBytes = 6 * 8 * kGradStages + 96;
 
 // How a tile's pairs lie in the input.
-struct GradPairs {
-  int channels, taps;  // of a block
-  int classes;         // rows of a channel: one, or one for each tap
-  int vectors;         // of a raw row: an odd number, which keeps banks apart
+struct GradPairs : GradBlocks {
+  int classes;  // rows of a channel: one, or one for each tap
+  int vectors;  // of a raw row: an odd number, which keeps banks apart
   int kinds_log2;
   bool taps_innermost;
-  int64_t channel_blocks, tap_blocks;
   FASTCONV1D_HD constexpr int row_bytes() const { return 16 * vectors; }
   FASTCONV1D_HD constexpr int kinds() const { return 1 << kinds_log2; }
   FASTCONV1D_HD constexpr int rows_of_kind() const {
@@ -110,20 +108,9 @@ struct GradPairs {
   // From one box to the next: a multiple of 128.
   FASTCONV1D_HD constexpr int box_step() const { return (box_bytes() + 127) / 128 * 128; }
 };
-constexpr int kMostBoxPositions = 256;
 
-struct GradHopperParams {
-  RowBoxes input_boxes, grad_boxes;
-  void* output;       // the gradient, or null: parts
-  float* parts;       // [split]
-  float* bias_parts;  // or null: [split][group][channel_out]
+struct GradHopperParams : GradBoxParams {
   GradPairs pairs;
-  int64_t batch, length, length_out, kernel_size;
-  int64_t channels_in, channels_out, groups;  // channels of one group
-  int64_t out_blocks, tiles, splits, slices;  // slices: of a row of grad_output
-  int64_t elements;                           // of the gradient
-  int64_t dilation, padding;
-  int stride;
   int grad_kinds_log2;
   int leads;   // whether boxes of the input show what is before a row
   int skips;   // whether those that show nothing of one are not copied
@@ -154,14 +141,8 @@ struct GradHopperBlock {
   static constexpr int log2_of_channels = T::channels == 128 ? 7 : 6;
   static_assert(T::channels == 1 << log2_of_channels && kGradWords == 4 * 8);
 
-  // What a block computes. In shared memory, since consumers have no registers to keep it in.
-  struct Part {
+  struct Part : GradBoxPart {
     StageBarriers<kGradStages> raw, ready, inputs;
-    int64_t split, group, first_out, first_channel, first_tap;
-    int64_t begin;  // its first slice, of all the batch has
-    int count;
-    int outs, channels, taps;  // that exist
-    int adds_bias;
   };
   static_assert(sizeof(Part) <= kGradPartBytes);
 
@@ -181,7 +162,7 @@ struct GradHopperBlock {
   // Before anybody looks: a warp has a thread for each stage, since one takes 20 cycles a barrier, another warp's
   // first thread finds out what the block computes.
   __device__ __forceinline__ void begin() const {
-    if (threadIdx.x == 32) find_part();
+    if (threadIdx.x == 32) part->find(p, p.pairs);
     if (threadIdx.x >= kGradStages) return;
     const int stage = static_cast<int>(threadIdx.x);
     barrier_init(part->raw.full + stage, 1);
@@ -192,50 +173,9 @@ struct GradHopperBlock {
     barrier_init(part->inputs.empty + stage, 4 * T::warpgroups);
     fence_async_proxy();
   }
-  __device__ __forceinline__ void find_part() const {
-    const GradPairs& c = p.pairs;
-    // Blocks of one part of the positions run together.
-    Digits<uint32_t> digits{blockIdx.x};
-    const auto out_block = digits.take(p.out_blocks), tap_block = digits.take(c.tap_blocks),
-               channel_block = digits.take(c.channel_blocks);
-    Part& of = *part;
-    of.group = digits.take(p.groups);
-    of.split = digits.rest;
-    of.first_out = static_cast<int64_t>(out_block) * T::channels;
-    of.first_tap = static_cast<int64_t>(tap_block) * c.taps;
-    of.first_channel = static_cast<int64_t>(channel_block) * c.channels;
-    of.outs = static_cast<int>(smaller(T::channels, p.channels_out - of.first_out));
-    of.taps = static_cast<int>(smaller(c.taps, p.kernel_size - of.first_tap));
-    of.channels = static_cast<int>(smaller(c.channels, p.channels_in - of.first_channel));
-    of.adds_bias = p.bias_parts != nullptr && tap_block == 0 && channel_block == 0;
-    const int64_t all = p.batch * p.slices, each = ceil_div(all, p.splits);
-    of.begin = smaller(all, of.split * each);
-    of.count = static_cast<int>(smaller(all, of.begin + each) - of.begin);
-  }
-
-  // A slice of a batch.
-  struct Slice {
-    int batch, number;
-    __device__ __forceinline__ void advance(int64_t slices) {
-      if (++number < slices) return;
-      number = 0;
-      ++batch;
-    }
-  };
-  __device__ __forceinline__ Slice first_slice() const {
-    return {static_cast<int>(part->begin / p.slices), static_cast<int>(part->begin % p.slices)};
-  }
 
   // --- the way in ---------------------------------------------------------------------------------
 
-  // The first rows of a block, counted as those of boxes are.
-  __device__ __forceinline__ int first_grad_row(int batch) const {
-    return static_cast<int>((batch * p.groups + part->group) * p.channels_out + part->first_out);
-  }
-  __device__ __forceinline__ int first_input_row(int batch) const {
-    return static_cast<int>(batch * p.input_boxes.rows_per_batch + part->group * p.channels_in +
-                            part->first_channel);
-  }
   // Where in the input's row a class of taps begins to see, for a slice.
   __device__ __forceinline__ int first_of(int tap_class, int slice) const {
     return static_cast<int>((part->first_tap + tap_class) * p.dilation - p.padding) +
@@ -276,13 +216,13 @@ struct GradHopperBlock {
     int place, column, row;
   };
   __device__ __forceinline__ Box grad_box(int kind, int batch) const {
-    const int row = first_grad_row(batch) + kind;
+    const int row = part->first_grad_row(p, batch) + kind;
     return {&p.grad_boxes.maps[row & ((1 << p.grad_kinds_log2) - 1)],
             kind * (T::channels >> p.grad_kinds_log2) * raw_pitch, 0, row >> p.grad_kinds_log2};
   }
   __device__ __forceinline__ Box input_box(int unit, int batch) const {
     const GradPairs& c = p.pairs;
-    const int row = first_input_row(batch) + (unit & (c.kinds() - 1)),
+    const int row = part->first_input_row(p, batch) + (unit & (c.kinds() - 1)),
               of_row = row & (c.kinds() - 1), first = first_of(unit >> c.kinds_log2, 0);
     return {&p.input_boxes.maps[of_row], unit * c.box_step(),
             first + p.input_boxes.leads[of_row] - ahead_of(row, first), row >> c.kinds_log2};
@@ -293,7 +233,7 @@ struct GradHopperBlock {
     const int lane = threadIdx.x % 32, grad_kinds = 1 << p.grad_kinds_log2, boxes = p.pairs.boxes(),
               input_step = positions * p.stride;
     const auto class_bytes = static_cast<uint32_t>(p.pairs.box_bytes() << p.pairs.kinds_log2);
-    Slice slice = first_slice();
+    GradSlice slice = part->first_slice(p);
     int of_batch = -1;
     Box grad{}, input{};
     Seen seen;
@@ -417,12 +357,12 @@ struct GradHopperBlock {
     });
   }
   // Whether some rows of the input begin behind what their boxes show, or some boxes show nothing.
-  __device__ __forceinline__ bool needs_zeros(const Slice& slice, Seen& seen) const {
+  __device__ __forceinline__ bool needs_zeros(const GradSlice& slice, Seen& seen) const {
     see(seen, slice.number);
     return (p.leads != 0 && first_of(0, slice.number) < 0) || !seen.all(p.pairs);
   }
   // Makes these: a warp, of so many, in some of the boxes.
-  __device__ __forceinline__ void make_zeros(const Slice& slice, const Seen& seen,
+  __device__ __forceinline__ void make_zeros(const GradSlice& slice, const Seen& seen,
                                              const Turn& inputs, int warp, int warps) const {
     const GradPairs& c = p.pairs;
     barrier_wait(part->inputs.full + inputs.stage, inputs.parity);
@@ -434,7 +374,7 @@ struct GradHopperBlock {
         for (int i = threadIdx.x % 32; i < c.box_bytes() / 16; i += 32)
           reinterpret_cast<uint4*>(box)[i] = make_uint4(0, 0, 0, 0);
       } else {
-        make_lead_zero(box, first_input_row(slice.batch) + (unit & (c.kinds() - 1)),
+        make_lead_zero(box, part->first_input_row(p, slice.batch) + (unit & (c.kinds() - 1)),
                        first_of(tap_class, slice.number));
       }
     }
@@ -463,7 +403,7 @@ struct GradHopperBlock {
     // Of a lane's rows, every so many.
     const auto row_of = [&](int i) { return (warp + i * kGradMakers) * rows_of_warp; };
     float sums[most]{};
-    Slice slice = first_slice();
+    GradSlice slice = part->first_slice(p);
     Seen seen;
     Turn raw, inputs;
 #pragma unroll 1
@@ -497,7 +437,7 @@ struct GradHopperBlock {
     float* const sums = part->adds_bias ? bias + warp * bias_sums : nullptr;
     // By the lanes that add to them.
     for (int i = threadIdx.x % 32; i < bias_sums; i += 32) bias[warp * bias_sums + i] = 0;
-    Slice slice = first_slice();
+    GradSlice slice = part->first_slice(p);
     Seen seen;
     Turn raw, ready, inputs;
     const auto advance = [&] {
@@ -511,7 +451,8 @@ struct GradHopperBlock {
     for (int number = warp; number < part->count; number += kGradMakers) {
       const char* const from = raw_stages + raw.stage * raw_bytes;
       char* const to = ready_stages + ready.stage * ready_bytes;
-      const int first_row = first_grad_row(slice.batch), position = slice.number * positions;
+      const int first_row = part->first_grad_row(p, slice.batch),
+                position = slice.number * positions;
       const bool whole = position + positions <= p.length_out;
       barrier_wait(part->raw.full + raw.stage, raw.parity);
       barrier_wait(part->ready.empty + ready.stage, ready.parity ^ 1);
@@ -561,9 +502,7 @@ struct GradHopperBlock {
 #pragma unroll
         for (int lane = 0; lane < row_lanes; ++lane)
           sum += bias[(warp * T::channels + row) * row_lanes + lane];
-      if (out < part->outs)
-        p.bias_parts[(part->split * p.groups + part->group) * p.channels_out + part->first_out +
-                     out] = sum;
+      if (out < part->outs) part->bias_part_of(p)[out] = sum;
     }
   }
 
@@ -606,7 +545,7 @@ struct GradHopperBlock {
   };
   __device__ __forceinline__ void find_rows(Rows& rows, int warpgroup, int batch) const {
     const GradPairs& c = p.pairs;
-    const int first_row = first_input_row(batch);
+    const int first_row = part->first_input_row(p, batch);
 #pragma unroll
     for (int m = 0; m < T::m_tiles; ++m)
 #pragma unroll
@@ -719,7 +658,7 @@ struct GradHopperBlock {
   __device__ __forceinline__ void consume() const {
     // The same for all lanes, which the compiler should know.
     const int warpgroup = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x - 128) / 128, 0);
-    Slice slice = first_slice();
+    GradSlice slice = part->first_slice(p);
     Rows rows;
     find_rows(rows, warpgroup, slice.batch);
     Sums sums;
@@ -764,14 +703,6 @@ struct GradHopperBlock {
     leave(sums, warpgroup, first_chain);
   }
 
-  // Where the gradient of a pair of the block lies, for the block's first channel_out.
-  __device__ __forceinline__ int64_t element_of(int channel, int tap) const {
-    return ((part->group * p.channels_out + part->first_out) * p.channels_in + part->first_channel +
-            channel) *
-               p.kernel_size +
-           part->first_tap + tap;
-  }
-
   // Writes the last sums, by way of shared memory: some columns of all warpgroups at a time, of which a thread then has
   // pairs in the gradient's order. Code that runs once takes longer to be fetched than to run, and so chunks share
   // all but the choice of their registers.
@@ -786,7 +717,7 @@ struct GradHopperBlock {
               tap = number - channel * part->taps;
     const bool has_pair = channel < part->channels;
     const float* const from = chunk_sums + p.pairs.row_of(channel, tap);
-    const int64_t element = element_of(channel, tap);
+    const int64_t element = part->element_of(p, channel, tap);
 #pragma unroll 1
     for (int chunk = 0; chunk < chunks; ++chunk) {
       threads_sync(2, 128 * T::warpgroups);  // all have read what was here
@@ -806,10 +737,10 @@ struct GradHopperBlock {
         copy_columns(from, column, share, static_cast<Element*>(p.output) + element,
                      [](Element* at, float sum) { *at = M::to(sum); });
       else if (first)
-        copy_columns(from, column, share, p.parts + part->split * p.elements + element,
+        copy_columns(from, column, share, part->parts_of(p) + element,
                      [](float* at, float sum) { *at = sum; });
       else
-        copy_columns(from, column, share, p.parts + part->split * p.elements + element, add_to);
+        copy_columns(from, column, share, part->parts_of(p) + element, add_to);
     }
   }
   // Calls write(place, sum) for a thread's pair and its share of a chunk's columns; `to` is the place of the block's
@@ -843,7 +774,7 @@ struct GradHopperBlock {
       for (int h = 0; h < 2; ++h) {
         const Pair pair = p.pairs.pair_of(row_of(warpgroup, m, h));
         if (!exists(pair)) continue;
-        float* const to = p.parts + part->split * p.elements + element_of(pair.channel, pair.tap);
+        float* const to = part->parts_of(p) + part->element_of(p, pair.channel, pair.tap);
         int first_column = static_cast<int>(threadIdx.x % 4) * 2;
         keep_in_register(first_column);  // or all columns' channels would be, from row to row
 #pragma unroll

@@ -53,48 +53,4 @@ inline int64_t splits_of(const ConvArgs& a, int64_t tiles, int64_t all, int64_t 
   return fullest_splits(tiles, all, at_once, most, 12);
 }
 
-// The kind of rows, as the logarithm of how many there are, that lie so many elements apart.
-inline int kinds_log2_of(int64_t row, int64_t element_bytes) {
-  return log2_of(rows_alike(row * element_bytes));
-}
-
-// Copies rows to where each begins at 16 bytes: the way of those that cannot be copied in boxes.
-template <class Element>
-__global__ void __launch_bounds__(256)
-    grad_copy_kernel(const TensorRows from, Element* __restrict__ to, int64_t pitch,
-                     int64_t count) {
-  for (int64_t i = blockIdx.x * int64_t{256} + threadIdx.x; i < count;
-       i += gridDim.x * int64_t{256}) {
-    const int64_t position = i % from.length, row = i / from.length;
-    to[row * pitch + position] = static_cast<const Element*>(
-        from.first)[row / from.channels * from.batch_stride +
-                    row % from.channels * from.channel_stride + position];
-  }
-}
-
-// The input's rows in boxes: they, or, `copied`, a copy of them in the workspace.
-template <class Element>
-int64_t copy_pitch(const ConvArgs& a) {
-  return round_up(a.length, 16 / static_cast<int64_t>(sizeof(Element)));
-}
-template <class Element>
-TensorRows input_in_boxes(const ConvArgs& a, bool copied, const void* copy) {
-  if (!copied) return rows_of_input(a);
-  const int64_t pitch = copy_pitch<Element>(a);
-  return {copy, a.batch, a.channels_in, a.length, a.channels_in * pitch, pitch};
-}
-template <class Element>
-int64_t input_copy_bytes(const ConvArgs& a, bool copied) {
-  return copied ? a.batch * a.channels_in * copy_pitch<Element>(a) * int64_t{sizeof(Element)} : 0;
-}
-template <class Element>
-int copy_input(const ConvArgs& a, bool copied, void* copy, void* stream) {
-  if (!copied) return 0;
-  const int64_t count = a.batch * a.channels_in * a.length;
-  return launch(grad_copy_kernel<Element>,
-                dim3(static_cast<unsigned>(smaller(ceil_div(count, 256), 16 * a.multiprocessors))),
-                dim3(256), 0, stream, rows_of_input(a), static_cast<Element*>(copy),
-                copy_pitch<Element>(a), count);
-}
-
 }  // namespace fastconv1d

@@ -19,7 +19,7 @@ struct GradTurned {
   struct Cut {
     TurnedForm form;
     Rings rings;
-    int64_t out_blocks, tiles, splits, slices, elements;
+    GradBoxCut blocks;
     bool copied;  // whether the input is copied first
   };
 
@@ -55,26 +55,17 @@ struct GradTurned {
   static TurnedForm form_of(const ConvArgs& a, int64_t units, int kinds_log2,
                             int64_t shared_bytes) {
     const int64_t channels_in = a.channels_in / a.groups;
-    // One more, since rows begin within one.
-    const auto vectors_of = [&](int64_t reach) {
-      return ceil_div((Block::positions - 1) * a.stride + 1 + reach + Block::vector - 1,
-                      Block::vector) |
-             1;
-    };
     TurnedForm f{};
     f.by_channels = a.kernel_size == 1;
-    const int64_t apart = vectors_of(0), together = vectors_of((units - 1) * a.dilation);
-    const bool shares = !f.by_channels && together <= units * apart &&
-                        together * Block::vector <= kMostTurnedPositions;
-    const int64_t vectors = shares ? together : apart;
-    if (vectors * Block::vector > kMostTurnedPositions) return f;
+    const GradRows rows = GradRows::of(a, units, Block::positions, Block::vector, !f.by_channels);
+    if (rows.vectors == 0) return f;
     f.units = static_cast<int>(units);
     f.taps = f.by_channels ? 1 : f.units;
     f.tap_blocks = ceil_div(a.kernel_size, f.taps);
-    f.classes = shares ? 1 : f.units;
-    f.vectors = static_cast<int>(vectors);
-    f.tile_rows =
-        static_cast<int>(round_up((vectors * Block::vector - 1) / a.stride + Block::vector + 1, 8));
+    f.classes = rows.shared ? 1 : f.units;
+    f.vectors = static_cast<int>(rows.vectors);
+    f.tile_rows = static_cast<int>(
+        round_up((rows.vectors * Block::vector - 1) / a.stride + Block::vector + 1, 8));
     // Whole groups of 8 of each kind must find room.
     const int64_t of_kind = (T::channels >> kinds_log2) / 8 * 8;
     if (f.by_channels) {
@@ -110,17 +101,13 @@ struct GradTurned {
     c.form = best_of_taps(
         units, most, [&](int64_t n) { return form_of(a, n, kinds_log2, shared_bytes); }, cost_of);
     if (c.form.channels > 0) c.rings = rings_of(a, c.form, is_aligned(a), shared_bytes);
-    c.out_blocks = ceil_div(a.channels_out / a.groups, T::outs);
-    c.tiles = a.groups * c.out_blocks * c.form.channel_blocks * c.form.tap_blocks;
-    c.slices = ceil_div(a.length_out, Block::positions);
-    c.elements = GradStore<M>::weights_of(a);
-    c.splits = splits_of(a, c.tiles, a.batch * c.slices, a.multiprocessors);
+    c.blocks = GradBoxCut(a, c.form, T::outs, Block::positions);
     return c;
   }
 
   static int64_t phases(const ConvArgs&) { return 1; }
   static int64_t parts_bytes(const ConvArgs& a, const Cut& c) {
-    return round_up(4 * c.splits * (c.elements + a.channels_out), 256);
+    return round_up(4 * (c.blocks.weight_parts() + c.blocks.splits * a.channels_out), 256);
   }
   // Parts, and behind them a copy of the input.
   static int64_t packed_bytes(const ConvArgs& a, const Cut& c) {
@@ -129,7 +116,8 @@ struct GradTurned {
 
   static int launch_phase(const ConvArgs& a, const Cut& c, void* stream) {
     // cudaErrorInvalidValue: `why_not` should have said so.
-    if (c.form.channels == 0 || c.tiles * c.splits > INT32_MAX) return 1;
+    const int64_t splits = c.blocks.splits, blocks = c.blocks.tiles * splits;
+    if (c.form.channels == 0 || blocks > INT32_MAX) return 1;
     auto* const parts = static_cast<float*>(a.workspace);
     char* const copy = static_cast<char*>(a.workspace) + parts_bytes(a, c);
     if (const int error = copy_input<Element>(a, c.copied, copy, stream)) return error;
@@ -138,10 +126,9 @@ struct GradTurned {
     p.form = c.form;
     const int channels = c.form.by_channels ? T::channels : c.form.channels;
     p.input_kinds = RowKinds::of(channels, kinds_log2_of(input.channel_stride));
-    p.block_outs = static_cast<int>(ceil_div(a.channels_out / a.groups, c.out_blocks));
     p.aligned = is_aligned(a);
     p.units_each = static_cast<int>(ceil_div(c.form.units, T::unit_tiles));
-    p.grad_kinds = RowKinds::of(p.block_outs, kinds_log2_of(a.length_out));
+    p.grad_kinds = RowKinds::of(c.blocks.block_outs, kinds_log2_of(a.length_out));
     if (!make_row_boxes<Element>(p.input_boxes, input, p.input_kinds.log2,
                                  c.form.vectors * Block::vector, p.input_kinds.rows,
                                  BoxForm::plain) ||
@@ -149,25 +136,8 @@ struct GradTurned {
                                  (p.aligned ? Block::aligned_pitch : Block::odd_pitch) / 2,
                                  p.grad_kinds.rows, p.aligned ? BoxForm::swizzled : BoxForm::plain))
       return 1;
-    float* const bias_parts = parts + c.splits * c.elements;
-    p.output =
-        c.splits == 1 && a.batch * c.slices * Block::positions <= kGradChain ? a.output : nullptr;
-    p.parts = parts;
-    p.bias_parts = a.grad_bias != nullptr ? bias_parts : nullptr;
-    p.batch = a.batch;
-    p.length = static_cast<int>(a.length);
-    p.length_out = static_cast<int>(a.length_out);
-    p.kernel_size = a.kernel_size;
-    p.channels_in = a.channels_in / a.groups;
-    p.channels_out = a.channels_out / a.groups;
-    p.groups = a.groups;
-    p.out_blocks = c.out_blocks;
-    p.splits = c.splits;
-    p.slices = static_cast<int>(c.slices);
-    p.elements = c.elements;
-    p.dilation = static_cast<int>(a.dilation);
-    p.padding = static_cast<int>(a.padding);
-    p.stride = static_cast<int>(a.stride);
+    float* const bias_parts = parts + c.blocks.weight_parts();
+    p.set(a, c.blocks, parts, a.grad_bias != nullptr ? bias_parts : nullptr);
     p.stride_factor = static_cast<int>(ceil_div(1 << 16, a.stride));
     p.grad_stages = static_cast<int>(c.rings.grads);
     p.input_stages = static_cast<int>(c.rings.inputs);
@@ -175,12 +145,12 @@ struct GradTurned {
     const auto kernel = grad_turned_kernel<M, T>;
     int error = set_shared_limit(kernel, c.rings.bytes);
     if (error != 0) return error;
-    error = launch(kernel, dim3(static_cast<unsigned>(c.tiles * c.splits)), dim3(T::threads),
-                   c.rings.bytes, stream, p);
+    error = launch(kernel, dim3(static_cast<unsigned>(blocks)), dim3(T::threads), c.rings.bytes,
+                   stream, p);
     if (error != 0) return error;
     return add_parts<M>(
-        {parts, p.output != nullptr ? 0 : c.elements, a.output, c.splits},
-        {bias_parts, p.bias_parts != nullptr ? a.channels_out : 0, a.grad_bias, c.splits}, stream);
+        {parts, c.blocks.whole ? 0 : c.blocks.elements, a.output, splits},
+        {bias_parts, a.grad_bias != nullptr ? a.channels_out : 0, a.grad_bias, splits}, stream);
   }
 };
 

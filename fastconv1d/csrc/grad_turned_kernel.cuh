@@ -28,7 +28,7 @@
 // Roofline: as that of grad_dense.cuh. A warp that waits for few others takes some 5 cycles an instruction, so consumers
 // have few: what shared memory and tensor cores could do is twice of what they leave.
 #pragma once
-#include "grad_tile.cuh"
+#include "grad_boxes.cuh"
 
 namespace fastconv1d {
 
@@ -49,7 +49,6 @@ struct GradTurnedTile {
 
 constexpr int kTurnedStages = 8, kLeastTurnedStages = 2;  // of a ring; of grad_output at least
 constexpr int kTurners = 3;                               // warps
-constexpr int kMostTurnedPositions = 256;                 // of a box
 constexpr int kOnesBytes = 256;                           // of ones, in 16 bits
 constexpr int kTurnedPartBytes = 5 * 8 * kTurnedStages + 4 * kTurnedStages + 96 + kOnesBytes;
 
@@ -76,30 +75,20 @@ struct RowKinds {
 };
 
 // How a tile's channels and taps lie in the input.
-struct TurnedForm {
-  int channels, taps;  // of a block
-  int units;           // taps, or tiles of channels
-  int by_channels;     // which of them
-  int classes;         // rows of a channel: one, or one for each unit
-  int vectors;         // of a row as it lies in memory: an odd number, which keeps banks apart
-  int tile_rows;       // positions of a residue's tile
-  int64_t channel_blocks, tap_blocks;
+struct TurnedForm : GradBlocks {
+  int units;        // taps, or tiles of channels
+  int by_channels;  // which of them
+  int classes;      // rows of a channel: one, or one for each unit
+  int vectors;      // of a row as it lies in memory: an odd number, which keeps banks apart
+  int tile_rows;    // positions of a residue's tile
 };
 
-struct GradTurnedParams {
-  RowBoxes input_boxes, grad_boxes;
-  void* output;       // the gradient, or null: parts
-  float* parts;       // [split]
-  float* bias_parts;  // or null: [split][group][channel_out]
+struct GradTurnedParams : GradBoxParams {
   TurnedForm form;
   RowKinds input_kinds, grad_kinds;
-  int64_t batch, kernel_size, channels_in, channels_out, groups;  // channels of one group
-  int64_t out_blocks, splits, elements;                           // elements: of the gradient
-  int length, length_out, slices;                                 // slices: of a row of grad_output
-  int dilation, padding;
-  int stride, stride_factor;      // position / stride = position * factor / 65536
+  int stride_factor;              // position / stride = position * factor / 65536
   int aligned;                    // whether rows of grad_output begin at 16 bytes
-  int block_outs, units_each;     // units of a warpgroup
+  int units_each;                 // units of a warpgroup
   int grad_stages, input_stages;  // there are kTurners of `turned`
   int residue_bytes;              // of `turned`
 };
@@ -117,19 +106,13 @@ struct GradTurnedBlock {
   static constexpr int64_t out_bytes = 4 * T::outs * out_pitch;
   static constexpr int chain = kGradChain / positions;  // slices
 
-  // What a block computes.
-  struct Part {
-    uint32_t ones[kOnesBytes / 4];
+  struct Part : GradBoxPart {
+    alignas(16) uint32_t ones[kOnesBytes / 4];
     StageBarriers<kTurnedStages> grads, turned;
     struct {
       uint64_t full[kTurnedStages];
     } inputs;
     int tails[kTurnedStages];  // see `has_tail`
-    int64_t split, group, first_out, first_channel, first_tap;
-    int64_t begin;  // its first slice, of all the batch has
-    int count;
-    int outs, channels, taps;  // that exist
-    int adds_bias;
   };
   static_assert(sizeof(Part) <= kTurnedPartBytes);
 
@@ -157,7 +140,7 @@ struct GradTurnedBlock {
 
   // Before anybody looks: a warp has a thread for each stage, another warp's first thread finds out what the block computes.
   __device__ __forceinline__ void begin() const {
-    if (threadIdx.x == 32) find_part();
+    if (threadIdx.x == 32) part->find(p, p.form);
     if (threadIdx.x >= 64 && threadIdx.x < 64 + kOnesBytes / 4)
       part->ones[threadIdx.x - 64] = M::one * 0x10001u;
     fence_async_proxy();
@@ -170,38 +153,8 @@ struct GradTurnedBlock {
     barrier_init(part->turned.empty + stage, 4 * T::warpgroups);
     fence_async_proxy();
   }
-  __device__ __forceinline__ void find_part() const {
-    // Blocks of one part of the positions run together.
-    Digits<uint32_t> digits{blockIdx.x};
-    const auto out_block = digits.take(p.out_blocks), tap_block = digits.take(p.form.tap_blocks),
-               channel_block = digits.take(p.form.channel_blocks);
-    Part& of = *part;
-    of.group = digits.take(p.groups);
-    of.split = digits.rest;
-    of.first_out = static_cast<int64_t>(out_block) * p.block_outs;
-    of.first_tap = static_cast<int64_t>(tap_block) * p.form.taps;
-    of.first_channel = static_cast<int64_t>(channel_block) * p.form.channels;
-    of.outs = static_cast<int>(smaller(p.block_outs, p.channels_out - of.first_out));
-    of.taps = static_cast<int>(smaller(p.form.taps, p.kernel_size - of.first_tap));
-    of.channels = static_cast<int>(smaller(p.form.channels, p.channels_in - of.first_channel));
-    of.adds_bias = p.bias_parts != nullptr && tap_block == 0 && channel_block == 0;
-    const int64_t all = p.batch * p.slices, each = ceil_div(all, p.splits);
-    of.begin = smaller(all, of.split * each);
-    of.count = static_cast<int>(smaller(all, of.begin + each) - of.begin);
-  }
-
-  // A slice of a batch.
-  struct Slice {
-    int batch, number;
-    __device__ __forceinline__ void advance(int slices, int by = 1) {
-      for (number += by; number >= slices; number -= slices) ++batch;
-    }
-  };
-  __device__ __forceinline__ Slice first_slice() const {
-    return {static_cast<int>(part->begin / p.slices), static_cast<int>(part->begin % p.slices)};
-  }
   // Positions of a slice that grad_output has, up to all of them.
-  __device__ __forceinline__ int left_of(const Slice& slice) const {
+  __device__ __forceinline__ int left_of(const GradSlice& slice) const {
     return static_cast<int>(smaller(positions, p.length_out - slice.number * positions));
   }
   // Everybody waits at the end of a chain, whose sums take the stages' place: those who have done all before a slice.
@@ -215,14 +168,6 @@ struct GradTurnedBlock {
 
   // --- the way in ---------------------------------------------------------------------------------
 
-  // The first rows of a block, counted as those of boxes are.
-  __device__ __forceinline__ int first_grad_row(int batch) const {
-    return static_cast<int>((batch * p.groups + part->group) * p.channels_out + part->first_out);
-  }
-  __device__ __forceinline__ int first_input_row(int batch) const {
-    return static_cast<int>(batch * p.input_boxes.rows_per_batch + part->group * p.channels_in +
-                            part->first_channel);
-  }
   // Where in the input's row a slice's first class begins to see, and by how much others begin behind it.
   __device__ __forceinline__ int first_of(int slice) const {
     return static_cast<int>(part->first_tap) * p.dilation - p.padding +
@@ -240,7 +185,7 @@ struct GradTurnedBlock {
     const int lane = threadIdx.x % 32, kinds = p.grad_kinds.count(), count = part->count;
     const auto bytes = static_cast<uint32_t>(kinds * p.grad_kinds.rows * grad_pitch);
     char* const to = grad_stages + lane * p.grad_kinds.pitch * grad_pitch;
-    Slice slice = first_slice();
+    GradSlice slice = part->first_slice(p);
     Chains chains;
     Turn grads;
     const BoxMap* map = nullptr;
@@ -250,7 +195,7 @@ struct GradTurnedBlock {
       meet_before(number, chains);
       if (of_batch != slice.batch) {
         of_batch = slice.batch;
-        row = first_grad_row(of_batch) + lane;
+        row = part->first_grad_row(p, of_batch) + lane;
         map = &p.grad_boxes.maps[row & (kinds - 1)];
       }
       uint64_t* const full = part->grads.full + grads.stage;
@@ -266,9 +211,10 @@ struct GradTurnedBlock {
   }
 
   // A warp has the boxes of a slice of the input copied, a lane each of them.
-  __device__ __forceinline__ void copy_input(const Slice& slice, int stage) const {
+  __device__ __forceinline__ void copy_input(const GradSlice& slice, int stage) const {
     const int lane = threadIdx.x % 32, classes = p.form.classes, kinds = p.input_kinds.count(),
-              first_class = first_of(slice.number), first_row = first_input_row(slice.batch);
+              first_class = first_of(slice.number),
+              first_row = part->first_input_row(p, slice.batch);
     uint64_t* const full = part->inputs.full + stage;
     if (lane == 0) {
       int shown = 0;
@@ -296,7 +242,7 @@ struct GradTurnedBlock {
     int of[quads];
   };
   __device__ __forceinline__ void find_leads(Leads& leads, int batch) const {
-    const int first = first_input_row(batch), kinds = p.input_kinds.count();
+    const int first = part->first_input_row(p, batch), kinds = p.input_kinds.count();
 #pragma unroll
     for (int quad = 0; quad < quads; ++quad) {
       const int row = (quad * 4 + static_cast<int>(threadIdx.x) % 32 / 8) * 8,
@@ -385,7 +331,7 @@ struct GradTurnedBlock {
   __device__ __forceinline__ void turn_slices(int warp) const {
     const int of_class = p.stride * p.residue_bytes, nowhere = p.form.vectors * vector,
               count = part->count;
-    Slice slice = first_slice(), copied{};
+    GradSlice slice = part->first_slice(p), copied{};
     Chains chains;
     Turn inputs, copies, turned;
     // Whole turns of a ring are as many stages.
@@ -475,7 +421,12 @@ struct GradTurnedBlock {
     hold(sums);
   }
   // Whether a slice's input has something behind what the first tap sees that must not meet a zero of grad_output.
-  __device__ __forceinline__ bool has_tail(int stage) const { return part->tails[stage] != 0; }
+  // One lane reads it, which also gives the stage back.
+  __device__ __forceinline__ bool has_tail(int stage) const {
+    int tail = 0;
+    if (threadIdx.x % 32 == 0) tail = part->tails[stage];
+    return __shfl_sync(0xffffffffu, tail, 0) != 0;
+  }
   // Where the rows of `turned` begin that a unit of the block sees, in a stage.
   __device__ __forceinline__ int place_of(int unit) const {
     const int of_class = p.form.classes > 1 ? unit : 0,
@@ -497,7 +448,7 @@ struct GradTurnedBlock {
       rows.at[0] = row * aligned_pitch;
       rows.at[1] = (row & 7) * 16 ^ lane / 16 * 16;
     } else {
-      const int first = first_grad_row(batch), kinds = p.grad_kinds.count();
+      const int first = part->first_grad_row(p, batch), kinds = p.grad_kinds.count();
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
         const int row = first_row + h * 8,
@@ -606,7 +557,7 @@ struct GradTurnedBlock {
 #pragma unroll
     for (int run = 0; run < RUNS; ++run) places[run] = place_at(first_unit + run);
     const Operand ones(reinterpret_cast<const char*>(part->ones), 128, 0);
-    Slice slice = first_slice();
+    GradSlice slice = part->first_slice(p);
     Rows rows, next_rows;
     find_rows(next_rows, first_row, slice.batch);
     Sums<RUNS, UNITS> sums;
@@ -708,9 +659,7 @@ struct GradTurnedBlock {
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
         const int row = first_row + h * 8, out = p.grad_kinds.channel_of(row);
-        if (p.grad_kinds.has(row) && out < part->outs)
-          p.bias_parts[(part->split * p.groups + part->group) * p.channels_out + part->first_out +
-                       out] = bias[h * 2];
+        if (p.grad_kinds.has(row) && out < part->outs) part->bias_part_of(p)[out] = bias[h * 2];
       }
     }
   }
@@ -743,10 +692,7 @@ struct GradTurnedBlock {
                 unit = p.form.by_channels ? channel / T::channels : tap;
       const float* const from =
           memory + unit * T::channels + p.input_kinds.row_of(channel % T::channels);
-      const int64_t element = ((part->group * p.channels_out + part->first_out) * p.channels_in +
-                               part->first_channel + channel) *
-                                  p.kernel_size +
-                              part->first_tap + tap;
+      const int64_t element = part->element_of(p, channel, tap);
       const auto copy = [&](auto* place, const auto& write) {
 #pragma unroll 4
         for (int out = share; out < part->outs; out += shares)
@@ -756,9 +702,9 @@ struct GradTurnedBlock {
         copy(static_cast<Element*>(p.output) + element,
              [](Element* at, float sum) { *at = M::to(sum); });
       else if (first)
-        copy(p.parts + part->split * p.elements + element, [](float* at, float sum) { *at = sum; });
+        copy(part->parts_of(p) + element, [](float* at, float sum) { *at = sum; });
       else
-        copy(p.parts + part->split * p.elements + element, add_to);
+        copy(part->parts_of(p) + element, add_to);
     }
   }
 };
