@@ -53,6 +53,9 @@ GRAD_HOPPER_SLICE = {
 # Times as long where it adds up a bias; where taps are so far apart that each has a row; where rows
 # of either tensor begin at odd values, as far as a bucket's length can tell.
 GRAD_HOPPER_BIAS, GRAD_HOPPER_APART = {4: 1.11, 2: 1.06}, {4: 2.2, 2: 2.1}
+# The latter of fp32 rows that come as products read them; and of these where a block has one tap of
+# several, so that L2 is asked for the same rows by as many blocks.
+GRAD_HOPPER_DIRECT_APART, GRAD_HOPPER_ONE_TAP = 1.4, 1.25
 GRAD_HOPPER_ODD = {4: 1.28, 2: 1.45}
 GRAD_HOPPER_INNERMOST = 4  # taps: `pairs_of` of csrc/grad_hopper.cuh
 GRAD_BIAS_APART = 512  # pairs of a group: kBiasApart there
@@ -63,7 +66,7 @@ GRAD_HOPPER_SHARED = 223 << 10  # bytes of shared memory for stages
 GRAD_HOPPER_START, GRAD_HOPPER_WAVE = 13.4, 4.9  # µs: both kernels; a block's start and its end
 GRAD_HOPPER_BANDWIDTH = 3.36e6  # bytes per µs that it reads
 # What a kernel takes that adds up the bias alone: µs more than without it, and bytes per µs.
-GRAD_BIAS_START, GRAD_BIAS_BANDWIDTH = 0.5, 3.1e6
+GRAD_BIAS_START, GRAD_BIAS_BANDWIDTH = 0.5, 3.5e6
 GRAD_BLOCK_SLICES = 12  # slices' time that a block's start takes: splits_of in csrc/grad_tile.cuh
 # Times as long with a stride, and where rows have few slices and taps share little of what is read.
 GRAD_STRIDED, GRAD_SHORT = 1.18, 1.5
@@ -151,7 +154,7 @@ def hopper(tile: GradHopperTile | None, problem: Problem) -> float:
     if problem.gpu is None or tile is None:
         return float("inf")
     tiles = problem.groups * ceil_div(problem.channels_out // problem.groups, tile.channels)
-    blocks, taps_apart = _pair_blocks(tile, problem)
+    blocks, taps, taps_apart = _pair_blocks(tile, problem)
     if not blocks:
         return float("inf")
     tiles *= blocks
@@ -170,8 +173,11 @@ def hopper(tile: GradHopperTile | None, problem: Problem) -> float:
     taps_innermost = problem.dilation == 1 and problem.kernel_size >= GRAD_HOPPER_INNERMOST
     if (row_bytes | problem.aligned) % (2 * itemsize) and not taps_innermost:
         work *= GRAD_HOPPER_ODD[itemsize]
+    direct = itemsize == 4 and row_bytes % 16 == 0 and (apart or not problem.bias)
     if taps_apart:
-        work *= GRAD_HOPPER_APART[itemsize]
+        work *= GRAD_HOPPER_DIRECT_APART if direct else GRAD_HOPPER_APART[itemsize]
+    elif direct and taps == 1 < problem.kernel_size:
+        work *= GRAD_HOPPER_ONE_TAP
     traffic = problem.bytes / (GRAD_HOPPER_BANDWIDTH * gpu_scale(problem))
     time = GRAD_HOPPER_START + waves * GRAD_HOPPER_WAVE + larger(work, traffic)
     return time + _parts_time(problem, splits) + (_bias_time(problem) if apart else 0.0)
@@ -185,8 +191,8 @@ def _bias_time(problem: Problem) -> float:
     return GRAD_BIAS_START + read / (GRAD_BIAS_BANDWIDTH * gpu_scale(problem))
 
 
-def _pair_blocks(tile: GradHopperTile, problem: Problem) -> tuple[int, bool]:
-    """Blocks of a group's channels and taps, and whether these have rows of their own.
+def _pair_blocks(tile: GradHopperTile, problem: Problem) -> tuple[int, int, bool]:
+    """Blocks of a group's channels and taps, taps of one, and whether these have rows of their own.
 
     `best_pairs` of csrc/grad_hopper.cuh, roughly: three stages of the input must find room beside
     those of grad_output. No blocks where there is no way.
@@ -203,7 +209,7 @@ def _pair_blocks(tile: GradHopperTile, problem: Problem) -> tuple[int, bool]:
     # Cycles of a slice: products, or what goes through shared memory, with three quarters of them.
     products = tile.pairs * tile.channels // 32
     grad_output = 2 * raw + 128 * (tile.channels + 1)
-    least, best, apart_at_best = 0.0, 0, False
+    least, best = 0.0, (0, 0, False)
     first = ceil_div(kernel_size, tile.pairs)
     for taps in {ceil_div(kernel_size, n) for n in range(first, kernel_size + 1)[:40]}:
         apart, together = vectors(0), vectors((taps - 1) * problem.dilation)
@@ -216,9 +222,9 @@ def _pair_blocks(tile: GradHopperTile, problem: Problem) -> tuple[int, bool]:
             blocks = of_channels * ceil_div(kernel_size, taps)
             traffic = (grad_output + 16 * channels * row) / 128 + products * 3 / 4
             cost = blocks * larger(products, traffic)
-            if not best or cost < least:
-                least, best, apart_at_best = cost, blocks, not shares and taps > 1
-    return best, apart_at_best
+            if not best[0] or cost < least:
+                least, best = cost, (blocks, taps, not shares and taps > 1)
+    return best
 
 
 def turned_why_not(tile: GradTurnedTile | None, problem: Problem) -> str | None:

@@ -26,18 +26,23 @@ struct GradBiasCut {
   static GradBiasCut of(const ConvArgs& a) {
     constexpr int of_piece = 16 / sizeof(Element);
     constexpr int64_t least = 4096;  // values of a split
+    constexpr int64_t short_unit = 2 * kGradBiasPieces * kGradBiasThreads;
     const int64_t pieces = ceil_div(a.length_out - 1, of_piece) + 1,
                   wanted = kGradBiasBlocks * a.multiprocessors / a.channels_out,
                   most = a.batch * a.length_out / least;
     GradBiasCut c{};
     // Parts are fp32, which fp64 has no use for.
     c.splits = sizeof(Element) == 8 ? 1 : larger(1, smaller(wanted, most));
-    // A unit's values are counted in 32 bits.
-    while (a.batch << c.units_log2 < c.splits || pieces >> c.units_log2 >= 1 << 26) ++c.units_log2;
+    // Splits have as many units to an eighth, unless these were short. Their values are counted in 32 bits.
+    while ((a.batch << c.units_log2 < 8 * c.splits && pieces >> c.units_log2 > short_unit) ||
+           a.batch << c.units_log2 < c.splits || pieces >> c.units_log2 >= 1 << 26)
+      ++c.units_log2;
     c.units = a.batch << c.units_log2;
     c.units_of_split = ceil_div(c.units, c.splits);
+    c.splits = ceil_div(c.units, c.units_of_split);
     c.pieces_of_unit = ceil_div(pieces, int64_t{1} << c.units_log2);
-    while (kGradBiasPieces << c.threads_log2 < c.pieces_of_unit &&
+    // Rows that begin at a piece have one less.
+    while (kGradBiasPieces << c.threads_log2 < c.pieces_of_unit - 1 &&
            1 << c.threads_log2 < kGradBiasThreads)
       ++c.threads_log2;
     return c;
