@@ -53,10 +53,10 @@ GRAD_HOPPER_SLICE = {
 # Times as long where it adds up a bias; where taps are so far apart that each has a row; where rows
 # of either tensor begin at odd values, as far as a bucket's length can tell.
 GRAD_HOPPER_BIAS, GRAD_HOPPER_APART = {4: 1.11, 2: 1.06}, {4: 2.2, 2: 2.1}
-# The latter of fp32 rows that come as products read them; and of these where a block has one tap of
-# several, so that L2 is asked for the same rows by as many blocks.
-GRAD_HOPPER_DIRECT_APART, GRAD_HOPPER_ONE_TAP = 1.4, 1.25
 GRAD_HOPPER_ODD = {4: 1.28, 2: 1.45}
+# Of fp32 rows that come as products read them: where taps have rows of their own; where a block has
+# one tap of several, so that L2 is asked for the same rows by as many blocks.
+GRAD_HOPPER_DIRECT_APART, GRAD_HOPPER_ONE_TAP = 1.3, 1.25
 GRAD_HOPPER_INNERMOST = 4  # taps: `pairs_of` of csrc/grad_hopper.cuh
 GRAD_BIAS_APART = 512  # pairs of a group: kBiasApart there
 # Where it adds up no bias and rows of grad_output come as products read them, as far as a bucket's
@@ -67,6 +67,7 @@ GRAD_HOPPER_START, GRAD_HOPPER_WAVE = 13.4, 4.9  # µs: both kernels; a block's 
 GRAD_HOPPER_BANDWIDTH = 3.36e6  # bytes per µs that it reads
 # What a kernel takes that adds up the bias alone: µs more than without it, and bytes per µs.
 GRAD_BIAS_START, GRAD_BIAS_BANDWIDTH = 0.5, 3.5e6
+GRAD_COPY_BANDWIDTH = 3.1e6  # bytes per µs in which rows are copied to where they begin at 16 bytes
 GRAD_BLOCK_SLICES = 12  # slices' time that a block's start takes: splits_of in csrc/grad_tile.cuh
 # Times as long with a stride, and where rows have few slices and taps share little of what is read.
 GRAD_STRIDED, GRAD_SHORT = 1.18, 1.5
@@ -173,10 +174,10 @@ def hopper(tile: GradHopperTile | None, problem: Problem) -> float:
     taps_innermost = problem.dilation == 1 and problem.kernel_size >= GRAD_HOPPER_INNERMOST
     if (row_bytes | problem.aligned) % (2 * itemsize) and not taps_innermost:
         work *= GRAD_HOPPER_ODD[itemsize]
-    direct = itemsize == 4 and row_bytes % 16 == 0 and (apart or not problem.bias)
+    direct_fp32 = itemsize == 4 and row_bytes % 16 == 0 and (apart or not problem.bias)
     if taps_apart:
-        work *= GRAD_HOPPER_DIRECT_APART if direct else GRAD_HOPPER_APART[itemsize]
-    elif direct and taps == 1 < problem.kernel_size:
+        work *= GRAD_HOPPER_DIRECT_APART if direct_fp32 else GRAD_HOPPER_APART[itemsize]
+    elif direct_fp32 and taps == 1 < problem.kernel_size:
         work *= GRAD_HOPPER_ONE_TAP
     traffic = problem.bytes / (GRAD_HOPPER_BANDWIDTH * gpu_scale(problem))
     time = GRAD_HOPPER_START + waves * GRAD_HOPPER_WAVE + larger(work, traffic)
@@ -211,7 +212,9 @@ def _pair_blocks(tile: GradHopperTile, problem: Problem) -> tuple[int, int, bool
     grad_output = 2 * raw + 128 * (tile.channels + 1)
     least, best = 0.0, (0, 0, False)
     first = ceil_div(kernel_size, tile.pairs)
-    for taps in {ceil_div(kernel_size, n) for n in range(first, kernel_size + 1)[:40]}:
+    # Of what costs the same, most taps.
+    ways = {ceil_div(kernel_size, n) for n in range(first, kernel_size + 1)[:40]}
+    for taps in sorted(ways, reverse=True):
         apart, together = vectors(0), vectors((taps - 1) * problem.dilation)
         shares = together <= min(taps * apart, 256 // vector)
         row = together if shares else apart * taps
@@ -261,7 +264,7 @@ def turned(tile: GradTurnedTile | None, problem: Problem) -> float:
     time = GRAD_TURNED_START + waves * GRAD_TURNED_WAVE + larger(work, traffic)
     if 8 * 16 // gcd(16, problem.aligned) > tile.channels:  # rows are copied first
         copied = 2 * problem.input_elements * problem.dtype.itemsize
-        time += LAUNCH + copied / (GRAD_BIAS_BANDWIDTH * gpu_scale(problem))
+        time += LAUNCH + copied / (GRAD_COPY_BANDWIDTH * gpu_scale(problem))
     return time + _parts_time(problem, splits)
 
 
@@ -277,7 +280,8 @@ def _turned_form(tile: GradTurnedTile, problem: Problem) -> tuple[int, float, bo
     best, least, apart_at_best = 0, 0.0, False
     most = min(all_units, tile.units(stride))
     # As many blocks as so many units leave, and no more units than these need.
-    for units in {ceil_div(all_units, ceil_div(all_units, n)) for n in range(1, most + 1)}:
+    ways = {ceil_div(all_units, ceil_div(all_units, n)) for n in range(1, most + 1)}
+    for units in sorted(ways, reverse=True):
         apart, together = (
             _turned_vectors(stride, 0),
             _turned_vectors(stride, (units - 1) * problem.dilation),

@@ -20,10 +20,11 @@ pytestmark = pytest.mark.xdist_group("budgets")  # every library is compiled onc
 ARCHITECTURES = ("80", "90a", "100")
 # CI's two cores compile every eighth of the tiles that they emulate (every second of ieee's, which
 # have the fewest registers to spare), of kernels without tiles and of the portable ones those of
-# ieee or fp32 alone, of the others those of bf16, and none of toeplitz, which take a minute.
+# ieee or fp32 alone, of the others those of bf16, and none of toeplitz, of ieee's product and of
+# gradients one by one, which take a minute each.
 LEFT_OUT = "binding"
 if IN_CI:
-    LEFT_OUT += "|fp16|_tf32|toeplitz|(sliding|kn2row|dense)_bf16"
+    LEFT_OUT += "|fp16|_tf32|toeplitz|(sliding|kn2row|dense)_bf16|^explicit_ieee|grad_direct"
 LIBRARIES = {n: g for n, g in plan.kernels("90a").items() if not re.search(LEFT_OUT, n)}
 
 

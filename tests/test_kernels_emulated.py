@@ -628,9 +628,10 @@ def test_gradients_of_a_bias_alone(build: Build, tmp_path: Path, mode: str) -> N
     variant = MODES.index(mode)
     few = [p for p in EVERYTHING if p.output_elements < 1e5]
     runs = grad_bias_runs(corner_runs(few, mode, variant) + random_runs(8, mode, variant))
-    # Channels are shared out, and of rows, which begin within pieces, there are two parts.
-    long = Problem(3, 2, 2, 9001, 3, padding=1)
-    many = [replace(run, multiprocessors=132) for run in corner_runs([long], mode, variant)]
+    # Channels are shared out, and rows, which begin within pieces, have parts; fewer shares than
+    # were wanted are as full.
+    long = [Problem(3, 2, 2, 9001, 3, padding=1), Problem(5, 2, 2, 3501, 3, padding=1)]
+    many = [replace(run, multiprocessors=132) for run in corner_runs(long, mode, variant)]
     assert_right(build(harness("grad_bias")), runs + grad_bias_runs(many), tmp_path)
 
 

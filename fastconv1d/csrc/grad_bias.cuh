@@ -6,17 +6,17 @@
 // shares up (grad_sum.cuh). Some threads share a row, in pieces of 16 bytes, which it begins and ends within, and add up
 // in fp64: lanes first, then warps in shared memory. The order is that of the shape, and of where rows begin.
 //
-// DRAM bounds it: as many threads as there can be, two pieces of each on their way.
+// DRAM bounds it: 1,536 threads of a multiprocessor, two pieces of each on their way.
 #pragma once
 #include "grad_sum.cuh"
 #include "plain.cuh"
 
 namespace fastconv1d {
 
-constexpr int kGradBiasThreads = 256, kGradBiasBlocks = 6;  // of a multiprocessor
-constexpr int kGradBiasPieces = 2;                          // of a thread, at once
+constexpr int kGradBiasThreads = 256, kGradBiasPieces = 2;  // of a block; of a thread, at once
+constexpr int kGradBiasBlocks = 6;                          // of a multiprocessor
 
-// How rows are shared out. A row has at most so many pieces, wherever it begins.
+// How rows are shared out.
 struct GradBiasCut {
   int64_t splits, units, units_of_split, pieces_of_unit;  // units: of all batches
   int units_log2;                                         // of a row
@@ -27,7 +27,8 @@ struct GradBiasCut {
     constexpr int of_piece = 16 / sizeof(Element);
     constexpr int64_t least = 4096;  // values of a split
     constexpr int64_t short_unit = 2 * kGradBiasPieces * kGradBiasThreads;
-    const int64_t pieces = ceil_div(a.length_out - 1, of_piece) + 1,
+    // A row has one piece more where it begins within one.
+    const int64_t pieces = ceil_div(a.length_out, of_piece),
                   wanted = kGradBiasBlocks * a.multiprocessors / a.channels_out,
                   most = a.batch * a.length_out / least;
     GradBiasCut c{};
@@ -41,8 +42,7 @@ struct GradBiasCut {
     c.units_of_split = ceil_div(c.units, c.splits);
     c.splits = ceil_div(c.units, c.units_of_split);
     c.pieces_of_unit = ceil_div(pieces, int64_t{1} << c.units_log2);
-    // Rows that begin at a piece have one less.
-    while (kGradBiasPieces << c.threads_log2 < c.pieces_of_unit - 1 &&
+    while (kGradBiasPieces << c.threads_log2 < c.pieces_of_unit &&
            1 << c.threads_log2 < kGradBiasThreads)
       ++c.threads_log2;
     return c;
@@ -64,16 +64,18 @@ __global__ void __launch_bounds__(kGradBiasThreads, kGradBiasBlocks)
   double total = 0;
   for (int64_t unit = split * c.units_of_split + (thread >> c.threads_log2); unit < end;
        unit += kGradBiasThreads >> c.threads_log2) {
-    const int64_t batch = unit >> c.units_log2,
-                  first = (unit - (batch << c.units_log2)) * c.pieces_of_unit;
+    const int64_t batch = unit >> c.units_log2, of_row = unit - (batch << c.units_log2),
+                  first = of_row * c.pieces_of_unit;
     const Element* const row = rows + batch * a.channels_out * a.length_out;
     const auto before =
         static_cast<int>(reinterpret_cast<uintptr_t>(row) / sizeof(Element) % of_piece);
     const auto* const pieces = reinterpret_cast<const uint4*>(row - before) + first;
-    // Of the unit: its first value, and what is behind its last.
-    const int begin = first == 0 ? before : 0,
-              stop = static_cast<int>(
-                  smaller(c.pieces_of_unit * of_piece, a.length_out + before - first * of_piece));
+    // Of the unit: its first value, and what is behind its last. The last unit of a row has what is left.
+    const int64_t left = a.length_out + before - first * of_piece;
+    const int begin = of_row == 0 ? before : 0,
+              stop = static_cast<int>(of_row + 1 == int64_t{1} << c.units_log2
+                                          ? left
+                                          : smaller(left, c.pieces_of_unit * of_piece));
     for (int at = (thread & (threads - 1)) * of_piece; at < stop;
          at += kGradBiasPieces * of_piece << c.threads_log2) {
       uint4 words[kGradBiasPieces];

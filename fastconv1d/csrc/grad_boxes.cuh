@@ -19,8 +19,9 @@ struct GradBlocks {
 
 // And channels of the output, and slices.
 struct GradBoxCut {
-  int64_t out_blocks, tiles, splits, slices;  // slices: of a row of grad_output
-  int64_t elements;                           // of the gradient
+  int64_t out_blocks, tiles;
+  int64_t slices;            // of a row of grad_output
+  int64_t splits, elements;  // elements: of the gradient
   int block_outs;
   bool whole;  // whether blocks' sums are the gradient
 
@@ -28,9 +29,9 @@ struct GradBoxCut {
   GradBoxCut(const ConvArgs& a, const GradBlocks& b, int most_outs, int positions)
       : out_blocks(ceil_div(a.channels_out / a.groups, most_outs)),
         tiles(a.groups * out_blocks * b.channel_blocks * b.tap_blocks),
-        splits(splits_of(a, tiles, a.batch * ceil_div(a.length_out, positions), a.multiprocessors)),
         slices(ceil_div(a.length_out, positions)),
-        elements(a.channels_out * (a.channels_in / a.groups) * a.kernel_size),
+        splits(splits_of(a, tiles, a.batch * slices, a.multiprocessors)),
+        elements(weight_elements(a)),
         block_outs(static_cast<int>(ceil_div(a.channels_out / a.groups, out_blocks))),
         whole(splits == 1 && a.batch * slices * positions <= kGradChain) {}
 
@@ -133,10 +134,10 @@ struct GradBoxPart {
 
 // Rows of the input in which some taps see a slice of so many positions.
 struct GradRows {
-  int64_t vectors =
-      0;  // of 16 bytes, of a row: an odd number, which keeps banks apart; none if no box has so many
-  bool shared =
-      false;  // whether taps share one, or each has its own, which is shorter where they are far apart
+  // Of 16 bytes, of a row: an odd number, which keeps banks apart; none if no box has so many.
+  int64_t vectors = 0;
+  // Whether taps share a row, or each has its own, which is shorter where they are far apart.
+  bool shared = false;
 
   static GradRows of(const ConvArgs& a, int64_t taps, int positions, int vector, bool may_share) {
     // One vector more, since rows begin within one; of 16-bit values a lane may read one behind its last.
@@ -153,8 +154,9 @@ struct GradRows {
 };
 
 // The kind of rows, as the logarithm of how many there are, that lie so many elements apart.
-inline int kinds_log2_of(int64_t row, int64_t element_bytes) {
-  return log2_of(rows_alike(row * element_bytes));
+template <class Element>
+int kinds_log2_of(int64_t row) {
+  return log2_of(rows_alike(row * int64_t{sizeof(Element)}));
 }
 
 // Copies rows to where each begins at 16 bytes: the way of those that cannot be copied in boxes.

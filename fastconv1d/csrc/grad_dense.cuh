@@ -630,7 +630,7 @@ struct GradDense {
     c.row_blocks = ceil_div(channels_out, T::rows);
     c.tiles = a.groups * c.row_blocks * c.columns.channel_blocks * c.columns.tap_blocks;
     c.slices = ceil_div(a.length_out, L::positions);
-    c.elements = GradStore<M>::weights_of(a);
+    c.elements = weight_elements(a);
     c.bytes = buffer_bytes(c.columns);
     c.splits = splits_of(a, c.tiles, a.batch * c.slices, a.multiprocessors * T::blocks);
     return c;

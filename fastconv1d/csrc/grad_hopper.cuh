@@ -23,8 +23,6 @@ struct GradHopper {
     bool copied;           // whether the input is copied first
   };
 
-  static int kinds_log2_of(int64_t row) { return fastconv1d::kinds_log2_of(row, sizeof(Element)); }
-
   static int64_t input_bytes(const GradPairs& c) { return int64_t{c.boxes()} * c.box_step(); }
   static Rings rings_of(const GradPairs& c, int64_t shared_bytes) {
     const int64_t room = shared_bytes - Block::fixed_bytes;
@@ -96,9 +94,9 @@ struct GradHopper {
     Cut c{};
     c.shared_bytes = shared_budget(1);  // asks the driver
     c.copied = !rows_of_input(a).in_boxes();
-    c.pairs =
-        best_pairs(a, kinds_log2_of(input_in_boxes<Element>(a, c.copied, nullptr).channel_stride),
-                   c.shared_bytes);
+    c.pairs = best_pairs(
+        a, kinds_log2_of<Element>(input_in_boxes<Element>(a, c.copied, nullptr).channel_stride),
+        c.shared_bytes);
     if (c.pairs.channels > 0) c.rings = rings_of(c.pairs, c.shared_bytes);
     c.blocks = GradBoxCut(a, c.pairs, T::channels, Block::positions);
     return c;
@@ -124,7 +122,7 @@ struct GradHopper {
     int error = 0;
     GradHopperParams p{};
     p.pairs = c.pairs;
-    p.grad_kinds_log2 = kinds_log2_of(a.length_out);
+    p.grad_kinds_log2 = kinds_log2_of<Element>(a.length_out);
     const bool aligned =
                    p.grad_kinds_log2 == 0 && reinterpret_cast<uintptr_t>(a.grad_output) % 16 == 0,
                apart = a.grad_bias != nullptr && (Block::values == 1 || aligned) &&

@@ -204,8 +204,8 @@ struct GradHopperBlock {
     }
     seen.slice = slice;
     if (!p.skips) return;
-    const auto dilation = static_cast<int>(p.dilation);
-    const int first = first_of(0, slice) - dilation, end = static_cast<int>(p.length) + vector - 1;
+    const int dilation = p.dilation, first = first_of(0, slice) - dilation,
+              end = p.length + vector - 1;
     while (seen.begin > 0 && first + seen.begin * dilation + c.vectors * vector > 0) --seen.begin;
     while (seen.end > 0 && first + seen.end * dilation >= end) --seen.end;
   }
@@ -555,7 +555,7 @@ struct GradHopperBlock {
         const int channel = pair.channel, tap = pair.tap, tap_class = c.classes > 1 ? tap : 0,
                   kind = channel & (c.kinds() - 1), unit = (tap_class << c.kinds_log2) + kind,
                   ahead = ahead_of(first_row + kind, first_of(tap_class, 0)),
-                  value = ahead + (c.classes > 1 ? 0 : tap * static_cast<int>(p.dilation)) +
+                  value = ahead + (c.classes > 1 ? 0 : tap * p.dilation) +
                           static_cast<int>(threadIdx.x % 4) * values * p.stride;
         rows.at[m][h] =
             unit * c.box_step() + (channel >> c.kinds_log2) * c.row_bytes() + value * element;

@@ -18,6 +18,10 @@ constexpr int kSumLanes = 32;
 constexpr int kSumWarps = 8, kMostSumWarps = 32;
 constexpr int64_t kManySplits = 128;
 
+inline int64_t weight_elements(const ConvArgs& a) {
+  return a.channels_out * (a.channels_in / a.groups) * a.kernel_size;
+}
+
 template <class M>
 struct GradStore {
   using Element = typename M::Element;
@@ -30,7 +34,7 @@ struct GradStore {
         bias(static_cast<Element*>(a.grad_bias)),
         weight_parts(nullptr),
         bias_parts(nullptr),
-        weights(weights_of(a)),
+        weights(weight_elements(a)),
         channels(a.channels_out),
         splits(splits) {
     if (splits == 1) return;
@@ -38,12 +42,9 @@ struct GradStore {
     bias_parts = weight_parts + splits * weights;
   }
 
-  static int64_t weights_of(const ConvArgs& a) {
-    return a.channels_out * (a.channels_in / a.groups) * a.kernel_size;
-  }
   // Bytes of the workspace.
   static int64_t bytes(const ConvArgs& a, int64_t splits) {
-    return splits == 1 ? 0 : 4 * splits * (weights_of(a) + a.channels_out);
+    return splits == 1 ? 0 : 4 * splits * (weight_elements(a) + a.channels_out);
   }
 
   __device__ __forceinline__ void store_weight(int64_t split, int64_t element, float sum) const {
@@ -65,8 +66,7 @@ struct GradStore {
 constexpr int64_t kMostGradParts = 4 << 20, kMostGradSplits = 1024;
 constexpr int64_t kGradBlocksEnough = 16, kGradBlocksWanted = 32;  // of a multiprocessor
 inline int64_t most_splits(const ConvArgs& a) {
-  const int64_t elements = a.channels_out * ((a.channels_in / a.groups) * a.kernel_size + 1);
-  return smaller(kMostGradParts / elements, kMostGradSplits);
+  return smaller(kMostGradParts / (weight_elements(a) + a.channels_out), kMostGradSplits);
 }
 inline int64_t grad_splits(const ConvArgs& a, int64_t units, int64_t items) {
   if (units >= a.multiprocessors * kGradBlocksEnough) return 1;

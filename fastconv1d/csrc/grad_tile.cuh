@@ -48,7 +48,7 @@ inline int64_t fullest_splits(int64_t tiles, int64_t all, int64_t at_once, int64
 
 // The same of slices of positions, at most a fourth of them.
 inline int64_t splits_of(const ConvArgs& a, int64_t tiles, int64_t all, int64_t at_once) {
-  const int64_t elements = a.channels_out * ((a.channels_in / a.groups) * a.kernel_size + 1),
+  const int64_t elements = weight_elements(a) + a.channels_out,
                 most = larger(1, smaller(all / 4, kGradWorkspace / (4 * elements)));
   return fullest_splits(tiles, all, at_once, most, 12);
 }

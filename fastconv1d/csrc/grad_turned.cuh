@@ -23,14 +23,14 @@ struct GradTurned {
     bool copied;  // whether the input is copied first
   };
 
-  static int kinds_log2_of(int64_t row) { return fastconv1d::kinds_log2_of(row, sizeof(Element)); }
   static int64_t residue_bytes(const TurnedForm& f) {
     return round_up(int64_t{f.tile_rows} * Block::row_bytes, kOperandAlignment);
   }
 
   // Known of a launch alone: how its work is cut must not depend on where tensors lie.
   static bool is_aligned(const ConvArgs& a) {
-    return kinds_log2_of(a.length_out) == 0 && reinterpret_cast<uintptr_t>(a.grad_output) % 16 == 0;
+    return kinds_log2_of<Element>(a.length_out) == 0 &&
+           reinterpret_cast<uintptr_t>(a.grad_output) % 16 == 0;
   }
   static Rings rings_of(const ConvArgs& a, const TurnedForm& f, bool aligned,
                         int64_t shared_bytes) {
@@ -92,9 +92,9 @@ struct GradTurned {
     const int64_t shared_bytes = shared_budget(1);  // asks the driver
     // Where batches do not line up, or kinds of rows are more than groups of 8 channels.
     const TensorRows input = rows_of_input(a);
-    c.copied = !input.in_boxes() || T::channels >> kinds_log2_of(input.channel_stride) < 8;
+    c.copied = !input.in_boxes() || T::channels >> kinds_log2_of<Element>(input.channel_stride) < 8;
     const int kinds_log2 =
-        kinds_log2_of(input_in_boxes<Element>(a, c.copied, nullptr).channel_stride);
+        kinds_log2_of<Element>(input_in_boxes<Element>(a, c.copied, nullptr).channel_stride);
     const int64_t units = a.kernel_size == 1 ? ceil_div(a.channels_in / a.groups, T::channels)
                                              : a.kernel_size,
                   most = T::unit_tiles * (a.stride > 1 ? T::strided_each : T::units_each);
@@ -125,10 +125,10 @@ struct GradTurned {
     GradTurnedParams p{};
     p.form = c.form;
     const int channels = c.form.by_channels ? T::channels : c.form.channels;
-    p.input_kinds = RowKinds::of(channels, kinds_log2_of(input.channel_stride));
+    p.input_kinds = RowKinds::of(channels, kinds_log2_of<Element>(input.channel_stride));
     p.aligned = is_aligned(a);
     p.units_each = static_cast<int>(ceil_div(c.form.units, T::unit_tiles));
-    p.grad_kinds = RowKinds::of(c.blocks.block_outs, kinds_log2_of(a.length_out));
+    p.grad_kinds = RowKinds::of(c.blocks.block_outs, kinds_log2_of<Element>(a.length_out));
     if (!make_row_boxes<Element>(p.input_boxes, input, p.input_kinds.log2,
                                  c.form.vectors * Block::vector, p.input_kinds.rows,
                                  BoxForm::plain) ||
