@@ -39,7 +39,8 @@ GRAD_SLICE = {  # ns that a slice of a tile takes, by rows, columns and mode
     (128, 32): {"tf32": 1224, "ieee": 1618, "bf16": 1603, "fp16": 1603},
     (16, 256): {"tf32": 1375, "ieee": 1375, "bf16": 2022, "fp16": 2022},
 }
-# That the Hopper kernel walks, by size: its rows fit boxes of 256 positions.
+MOST_BOX_POSITIONS = 256  # kMostBoxPositions of csrc/grad_boxes.cuh
+# That the Hopper kernel walks, by size: its rows fit boxes.
 MOST_GRAD_STRIDE = {2: 3, 4: 8}
 # What it takes, measured on an H200: µs of a slice, by channels and pairs, in TF32 and in 16 bits,
 # which has twice as many positions in one.
@@ -82,7 +83,6 @@ GRAD_TURNED_START, GRAD_TURNED_WAVE, GRAD_TURNED_SLICE, GRAD_TURNED_CLOCK = 8.0,
 GRAD_TURNED_STRIDED, GRAD_TURNED_ENDS = 1.35, 5.0
 GRAD_TURNED_APART, GRAD_TURNED_KINDS = 1.8, 1.35
 GRAD_TURNED_LEAST = 500  # cycles of a slice: kTurnedSlice of csrc/grad_turned.cuh
-MOST_TURNED_VECTORS = 32  # of 16 bytes in a box: kMostBoxPositions of csrc/grad_boxes.cuh
 GRAD_TURNED_SHARED = 225 << 10  # bytes of shared memory for stages
 GRAD_PARTS_BANDWIDTH = 2.7e6  # bytes per µs in which parts are written and added up
 GRAD_WORKSPACE = 64 << 20  # bytes of parts: kGradWorkspace of csrc/grad_tile.cuh
@@ -199,13 +199,8 @@ def _pair_blocks(tile: GradHopperTile, problem: Problem) -> tuple[int, int, bool
     those of grad_output. No blocks where there is no way.
     """
     channels_in, kernel_size = problem.channels_in // problem.groups, problem.kernel_size
-    itemsize = problem.dtype.itemsize
-    vector, positions = 16 // itemsize, 128 // itemsize
     raw = 144 * tile.channels  # bytes of a stage of grad_output as it lies in memory
     room = GRAD_HOPPER_SHARED // 3 - 2 * raw
-
-    def vectors(reach: int) -> int:
-        return ceil_div((positions - 1) * problem.stride + reach + vector, vector) | 1
 
     # Cycles of a slice: products, or what goes through shared memory, with three quarters of them.
     products = tile.pairs * tile.channels // 32
@@ -215,19 +210,35 @@ def _pair_blocks(tile: GradHopperTile, problem: Problem) -> tuple[int, int, bool
     # Of what costs the same, most taps.
     ways = {ceil_div(kernel_size, n) for n in range(first, kernel_size + 1)[:40]}
     for taps in sorted(ways, reverse=True):
-        apart, together = vectors(0), vectors((taps - 1) * problem.dilation)
-        shares = together <= min(taps * apart, 256 // vector)
-        row = together if shares else apart * taps
-        channels = min(channels_in, tile.pairs // taps, room // (16 * row))
-        if channels > 0 and (together if shares else apart) * vector <= 256:
+        vectors, shared = _rows_of_input(problem, taps)
+        row = vectors if shared else vectors * taps
+        channels = min(channels_in, tile.pairs // taps, room // (16 * row)) if row else 0
+        if channels > 0:
             of_channels = ceil_div(channels_in, channels)
             channels = ceil_div(channels_in, of_channels)
             blocks = of_channels * ceil_div(kernel_size, taps)
             traffic = (grad_output + 16 * channels * row) / 128 + products * 3 / 4
             cost = blocks * larger(products, traffic)
             if not best[0] or cost < least:
-                least, best = cost, (blocks, taps, not shares and taps > 1)
+                least, best = cost, (blocks, taps, not shared and taps > 1)
     return best
+
+
+def _rows_of_input(problem: Problem, taps: int, may_share: bool = True) -> tuple[int, bool]:
+    """Pieces of 16 bytes of a row in which taps see a slice, and whether they share one row.
+
+    `GradRows` of csrc/grad_boxes.cuh. No pieces where no box has so many.
+    """
+    vector, positions = 16 // problem.dtype.itemsize, 128 // problem.dtype.itemsize
+
+    def vectors(reach: int) -> int:
+        return ceil_div((positions - 1) * problem.stride + reach + vector, vector) | 1
+
+    most = MOST_BOX_POSITIONS // vector
+    apart, together = vectors(0), vectors((taps - 1) * problem.dilation)
+    shared = may_share and together <= min(taps * apart, most)
+    row = together if shared else apart
+    return row if row <= most else 0, shared
 
 
 def turned_why_not(tile: GradTurnedTile | None, problem: Problem) -> str | None:
@@ -262,7 +273,7 @@ def turned(tile: GradTurnedTile | None, problem: Problem) -> float:
         work *= GRAD_TURNED_KINDS
     traffic = problem.bytes / (GRAD_HOPPER_BANDWIDTH * gpu_scale(problem))
     time = GRAD_TURNED_START + waves * GRAD_TURNED_WAVE + larger(work, traffic)
-    if 8 * 16 // gcd(16, problem.aligned) > tile.channels:  # rows are copied first
+    if _turned_kinds(tile, problem)[1]:
         copied = 2 * problem.input_elements * problem.dtype.itemsize
         time += LAUNCH + copied / (GRAD_COPY_BANDWIDTH * gpu_scale(problem))
     return time + _parts_time(problem, splits)
@@ -274,7 +285,7 @@ def _turned_form(tile: GradTurnedTile, problem: Problem) -> tuple[int, float, bo
     `cut` of csrc/grad_turned.cuh. No blocks where there is no way.
     """
     channels_in, stride = problem.channels_in // problem.groups, problem.stride
-    kinds, by_channels = _turned_kinds(tile, problem), problem.kernel_size == 1
+    (kinds, _), by_channels = _turned_kinds(tile, problem), problem.kernel_size == 1
     of_kind = tile.channels // kinds // 8 * 8  # whole groups of 8 channels of each kind of rows
     all_units = ceil_div(channels_in, tile.channels) if by_channels else problem.kernel_size
     best, least, apart_at_best = 0, 0.0, False
@@ -282,19 +293,14 @@ def _turned_form(tile: GradTurnedTile, problem: Problem) -> tuple[int, float, bo
     # As many blocks as so many units leave, and no more units than these need.
     ways = {ceil_div(all_units, ceil_div(all_units, n)) for n in range(1, most + 1)}
     for units in sorted(ways, reverse=True):
-        apart, together = (
-            _turned_vectors(stride, 0),
-            _turned_vectors(stride, (units - 1) * problem.dilation),
-        )
-        shares = not by_channels and together <= min(units * apart, MOST_TURNED_VECTORS)
-        row = together if shares else apart
-        classes = 1 if shares else units
+        row, shared = _rows_of_input(problem, units, may_share=not by_channels)
+        classes = 1 if shared else units
         of_input = classes * tile.channels * 16 * row
         rows = ceil_div((row * 8 - 1) // stride + 9, 8) * 8
         of_turned = classes * stride * ceil_div(rows * 2 * tile.channels, 1024) * 1024
         of_grads = 144 * tile.outs  # whatever the length is
         stages = 2 * of_grads + 3 * (of_input + of_turned)
-        if row > MOST_TURNED_VECTORS or stages > GRAD_TURNED_SHARED:
+        if not row or stages > GRAD_TURNED_SHARED:
             continue
         products = tile.warpgroups * ceil_div(units, tile.unit_tiles) * tile.channels * 2
         traffic = (of_grads + 3 * of_input) / 128 + tile.warpgroups * 96 + products / 2
@@ -310,15 +316,14 @@ def _turned_form(tile: GradTurnedTile, problem: Problem) -> tuple[int, float, bo
     return best, least / best if best else 0.0, apart_at_best
 
 
-def _turned_kinds(tile: GradTurnedTile, problem: Problem) -> int:
-    """Kinds of rows by how they begin; one of a copy, where groups of 8 channels are fewer."""
+def _turned_kinds(tile: GradTurnedTile, problem: Problem) -> tuple[int, bool]:
+    """Kinds of rows by how they begin, and whether rows are copied first, to be of one kind.
+
+    They are where groups of 8 channels are fewer than kinds.
+    """
     kinds = 16 // gcd(16, problem.aligned)
-    return kinds if tile.channels >= 8 * kinds else 1
-
-
-def _turned_vectors(stride: int, reach: int) -> int:
-    """Pieces of 16 bytes of a row of the input that taps see which reach so far."""
-    return ceil_div(63 * stride + 1 + reach + 7, 8) | 1
+    copied = 8 * kinds > tile.channels
+    return 1 if copied else kinds, copied
 
 
 def _slices_of_row(problem: Problem) -> int:

@@ -230,10 +230,10 @@ def test_infinity_reaches_dense_gradients_that_see_it_alone(
         "stride 3, dilation 4",
         "stride beyond the kernel",
     )
-    mode = library.rsplit("_", 1)[1]
+    family, mode = library.rsplit("_", 1)
     runs = gradient_runs(corner_runs([CORNERS[name] for name in names], mode, 1))
     runs = [replace(run, infinite=True) for run in runs]
-    runs = on_family(library.rsplit("_", 1)[0], runs)
+    runs = on_family(family, runs)
     source, runs = with_tested_tiles(library, runs)
     assert_right(build(source), runs, tmp_path)
 
@@ -250,7 +250,7 @@ ALIGNED_GRADIENTS = (
     "library", grouped("grad_hopper_tf32", "grad_hopper_bf16", "grad_turned_bf16")
 )
 def test_rows_that_come_as_products_read_them(build: Build, tmp_path: Path, library: str) -> None:
-    mode = library.rsplit("_", 1)[1]
+    family, mode = library.rsplit("_", 1)
     variant = min(TESTED[library])
     # What padding is multiplied by must be finite.
     seen_alone = [
@@ -260,7 +260,7 @@ def test_rows_that_come_as_products_read_them(build: Build, tmp_path: Path, libr
     runs = [replace(run, infinite=True) for run in runs]
     runs += corner_runs(ALIGNED_GRADIENTS, mode, variant)
     biased = [replace(run, problem=replace(run.problem, bias=True)) for run in runs]
-    runs = on_family(library.rsplit("_", 1)[0], gradient_runs([*runs, *biased]))
+    runs = on_family(family, gradient_runs([*runs, *biased]))
     assert len(runs) >= 6
     source, runs = with_tested_tiles(library, runs)
     assert_right(build(source), runs, tmp_path)
@@ -281,16 +281,16 @@ BIAS_IN_PARTS = Problem(2, 520, 4, 4200, 1, bias=True)
     "library", grouped("grad_hopper_tf32", "grad_hopper_bf16", "grad_turned_bf16")
 )
 def test_taps_that_are_neighbours(build: Build, tmp_path: Path, library: str) -> None:
-    mode = library.rsplit("_", 1)[1]
+    family, mode = library.rsplit("_", 1)
     runs = [
         run
-        for variant in {*TESTED[library], max(NAMED[library.rsplit("_", 1)[0]])}
+        for variant in {*TESTED[library], max(NAMED[family])}
         for run in corner_runs(NEIGHBOURING_TAPS, mode, variant)
     ]
     biased = [replace(run, problem=replace(run.problem, bias=True)) for run in runs]
     parts = corner_runs([BIAS_IN_PARTS], mode, min(TESTED[library]))
     parts = [replace(run, multiprocessors=132) for run in parts]
-    runs = on_family(library.rsplit("_", 1)[0], gradient_runs([*runs, *biased, *parts]))
+    runs = on_family(family, gradient_runs([*runs, *biased, *parts]))
     source, runs = with_tested_tiles(library, runs)
     assert_right(build(source), runs, tmp_path)
 
@@ -312,11 +312,11 @@ TAPS_BESIDE_ROWS = (
     "library", grouped("grad_hopper_tf32", "grad_hopper_bf16", "grad_turned_bf16")
 )
 def test_taps_that_see_padding_alone(build: Build, tmp_path: Path, library: str) -> None:
-    mode = library.rsplit("_", 1)[1]
+    family, mode = library.rsplit("_", 1)
     runs = [
         run for variant in TESTED[library] for run in corner_runs(TAPS_BESIDE_ROWS, mode, variant)
     ]
-    runs = on_family(library.rsplit("_", 1)[0], gradient_runs(runs))
+    runs = on_family(family, gradient_runs(runs))
     source, runs = with_tested_tiles(library, runs)
     assert_right(build(source), runs, tmp_path)
 
@@ -332,8 +332,8 @@ A_CHAIN = Run(
     grouped("grad_dense_bf16", "grad_hopper_bf16", "grad_hopper_tf32", "grad_turned_bf16"),
 )
 def test_a_chain_of_products_ends(build: Build, tmp_path: Path, library: str) -> None:
-    mode = library.rsplit("_", 1)[1]
-    variant = max(NAMED[library.rsplit("_", 1)[0]])
+    family, mode = library.rsplit("_", 1)
+    variant = max(NAMED[family])
     run = replace(A_CHAIN, problem=replace(A_CHAIN.problem, mode=mode), variant=variant)
     source, runs = with_tested_tiles(library, [run])
     assert_right(build(source), runs, tmp_path)
@@ -765,14 +765,11 @@ def test_each_wait_is_needed(
         many_parts = corner_runs([CORNERS["long rows"]], "bf16", 1)
         runs["bf16"] += [replace(run, multiprocessors=132) for run in many_parts]
         runs = {"bf16": gradient_runs(runs["bf16"])}
-    if family == "grad_hopper":
+    if family in ("grad_hopper", "grad_turned"):
+        variant = {"grad_hopper": 4, "grad_turned": 1}[family]
         few += [CORNERS["aligned rows"], CORNERS["long rows"], CORNERS["far taps"]]
-        runs = {"bf16": on_family("grad_hopper", gradient_runs(corner_runs(few, "bf16", 4)))}
-        runs["bf16"].append(A_CHAIN)
-    if family == "grad_turned":
-        few += [CORNERS["aligned rows"], CORNERS["long rows"], CORNERS["far taps"]]
-        runs = {"bf16": on_family("grad_turned", gradient_runs(corner_runs(few, "bf16", 1)))}
-        runs["bf16"].append(replace(A_CHAIN, variant=1))
+        runs = {"bf16": on_family(family, gradient_runs(corner_runs(few, "bf16", variant)))}
+        runs["bf16"].append(replace(A_CHAIN, variant=variant))
     if family == "grad_direct":
         runs = {
             "bf16": gradient_runs(corner_runs([CORNERS["groups"]], "bf16", MODES.index("bf16")))
